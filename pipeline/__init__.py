@@ -1,0 +1,1 @@
+"""How stages are run: the command line, params.yaml, presets, status."""

@@ -1,0 +1,123 @@
+"""Where everything lies. Only this module knows; stages are told.
+
+    cache/<corpus>/manifest.csv, intents.json, conditions.csv   the corpus
+                   audio/                        what the demo corpus speaks
+                   acoustic/, acoustic.digest    features of the recordings
+                   teacher/                      the fine-tuned BERT
+                   targets/, targets.digest      its vectors of the texts
+                   student/<system>[-<alpha>]/   a student
+    report/                                      the report, which git keeps
+
+Paths are relative to the repository, in which every command runs. The environment
+variable ALN_CACHE_DIR names another repository's `cache/` by its absolute path: a copy
+of the repository, such as DVC makes for `dvc exp run --temp`, then links what is dear
+and known by its content from there instead of computing it anew.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+SHARED_VARIABLE = "ALN_CACHE_DIR"
+_SHARED = ("audio", "acoustic", "targets")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one corpus.
+
+    Attributes:
+        corpus: its name.
+        cache: the folder of all that can be computed again.
+        data: the folder of all that was given.
+        report: the folder of the report.
+    """
+
+    corpus: str
+    cache: Path = Path("cache")
+    data: Path = Path("data")
+    report: Path = Path("report")
+
+    @property
+    def folder(self) -> Path:
+        """All that is computed from the corpus."""
+        return self.cache / self.corpus
+
+    @property
+    def manifest(self) -> Path:
+        """The utterance table."""
+        return self.folder / "manifest.csv"
+
+    @property
+    def intents(self) -> Path:
+        """The list of intents."""
+        return self.folder / "intents.json"
+
+    @property
+    def audio(self) -> Path:
+        """Recordings of a corpus that is spoken rather than given."""
+        return self.folder / "audio"
+
+    @property
+    def acoustic(self) -> Path:
+        """Parts of the cache of acoustic features."""
+        return self.folder / "acoustic"
+
+    @property
+    def acoustic_digest(self) -> Path:
+        """What the acoustic features of this corpus are."""
+        return self.folder / "acoustic.digest"
+
+    @property
+    def teacher(self) -> Path:
+        """The fine-tuned BERT."""
+        return self.folder / "teacher"
+
+    @property
+    def targets(self) -> Path:
+        """Parts of the cache of the teacher's vectors."""
+        return self.folder / "targets"
+
+    @property
+    def targets_digest(self) -> Path:
+        """What the targets of this corpus are."""
+        return self.folder / "targets.digest"
+
+    def student(self, system: str, alpha: float | None) -> Path:
+        """The folder of a student; α as it is written in params.yaml."""
+        return self.folder / "student" / student_name(system, alpha)
+
+    def link_shared(self) -> None:
+        """Link what ALN_CACHE_DIR has into this cache, where nothing is yet.
+
+        Raises:
+            ConfigurationError: ALN_CACHE_DIR is not an absolute path.
+        """
+        if not (value := os.environ.get(SHARED_VARIABLE)):
+            return
+        if not Path(value).is_absolute():
+            raise ConfigurationError(
+                f"{SHARED_VARIABLE} must be an absolute path", found=repr(value)
+            )
+        if Path(value).resolve() == self.cache.resolve():
+            return
+        for name in _SHARED:
+            here, there = self.folder / name, Path(value, self.corpus, name)
+            if here.exists():
+                if here.resolve() != there.resolve():
+                    log.warning("%s is used, not %s", here, there)
+                continue
+            there.mkdir(parents=True, exist_ok=True)
+            here.parent.mkdir(parents=True, exist_ok=True)
+            here.unlink(missing_ok=True)  # a link that leads nowhere
+            here.symlink_to(there)
+
+
+def student_name(system: str, alpha: float | None) -> str:
+    """What a student is called: `baseline2`, `aln-0.8`."""
+    return system if alpha is None else f"{system}-{alpha}"

@@ -1,0 +1,176 @@
+"""params.yaml -> each stage's frozen dataclass, strictly.
+
+A section is named after a stage and each of its keys after a field of that stage's
+dataclass, whose defaults stand in for what is left out. Whatever else stands there is
+an error: a misspelt key that is ignored costs somebody a day.
+"""
+
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from stages.acoustic.params import AcousticParams, PretrainingParams
+from stages.corpus.params import CorpusParams
+from stages.errors import ConfigurationError
+from stages.report.params import ReportParams
+from stages.student.params import StudentParams
+from stages.teacher.params import TeacherParams
+
+PARAMS_FILE = Path("params.yaml")
+
+
+@dataclass(frozen=True)
+class Params:
+    """All of params.yaml, a field a section."""
+
+    corpus: CorpusParams = field(default_factory=CorpusParams)
+    acoustic: AcousticParams = field(default_factory=AcousticParams)
+    pretraining: PretrainingParams = field(default_factory=PretrainingParams)
+    teacher: TeacherParams = field(default_factory=TeacherParams)
+    student: StudentParams = field(default_factory=StudentParams)
+    report: ReportParams = field(default_factory=ReportParams)
+
+
+def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
+    """The parameters in `path`, changed by `overrides`.
+
+    Args:
+        path: a YAML file: sections of keys.
+        overrides: each `section.key=value`, the value in YAML.
+
+    Raises:
+        ConfigurationError: no such file, not YAML, an unknown section or key, or a
+            value of another type or out of range; names the key, lists the known ones.
+    """
+    sections = _read(path)
+    for override in overrides:
+        _apply(sections, override)
+    types_of = get_type_hints(Params)
+    _check_known(path, "section", sections, types_of)
+    return Params(
+        **{name: _section(path, name, types_of[name], sections[name]) for name in sections}
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file as nested dictionaries."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            "no readable parameters there",
+            path=path,
+            found=getattr(error, "strerror", None) or error,
+            fix="run this in the folder that holds params.yaml, or give --params FILE",
+        ) from None
+    sections = _parse(path, text)
+    if sections is None:
+        return {}
+    if not isinstance(sections, dict):
+        raise ConfigurationError(
+            "no sections in it", path=path, found=_kind(sections), expected="a mapping"
+        )
+    return sections
+
+
+def _parse(where: Path | str, text: str) -> Any:
+    # DVC's own parser: PyYAML, which reads YAML 1.1, takes 1e-3 for a text.
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        return YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise ConfigurationError(
+            f"not YAML ({' '.join(str(error).split())})", path=where
+        ) from None
+
+
+def _apply(sections: dict[str, Any], override: str) -> None:
+    """Put `section.key=value` into `sections`."""
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (section and dot and key and equals):
+        raise ConfigurationError(
+            "--set cannot be used", found=override, expected="SECTION.KEY=VALUE"
+        )
+    keys = sections.get(section) or {}
+    if isinstance(keys, dict):  # anything else is complained of with its section
+        sections[section] = {**keys, key: _parse(f"--set {override}", text)}
+
+
+def _section(path: Path, name: str, kind: type, values: Any) -> Any:
+    """The dataclass `kind` from the section `name`."""
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigurationError(
+            f"section {name} has no keys",
+            path=path,
+            found=_kind(values),
+            expected="a mapping",
+        )
+    hints = get_type_hints(kind)
+    known = {field.name: hints[field.name] for field in fields(kind)}
+    _check_known(path, f"key in section {name}", values, known)
+    typed = {
+        key: _typed(path, f"{name}.{key}", known[key], value)
+        for key, value in values.items()
+    }
+    try:
+        return kind(**typed)
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error), path=path) from None
+
+
+def _check_known(
+    path: Path, what: str, found: Mapping[Any, Any], known: Mapping[str, Any]
+) -> None:
+    for name in found:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            raise ConfigurationError(
+                f"unknown {what}",
+                path=path,
+                found=repr(name),
+                expected=f"one of {', '.join(known)}",
+                fix=f"did you mean {close[0]!r}?" if close else None,
+            )
+
+
+def _typed(path: Path, name: str, kind: Any, value: Any) -> Any:
+    """`value` as `kind`; a list becomes a tuple, and so does a single value.
+
+    An integer stays one where a number is wanted: DVC names folders after what stands
+    in the file, so 1 and 1.0 must not become the same.
+    """
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        values = value if isinstance(value, list) else [value]
+        return tuple(_typed(path, name, item, one) for one in values)
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigurationError(
+            f"{name} cannot be used",
+            path=path,
+            found=f"{value!r}, {_kind(value)}",
+            expected=_NAMES[kind],
+        )
+    return value
+
+
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "a mapping",
+    types.NoneType: "nothing",
+}
+
+
+def _kind(value: Any) -> str:
+    return _NAMES.get(type(value), type(value).__name__)

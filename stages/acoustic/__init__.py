@@ -1,0 +1,1 @@
+"""Acoustic embeddings: the frozen encoder, its pretraining, and extraction."""

@@ -1,0 +1,76 @@
+"""Reading recordings: any rate and channel count to 16 kHz mono float32."""
+
+import io
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+
+from stages.acoustic.encoder import SAMPLE_RATE
+from stages.errors import InputError
+from stages.provenance import hash_bytes
+
+RESAMPLING = "torchaudio sinc_interp_hann, width 6, rolloff 0.99"
+"""The resampling kernel; a part of what features depend on."""
+
+
+def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
+    """The recording as (samples,) float32 in -1..1 at 16 kHz, channels averaged.
+
+    Args:
+        path: WAV, FLAC, OGG, MP3 or NIST SPHERE.
+        sha256: what the file's bytes must hash to; None if anything will do.
+
+    Raises:
+        InputError: missing, of other bytes, not audio, empty, or with values that are
+            no numbers.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            "the recording cannot be read",
+            path=path,
+            found=error.strerror,
+            fix="restore the file; for the demo run `aln-pipeline prepare`",
+        ) from None
+    if sha256 is not None and hash_bytes(data) != sha256:
+        raise InputError(
+            "the recording changed since the manifest was written",
+            path=path,
+            fix="run `aln-pipeline prepare`, then this again",
+        )
+    try:
+        samples, rate = soundfile.read(
+            io.BytesIO(data), dtype="float32", always_2d=True
+        )
+    except soundfile.LibsndfileError as error:
+        raise InputError(
+            "not an audio file that libsndfile reads",
+            path=path,
+            found=error.error_string,
+            expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
+            fix="restore the file or drop its row",
+        ) from None
+    if len(samples) == 0:
+        raise InputError("the recording is empty", path=path, fix="drop its row")
+    if not np.isfinite(samples).all():
+        raise InputError("the recording holds values that are no numbers", path=path)
+    mono = samples.mean(axis=1)
+    if rate == SAMPLE_RATE:
+        return mono
+    return _resampler(rate)(torch.from_numpy(mono)).numpy()
+
+
+@lru_cache
+def _resampler(rate: int) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(
+        rate,
+        SAMPLE_RATE,
+        resampling_method="sinc_interp_hann",
+        lowpass_filter_width=6,
+        rolloff=0.99,
+    )

@@ -1,0 +1,196 @@
+"""Encoder checkpoints: ours in safetensors, and the public `model_state.pth` files.
+
+Ours hold the weights under the public names, in float16 but for the sinc filters'
+frequencies, and as metadata the configuration, the phonemes and the words that the
+classifiers tell apart. Public files hold weights only, those of whole understanding
+models behind the prefix `pretrained_model.`; the sizes are read from the weights.
+"""
+
+import json
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stages.acoustic.encoder import Encoder, EncoderConfiguration
+from stages.atomic import atomic_path
+from stages.errors import InputError, PipelineError
+from stages.provenance import fingerprint, fingerprint_arrays
+
+_FORMAT = "acoustic-linguistic encoder"
+_VERSION = "1"
+_PUBLIC_PREFIX = "pretrained_model."
+_HEADS = ("phoneme_linear.", "word_linear.", "ctc_linear.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An encoder in eval mode, frozen, and what its classes are called.
+
+    Attributes:
+        encoder: the model, float32, on the CPU.
+        phonemes: names of the phoneme classes; empty for public files.
+        words: names of the word classes; empty for public files.
+        fingerprint: of everything that e_acoust depends on: weights of both modules,
+            sizes and front end; not of the classifiers.
+    """
+
+    encoder: Encoder
+    phonemes: tuple[str, ...]
+    words: tuple[str, ...]
+    fingerprint: str
+
+
+def save_checkpoint(
+    path: Path, encoder: Encoder, phonemes: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    """Write our safetensors format, whole or not at all."""
+    weights = {
+        name: (value if ".filt_" in name else value.half()).contiguous()
+        for name, value in encoder.state_dict().items()
+    }
+    metadata = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "configuration": json.dumps(asdict(encoder.configuration), sort_keys=True),
+        "phonemes": json.dumps(phonemes),
+        "words": json.dumps(words),
+    }
+    with atomic_path(path) as beside:
+        save_file(weights, beside, metadata)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read either kind of checkpoint; no code in the file is ever run.
+
+    Raises:
+        InputError: no such file, not a checkpoint, or weights of other names or
+            dimensions than the encoder's.
+    """
+    if not path.is_file():
+        raise InputError(
+            "no encoder checkpoint there",
+            path=path,
+            fix="set acoustic.encoder in params.yaml to a .safetensors or "
+            "model_state.pth file",
+        )
+    if path.suffix == ".safetensors":
+        return _load_ours(path)
+    return _load_public(path)
+
+
+def frozen_encoder(configuration: EncoderConfiguration, seed: int) -> Checkpoint:
+    """A randomly initialised encoder: the control that pretraining must beat."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Encoder(configuration)
+    return _frozen(encoder, (), ())
+
+
+def _load_ours(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"not a readable safetensors file ({error})", path=path) from (
+            error
+        )
+    found = (metadata.get("format"), metadata.get("version"))
+    if found != (_FORMAT, _VERSION):
+        raise InputError(
+            "not an encoder checkpoint of this project",
+            path=path,
+            found=f"format {found[0]!r} version {found[1]!r}",
+            expected=f"format {_FORMAT!r} version {_VERSION!r}",
+        )
+    try:
+        configuration = EncoderConfiguration(**json.loads(metadata["configuration"]))
+        phonemes = tuple(json.loads(metadata["phonemes"]))
+        words = tuple(json.loads(metadata["words"]))
+    except (KeyError, TypeError, ValueError, PipelineError) as error:
+        raise InputError(f"unusable metadata ({error})", path=path) from error
+    encoder = _filled(path, Encoder(configuration), weights)
+    return _frozen(encoder, phonemes, words)
+
+
+def _load_public(path: Path) -> Checkpoint:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"not a readable state dictionary of plain weights ({reason})", path=path
+        ) from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(value, Tensor) for value in weights.values()
+    ):
+        raise InputError("not a state dictionary of plain weights", path=path)
+    if any(name.startswith(_PUBLIC_PREFIX) for name in weights):
+        weights = {
+            name.removeprefix(_PUBLIC_PREFIX): value
+            for name, value in weights.items()
+            if name.startswith(_PUBLIC_PREFIX)
+        }
+    try:
+        configuration = EncoderConfiguration(
+            front_end="raw",
+            filters=weights["phoneme_layers.5.weight"].shape[1],
+            channels=weights["phoneme_layers.5.weight"].shape[0],
+            kernel=weights["phoneme_layers.5.weight"].shape[2],
+            hidden=weights["phoneme_layers.14.weight_hh_l0"].shape[1],
+            phonemes=weights["phoneme_linear.weight"].shape[0],
+            words=weights["word_linear.weight"].shape[0],
+        )
+    except (KeyError, IndexError) as error:
+        raise InputError(
+            "not a phoneme/word encoder",
+            path=path,
+            found=f"no usable weight {error}",
+            expected="a model_state.pth of Lugosch et al. 2019",
+        ) from error
+    encoder = _filled(path, Encoder(configuration), weights)
+    return _frozen(encoder, (), ())
+
+
+def _filled(path: Path, encoder: Encoder, weights: dict[str, Tensor]) -> Encoder:
+    """`encoder` with `weights`, every name and shape of which must fit."""
+    expected = encoder.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights or name not in expected:
+            where = "missing from" if name not in weights else "unexpected in"
+            raise InputError(f"weight {name} is {where} the checkpoint", path=path)
+        if weights[name].shape != expected[name].shape:
+            raise InputError(
+                f"weight {name} has other dimensions",
+                path=path,
+                found=tuple(weights[name].shape),
+                expected=tuple(expected[name].shape),
+                fix="use a checkpoint of the encoder that its configuration describes",
+            )
+    encoder.load_state_dict(weights)
+    return encoder
+
+
+def _frozen(
+    encoder: Encoder, phonemes: tuple[str, ...], words: tuple[str, ...]
+) -> Checkpoint:
+    encoder = encoder.eval().requires_grad_(False)
+    arrays = {
+        name: value.numpy()
+        for name, value in encoder.state_dict().items()
+        if not name.startswith(_HEADS)
+    }
+    c = encoder.configuration
+    identity = fingerprint(
+        {
+            "weights": fingerprint_arrays(arrays),
+            "front_end": c.front_end,
+            "taps": c.taps,
+        }
+    )
+    return Checkpoint(encoder, phonemes, words, identity)

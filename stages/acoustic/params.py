@@ -1,0 +1,76 @@
+"""Parameters of extraction and of pretraining."""
+
+from dataclasses import dataclass
+
+from stages.errors import ConfigurationError
+
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class AcousticParams:
+    """What features are extracted.
+
+    Attributes:
+        encoder: checkpoint of the phoneme/word encoder: our safetensors or a public
+            `model_state.pth`, relative to the repository.
+        dtype: how features are stored; the paper's are float32.
+    """
+
+    encoder: str = "data/demo/encoder.safetensors"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigurationError(
+                "unknown acoustic.dtype",
+                found=repr(self.dtype),
+                expected=f"one of {', '.join(DTYPES)}",
+            )
+
+
+@dataclass(frozen=True)
+class PretrainingParams:
+    """How the shipped encoder was made.
+
+    The losses are those of Lugosch et al. 2019, section 2.2: cross-entropy of every
+    frame's phoneme and word; to them comes CTC over the phonemes, so that the encoder
+    can also transcribe.
+
+    Attributes:
+        sessions: voices drawn; each speaks `sentences` sentences in one go.
+        sentences: sentences a session.
+        vocabulary: most frequent English words, which make up text and word classes.
+        accents: espeak-ng accents that are heard.
+        held_out_accents: accents heard only in the scores.
+        held_out_variants: voice variants heard only in the scores; besides them, no
+            voice of the demo corpus is heard.
+        lengths: durations of training crops, seconds; a batch has one of them.
+        batch_size: crops a step.
+        steps: optimiser steps.
+        learning_rate: peak of the one-cycle schedule.
+        ctc_weight: factor of the CTC loss.
+        checkpoint_steps: a resumable checkpoint every so many steps.
+        seed: of text, voices, crops, augmentation and initialisation.
+    """
+
+    sessions: int = 300
+    sentences: int = 80
+    vocabulary: int = 2500
+    accents: tuple[str, ...] = (
+        "en-gb",
+        "en-gb-x-gbclan",
+        "en-gb-x-gbcwmd",
+        "en-gb-x-rp",
+        "en-us",
+        "en-us-nyc",
+    )
+    held_out_accents: tuple[str, ...] = ("en-029", "en-gb-scotland")
+    held_out_variants: tuple[str, ...] = ("Andrea", "Hugo", "belinda", "ian", "m6")
+    lengths: tuple[float, ...] = (1.28, 1.92, 2.56, 3.84)
+    batch_size: int = 48
+    steps: int = 2000
+    learning_rate: float = 0.002
+    ctc_weight: float = 0.3
+    checkpoint_steps: int = 50
+    seed: int = 1

@@ -1,0 +1,614 @@
+"""The feature cache: a matrix an utterance, in HDF5. Only this module imports h5py.
+
+    <directory>/
+        .lock         held with flock by the one process that writes, and names it
+        <32 hex>.h5   a part, named after the SHA-256 of its own bytes
+
+A part is a complete HDF5 file (format of HDF5 1.10, whose metadata bear checksums)
+and never changes once it has its name. Its U utterances are sorted by id:
+
+    frames   (N, D)   float32 or float16, little-endian, contiguous: all end to end
+    offsets  (U + 1)  int64: utterance u is frames[offsets[u]:offsets[u + 1]]
+    ids      (U)      UTF-8 of fixed length: the utterance each was computed from
+    keys     (U)      SHA-256 of the audio file's bytes (acoustic) or of the
+                      normalised text (targets), hexadecimal
+
+Each dataset has the attribute `sha256` (`provenance.hash_array`); the file has
+`format`, `version` and the fields of `Header`, `parameters` as JSON. Features belong
+to a key, so utterances of one audio or one text share them. Nothing depends on the
+time or the machine: the same utterances give the same bytes.
+
+Beside the directory stands the digest, which later stages depend on: a line of JSON
+with the header, then a line `id key hash-of-features` for each utterance, sorted; the
+same whatever the order, the parts or the number of runs that filled the cache.
+"""
+
+import fcntl
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from stages.atomic import atomic_path, write_text
+from stages.errors import CacheError, ConfigurationError, PipelineError
+from stages.provenance import hash_array, hash_bytes, hash_file
+
+FORMAT = "aln-features"
+VERSION = 1
+COMMANDS = {
+    "acoustic": "`aln-pipeline extract-acoustic`",
+    "targets": "`aln-pipeline cache-targets`",
+}
+DTYPES = ("float32", "float16")
+_UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What every part of one cache shares."""
+
+    kind: str  # acoustic or targets
+    encoder: str  # the name people know it by
+    fingerprint: str  # of all that decides a value: weights, front end, dtype …
+    parameters: dict[str, Any]  # the same for people to read; JSON-able
+    dim: int  # values a frame
+    dtype: str  # float32 or float16, as stored
+    frame_step: int  # samples at 16 kHz between frames; 0 for one vector a text
+
+    def __post_init__(self) -> None:
+        """Refuse a kind or dtype that the format has no room for."""
+        if self.kind not in COMMANDS or self.dtype not in DTYPES:
+            raise ConfigurationError(
+                "features of this kind or dtype cannot be cached",
+                found=f"{self.kind!r}, {self.dtype!r}",
+                expected=f"{' or '.join(COMMANDS)}, {' or '.join(DTYPES)}",
+            )
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """The dtype of frames on disk, whatever the machine's byte order."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+
+@dataclass(frozen=True)
+class Digest:
+    """A digest file: the header and, by id, (key, hash of features)."""
+
+    header: Header
+    rows: dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a directory holds of one encoder."""
+
+    header: Header
+    parts: int
+    utterances: int
+    frames: int
+    bytes: int
+
+
+class CacheWriter:
+    """Adds features to a cache, part by part; a context manager.
+
+    Holds the directory's lock. On leaving, by an exception too, what is complete is
+    written. Finished parts are never touched. Memory: about three times a part.
+
+    Args:
+        directory: the cache, made if it is not there.
+        header: what is going to be added.
+        part_frames: a part is written once it has at least so many frames.
+    """
+
+    def __init__(
+        self, directory: Path, header: Header, *, part_frames: int = 65_536
+    ) -> None:
+        self.directory = directory
+        self.header = header
+        self.part_frames = part_frames
+        self._finished: set[str] = set()  # keys
+        self._ids: set[str] = set()
+        self._pending: dict[str, tuple[str, np.ndarray]] = {}  # id and frames by key
+        self._pending_frames = 0
+        self._stack: ExitStack | None = None
+
+    def __enter__(self) -> Self:
+        """Take the lock and read what is there.
+
+        Raises:
+            CacheError: another process writes, a part is damaged, or one of the same
+                fingerprint has another header.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(_locked(self.directory))
+            # The lock is ours, so whoever began these files is dead.
+            for leftover in sorted(self.directory.glob(".*.h5.*.tmp")):
+                leftover.unlink(missing_ok=True)
+            others: dict[str, int] = {}
+            for part in map(_read_part, _part_paths(self.directory)):
+                fingerprint = part.header.fingerprint
+                if fingerprint == self.header.fingerprint:
+                    _check_header(part, self.header)
+                    self._finished.update(part.keys)
+                else:
+                    others[fingerprint] = others.get(fingerprint, 0) + len(part.keys)
+            if others:
+                logger.warning(
+                    "%d utterances cached with another encoder (%s) are not used; "
+                    "deleting %s reclaims the space",
+                    sum(others.values()),
+                    ", ".join(f"{name[:6]}…" for name in sorted(others)),
+                    self.directory,
+                )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Write what is in hand and release the lock."""
+        assert self._stack is not None
+        with self._stack:
+            self.flush()
+        self._stack = None
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Those of `keys` that no finished part has, each once, in their order."""
+        return [key for key in dict.fromkeys(keys) if key not in self._finished]
+
+    def add(self, id: str, key: str, frames: np.ndarray) -> None:
+        """Add `frames` (T, D) computed from utterance `id`; a known `key` is a no-op.
+
+        Raises:
+            CacheError: not (T, D) with T > 0, another dtype, NaN or infinite values,
+                an id added before with another key; names the id.
+        """
+        assert self._stack is not None, "add() outside of the with block"
+        header = self.header
+        _check_names(self.directory, id, key)
+        what, found, expected = f"the features of {id!r} cannot be cached", None, None
+        shaped = frames.ndim == 2 and len(frames) and frames.shape[1] == header.dim
+        if not shaped or frames.dtype != header.dtype:
+            found = f"{frames.dtype} {frames.shape}"
+            expected = f"{header.dtype} (T, {header.dim}) with T > 0"
+        elif not np.isfinite(frames).all():
+            found, expected = "NaN or infinite values", "finite ones"
+        elif key in self._finished or key in self._pending:
+            return
+        elif id in self._ids:
+            found, expected = "an id with two keys", "an id for each utterance"
+        if found:
+            raise CacheError(what, path=self.directory, found=found, expected=expected)
+        # A copy, since a view would keep the batch alive or change with its buffer.
+        self._pending[key] = (id, np.array(frames, order="C"))
+        self._pending_frames += len(frames)
+        self._ids.add(id)
+        if self._pending_frames >= self.part_frames:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is in hand as a part, if there is anything.
+
+        Raises:
+            CacheError: the disk refuses.
+        """
+        if not self._pending:
+            return
+        content = _part_bytes(self.header, self._pending)
+        path = self.directory / f"{hash_bytes(content)[:32]}.h5"
+        try:
+            if not path.exists():
+                with atomic_path(path) as beside:
+                    beside.write_bytes(content)
+        except OSError as error:
+            raise CacheError(
+                f"cannot be written ({error})",
+                path=path,
+                fix="make room or mend the permissions; finished parts are kept",
+            ) from error
+        self._finished.update(self._pending)
+        self._pending = {}
+        self._pending_frames = 0
+
+
+class CacheReader:
+    """Reads features by key; maps each part on first use, in each process anew.
+
+    Safe to pickle and to fork. Sees the parts that were there when it was made.
+
+    Args:
+        directory: the cache.
+        fingerprint: of the encoder wanted; may be left out where there is only one.
+
+    Raises:
+        CacheError: nothing of that encoder, several encoders and none named, a
+            damaged part, or parts of one fingerprint with different headers.
+    """
+
+    def __init__(self, directory: Path, *, fingerprint: str | None = None) -> None:
+        self.directory = directory
+        parts = [_read_part(path) for path in _part_paths(directory)]
+        encoders = {p.header.fingerprint: p.header.encoder for p in parts}
+        chosen = fingerprint
+        if chosen is None and len(encoders) == 1:
+            chosen = next(iter(encoders))
+        if chosen not in encoders:
+            several = fingerprint is None and encoders
+            names = [f"{encoders[code]} {code}" for code in sorted(encoders)]
+            command = _command(directory, parts[0].header.kind if parts else None)
+            raise CacheError(
+                "features of several encoders" if several else "no such features there",
+                path=directory,
+                found=", ".join(names) or "nothing",
+                expected=fingerprint or "one encoder's features",
+                fix=f"{'delete the folder and ' * bool(several)}run {command}",
+            )
+        self._parts = [p for p in parts if p.header.fingerprint == chosen]
+        self.header = self._parts[0].header
+        self._index: dict[str, tuple[int, int, int]] = {}  # part, start, stop
+        for number, part in enumerate(self._parts):
+            _check_header(part, self.header)
+            spans = zip(part.keys, part.offsets[:-1], part.offsets[1:], strict=True)
+            for key, start, stop in spans:
+                self._index.setdefault(key, (number, start, stop))
+        self._maps: dict[int, np.ndarray] = {}
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the maps, which another process must open for itself."""
+        return {**self.__dict__, "_maps": {}}
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the features of `key` are there."""
+        return key in self._index
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """The features of `key`, a read-only view (T, D) in the stored dtype."""
+        number, start, stop = self._locate([key])[0]
+        if self._process != os.getpid():
+            self._maps, self._process = {}, os.getpid()
+        if number not in self._maps:
+            self._maps[number] = self._parts[number].map_frames()
+        return self._maps[number][start:stop]
+
+    def lengths(self, keys: Sequence[str]) -> np.ndarray:
+        """The number of frames of each of `keys`, (U) int64."""
+        places = self._locate(keys)
+        return np.array([stop - start for _, start, stop in places], dtype=np.int64)
+
+    def load(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (N, D) float32 of `keys`, end to end in their order, and offsets.
+
+        Utterance u is frames[offsets[u]:offsets[u + 1]]; offsets (U + 1) int64.
+
+        Raises:
+            CacheError: a key is not there; says how many and names the first.
+        """
+        offsets = _cumulate(self.lengths(keys))
+        frames = np.empty((offsets[-1], self.header.dim), dtype=np.float32)
+        for key, start, stop in zip(keys, offsets[:-1], offsets[1:], strict=True):
+            frames[start:stop] = self[key]
+        return frames, offsets
+
+    def _locate(self, keys: Sequence[str]) -> list[tuple[int, int, int]]:
+        absent = [f"{key:.12}" for key in keys if key not in self._index]
+        if absent:
+            raise _absent(self.directory, absent, len(keys), self.header.kind)
+        return [self._index[key] for key in keys]
+
+
+def write_digest(
+    path: Path, directory: Path, fingerprint: str, rows: Iterable[tuple[str, str]]
+) -> None:
+    """Write the digest of `rows`, the (id, key) of every utterance of the corpus.
+
+    Raises:
+        CacheError: as `CacheReader`; a row whose features are not there; an id twice.
+    """
+    rows = sorted(rows)
+    reader = CacheReader(directory, fingerprint=fingerprint)
+    absent = [id for id, key in rows if key not in reader]
+    if absent:
+        raise _absent(directory, absent, len(rows), reader.header.kind)
+    keys: dict[str, str] = {}
+    for id, key in rows:
+        _check_names(path, id, key)
+        if id in keys:
+            raise CacheError(f"id {id!r} stands twice in the corpus", path=path)
+        keys[id] = key
+    hashes = {key: hash_array(reader[key]) for key in dict.fromkeys(keys.values())}
+    lines = [json.dumps(_describe(reader.header), sort_keys=True)]
+    lines += [f"{id} {key} {hashes[key]}" for id, key in keys.items()]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def read_digest(path: Path) -> Digest:
+    """The digest in `path`.
+
+    Raises:
+        CacheError: the file is missing or not a digest.
+    """
+    fix = f"run {COMMANDS.get(path.stem, 'the stage that writes it')}"
+    try:
+        first, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        header = _make_header(json.loads(first))
+        triples = [line.rsplit(" ", 2) for line in lines]
+        rows = {id: (key, features) for id, key, features in triples}
+    except FileNotFoundError:
+        raise CacheError("no digest there", path=path, fix=fix) from None
+    except (KeyError, TypeError, ValueError, PipelineError) as error:
+        raise CacheError(f"not a digest ({error})", path=path, fix=fix) from error
+    return Digest(header, rows)
+
+
+def info(directory: Path) -> list[Contents]:
+    """What `directory` holds, an entry for each encoder, sorted by fingerprint.
+
+    Raises:
+        CacheError: a part is damaged.
+    """
+    groups: dict[str, list[_Part]] = {}
+    for part in map(_read_part, _part_paths(directory)):
+        groups.setdefault(part.header.fingerprint, []).append(part)
+    return [
+        Contents(
+            header=parts[0].header,
+            parts=len(parts),
+            utterances=sum(len(part.keys) for part in parts),
+            frames=sum(part.offsets[-1] for part in parts),
+            bytes=sum(part.path.stat().st_size for part in parts),
+        )
+        for _, parts in sorted(groups.items())
+    ]
+
+
+def verify(
+    directory: Path,
+    rows: Iterable[tuple[str, str]] | None = None,
+    *,
+    fingerprint: str | None = None,
+) -> list[str]:
+    """Recompute every checksum; return what is wrong, a line each, naming the file.
+
+    Args:
+        directory: the cache.
+        rows: (id, key) of the utterances whose features must be there.
+        fingerprint: of the encoder whose features they must be; None for any.
+    """
+    problems: list[str] = []
+    headers: dict[str, Header] = {}
+    holders: dict[tuple[str, str], str] = {}
+    paths = _part_paths(directory)
+    if not paths:
+        return [f"{directory}: no features there; fix: run {_command(directory)}"]
+    for path in paths:
+        try:
+            part = _read_part(path)
+            code = part.header.fingerprint
+            _check_header(part, headers.setdefault(code, part.header))
+            frames = part.map_frames()
+            if hash_array(frames) != part.frames_sha256:
+                raise _damaged(path, "the checksum of frames does not hold")
+            if hash_file(path)[:32] != path.stem:
+                raise _damaged(path, "its bytes are not those it was named after")
+        except (CacheError, OSError) as error:
+            problems.append(str(error))
+            continue
+        if not np.isfinite(frames).all():
+            problems.append(f"{path}: NaN or infinite values in frames")
+        if len(set(part.ids)) < len(part.ids):
+            problems.append(f"{path}: an id stands twice")
+        for key in part.keys:
+            if (code, key) in holders:
+                other = holders[code, key]
+                problems.append(f"{path}: key {key} stands twice, first in {other}")
+            holders[code, key] = path.name
+    if rows is not None:
+        rows = list(rows)
+        present = {key for code, key in holders if fingerprint in (None, code)}
+        absent = [id for id, key in rows if key not in present]
+        if absent:
+            problems.append(str(_absent(directory, absent, len(rows))))
+    return problems
+
+
+@dataclass(frozen=True)
+class _Part:
+    path: Path
+    header: Header
+    ids: list[str]
+    keys: list[str]
+    offsets: list[int]
+    start: int  # of frames, in bytes from the beginning of the file
+    frames_sha256: str
+
+    def map_frames(self) -> np.ndarray:
+        """The part's frames (N, D), memory-mapped read-only."""
+        shape = (self.offsets[-1], self.header.dim)
+        dtype = self.header.stored_dtype
+        try:
+            mapped = np.memmap(self.path, dtype, "r", offset=self.start, shape=shape)
+        except (OSError, ValueError) as error:
+            raise _damaged(self.path, error) from error
+        # As a plain array: slicing numpy's memmap class is several times slower.
+        return mapped.view(np.ndarray)
+
+
+def _part_paths(directory: Path) -> list[Path]:
+    return sorted(directory.glob("[!.]*.h5"))
+
+
+def _part_bytes(header: Header, pending: Mapping[str, tuple[str, np.ndarray]]) -> bytes:
+    """A part as a file's content; `pending` has (id, features) by key."""
+    rows = sorted((id, key) for key, (id, _) in pending.items())
+    matrices = [pending[key][1] for _, key in rows]
+    arrays = {
+        "ids": np.array([id.encode() for id, _ in rows]),
+        "keys": np.array([key.encode() for _, key in rows]),
+        "offsets": _cumulate([len(matrix) for matrix in matrices]),
+        "frames": np.concatenate(matrices, dtype=header.stored_dtype),
+    }
+    parameters = json.dumps(header.parameters, sort_keys=True)
+    attributes = {**_describe(header), "parameters": parameters}
+    buffer = io.BytesIO()
+    # A fixed version, fixed-length strings and no times: nothing varies between runs.
+    # Aligned to a cache line, so that mapped frames can be used as they are.
+    alignment = {"alignment_threshold": 1, "alignment_interval": 64}
+    with h5py.File(buffer, "w", libver=("v110", "v110"), **alignment) as file:
+        for name, value in attributes.items():
+            text = isinstance(value, str)
+            file.attrs[name] = np.bytes_(value.encode()) if text else value
+        for name, array in arrays.items():
+            dataset = file.create_dataset(name, data=array, track_times=False)
+            dataset.attrs["sha256"] = np.bytes_(hash_array(array).encode())
+    return buffer.getvalue()
+
+
+def _read_part(path: Path) -> _Part:
+    """All of a part but its frames.
+
+    Raises:
+        CacheError: it cannot be read, is damaged, or is of another version.
+    """
+    try:
+        # Parts never change, and some file systems have no locks to give.
+        with h5py.File(path, "r", locking=False) as file:
+            head = {name: value.item() for name, value in file.attrs.items()}
+            names = ("ids", "keys", "offsets")
+            arrays = {name: file[name][:] for name in names}
+            hashes = {n: file[n].attrs["sha256"].decode() for n in (*names, "frames")}
+            frames = file["frames"]
+            shape, dtype, start = frames.shape, frames.dtype, frames.id.get_offset()
+        head = {k: v.decode() if isinstance(v, bytes) else v for k, v in head.items()}
+        header = _make_header({**head, "parameters": json.loads(head["parameters"])})
+        for name, array in arrays.items():
+            if hash_array(array) != hashes[name]:
+                raise ValueError(f"the checksum of {name} does not hold")
+        ids, keys, offsets = (arrays[name].tolist() for name in names)
+        if offsets[0] != 0 or np.diff(offsets).min() < 1:
+            raise ValueError("offsets do not rise from 0")
+        if not len(ids) == len(keys) == len(offsets) - 1:
+            raise ValueError("ids, keys and offsets differ in length")
+        if shape != (offsets[-1], header.dim) or dtype != header.stored_dtype:
+            raise ValueError(f"frames are {dtype} {shape}")
+        if start is None:
+            raise ValueError("frames are not contiguous")
+        return _Part(
+            path=path,
+            header=header,
+            ids=[id.decode() for id in ids],
+            keys=[key.decode() for key in keys],
+            offsets=offsets,
+            start=start,
+            frames_sha256=hashes["frames"],
+        )
+    # h5py meets a damaged file with almost any exception.
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _describe(header: Header) -> dict[str, Any]:
+    return {"format": FORMAT, "version": VERSION, **asdict(header)}
+
+
+def _make_header(head: Mapping[str, Any]) -> Header:
+    if (head["format"], head["version"]) != (FORMAT, VERSION):
+        raise ValueError(f"{head['format']!r}, version {head['version']}")
+    return Header(**{field.name: head[field.name] for field in fields(Header)})
+
+
+def _check_header(part: _Part, expected: Header) -> None:
+    """Hold a part against the header that others of its fingerprint have."""
+    wanted = json.loads(json.dumps(asdict(expected)))
+    found = {k: v for k, v in asdict(part.header).items() if v != wanted[k]}
+    if found:
+        raise CacheError(
+            "same fingerprint but another header",
+            path=part.path,
+            found=", ".join(f"{name} {value!r}" for name, value in found.items()),
+            expected=", ".join(f"{name} {wanted[name]!r}" for name in found),
+            fix="delete the folder and run "
+            + _command(part.path.parent, expected.kind),
+        )
+
+
+def _check_names(path: Path, id: str, key: str) -> None:
+    """Hold an id and its key against what a line of the digest can keep."""
+    if not id or _UNSTORABLE.search(id) or not re.fullmatch("[!-~]+", key):
+        raise CacheError(
+            f"id {id!r} with key {key!r} cannot be stored",
+            path=path,
+            expected="an id without control characters, a hexadecimal key",
+        )
+
+
+def _absent(
+    directory: Path, names: Sequence[str], total: int, kind: str | None = None
+) -> CacheError:
+    first = ", ".join(names[:3]) + ", …" * (len(names) > 3)
+    return CacheError(
+        f"no features of {len(names)} of {total} utterances ({first})",
+        path=directory,
+        fix=f"run {_command(directory, kind)}",
+    )
+
+
+def _damaged(path: Path, why: object) -> CacheError:
+    clause = " ".join(str(why).split())  # HDF5 breaks its lines
+    if isinstance(why, OSError) and why.errno:
+        return CacheError(f"cannot be read ({clause})", path=path)
+    return CacheError(
+        f"damaged, or not a part of version {VERSION} ({clause})",
+        path=path,
+        fix=f"delete it and run {_command(path.parent)}; the other parts are kept",
+    )
+
+
+def _command(directory: Path, kind: str | None = None) -> str:
+    """What fills the cache; where nothing can be read, its folder's name tells."""
+    return COMMANDS.get(kind or directory.name, " or ".join(COMMANDS.values()))
+
+
+def _cumulate(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock, which dies with the process."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        stream = (directory / ".lock").open("a+")
+    except OSError as error:
+        raise CacheError(f"cannot be written ({error})", path=directory) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise CacheError(
+                f"process {holder} is writing to this cache",
+                path=directory,
+                fix="wait until it ends, or stop it; what it has finished is kept",
+            ) from None
+        try:
+            stream.truncate(0)
+            stream.write(f"{os.getpid()}\n")
+            stream.flush()
+            yield
+        finally:
+            # Empty again, since DVC hashes the directory; and unlocked by hand, since
+            # a forked worker may still have the file open.
+            stream.truncate(0)
+            fcntl.flock(stream, fcntl.LOCK_UN)

@@ -1,0 +1,1 @@
+"""Corpora: from what a person has to the manifest."""

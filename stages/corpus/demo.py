@@ -1,0 +1,225 @@
+"""The embedded corpus: our own smart-home commands, spoken by espeak-ng.
+
+Reads `data/demo/phrases.csv` (action, object, location, text, and whether the wording
+is `heard` in all splits or `unseen`, for test only) and `data/demo/voices.csv` (the
+speakers of each split, and a crowd for the background). Writes 16 kHz mono 16-bit WAV
+files and says which recording condition each has:
+
+    clean      as spoken
+    babble     people talking behind, 5 to 15 dB below
+    room       a reverberant room, one a speaker
+    telephone  300 to 3,400 Hz, 8-bit mu-law
+
+Train is clean. In valid and test every other utterance has one of the other three.
+The same parameters give the same bytes.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+from scipy import signal
+
+from stages import espeak
+from stages.atomic import atomic_path, write_text
+from stages.corpus import channel
+from stages.corpus.params import CorpusParams
+from stages.errors import InputError
+from stages.provenance import fingerprint, hash_file
+from stages.runtime import progress
+
+_PHRASE_COLUMNS = ("action", "object", "location", "text", "wording")
+_VOICE_COLUMNS = (
+    "speaker",
+    "split",
+    "accent",
+    "variant",
+    "rate",
+    "pitch",
+    "pitch_range",
+)
+_NOISY = ("babble", "room", "telephone")
+_CROWD = "crowd"
+_RECIPE_FILE = "recipe.txt"
+
+# Raised when the sound of the same parameters changes, so that it is spoken again.
+_VERSION = 1
+
+
+def read_demo(
+    params: CorpusParams, data: Path, audio: Path, workers: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Speak what is not there yet.
+
+    Args:
+        params: how many utterances, and the seed.
+        data: the folder with `phrases.csv` and `voices.csv`.
+        audio: where the recordings go.
+        workers: synthesisers at once.
+
+    Returns:
+        rows for the manifest but for ids, durations and hashes; and a table of the
+        columns path and condition.
+    """
+    phrases = _read_table(data / "phrases.csv", _PHRASE_COLUMNS)
+    voices = _read_table(data / "voices.csv", _VOICE_COLUMNS)
+    sources = {
+        "version": _VERSION,
+        "phrases": hash_file(data / "phrases.csv"),
+        "voices": hash_file(data / "voices.csv"),
+        "params": asdict(params),
+    }
+    recipe = fingerprint(sources)
+    plans = []
+    for number, row in enumerate(voices.itertuples(index=False)):
+        if row.split != _CROWD:
+            plans.append(_plan(params, phrases, row, number))
+    unspoken = [
+        number
+        for number, plan in enumerate(plans)
+        if not _is_spoken(audio, plan, recipe)
+    ]
+    if unspoken:
+        crowd = _crowd(params, phrases, voices)
+
+        def speak(number: int) -> None:
+            _speak(params, plans[number], crowd, audio, number, recipe)
+
+        with ThreadPoolExecutor(workers) as pool:
+            list(
+                progress(
+                    pool.map(speak, unspoken),
+                    total=len(unspoken),
+                    description="speaking",
+                    unit="speaker",
+                )
+            )
+    table = pd.concat([plan for _, plan in plans], ignore_index=True)
+    return table.drop(columns="condition"), table[["path", "condition"]]
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError("missing from the embedded corpus", path=path)
+    table = pd.read_csv(path)
+    if tuple(table.columns) != columns:
+        raise InputError(
+            "unexpected columns",
+            path=path,
+            found=", ".join(table.columns),
+            expected=", ".join(columns),
+        )
+    return table
+
+
+def _plan(
+    params: CorpusParams, phrases: pd.DataFrame, voice: tuple, number: int
+) -> tuple[espeak.Voice, pd.DataFrame]:
+    """Who says what under which condition: the rows of one speaker."""
+    split = voice.split  # type: ignore[attr-defined]
+    speaker = voice.speaker  # type: ignore[attr-defined]
+    generator = np.random.default_rng((params.seed, number))
+    allowed = phrases if split == "test" else phrases[phrases["wording"] == "heard"]
+    count = {
+        "train": params.train_utterances,
+        "valid": params.valid_utterances,
+        "test": params.test_utterances,
+    }[split]
+    intents = allowed.groupby(["action", "object", "location"]).indices
+    order = [list(intents)[i] for i in generator.permutation(len(intents))]
+    rows = []
+    for place in range(count):
+        # Every intent in turn, in the speaker's own order, in a random wording.
+        choice = generator.choice(intents[order[place % len(order)]])
+        phrase = allowed.iloc[int(choice)]
+        noisy = split != "train" and place % 2 == 1
+        rows.append(
+            {
+                "path": f"{split}/{speaker}/{place:03d}.wav",
+                "split": split,
+                "speaker": speaker,
+                "text": phrase["text"],
+                "intent": f"{phrase['action']}|{phrase['object']}|{phrase['location']}",
+                "condition": str(generator.choice(_NOISY)) if noisy else "clean",
+            }
+        )
+    return _voice(voice), pd.DataFrame(rows)
+
+
+def _voice(row: tuple) -> espeak.Voice:
+    return espeak.Voice(
+        row.accent,  # type: ignore[attr-defined]
+        row.variant,  # type: ignore[attr-defined]
+        int(row.rate),  # type: ignore[attr-defined]
+        int(row.pitch),  # type: ignore[attr-defined]
+        int(row.pitch_range),  # type: ignore[attr-defined]
+    )
+
+
+def _is_spoken(
+    audio: Path, plan: tuple[espeak.Voice, pd.DataFrame], recipe: str
+) -> bool:
+    paths = [audio / path for path in plan[1]["path"]]
+    note = paths[0].with_name(_RECIPE_FILE)
+    return (
+        note.is_file()
+        and note.read_text("utf-8").strip() == recipe
+        and all(path.is_file() for path in paths)
+    )
+
+
+def _speak(
+    params: CorpusParams,
+    plan: tuple[espeak.Voice, pd.DataFrame],
+    crowd: np.ndarray,
+    audio: Path,
+    number: int,
+    recipe: str,
+) -> None:
+    voice, rows = plan
+    generator = np.random.default_rng((params.seed, number, 1))
+    response = channel.room_response(generator)
+    spoken = espeak.speak(voice, list(rows["text"]), seed=params.seed + number)
+    for row, one in zip(rows.itertuples(index=False), spoken, strict=True):
+        wave = _resampled(one.samples)
+        if row.condition == "babble":
+            decibels = generator.uniform(5, 15)
+            wave = channel.add_babble(wave, crowd, decibels, generator)
+        elif row.condition == "room":
+            wave = channel.reverberate(wave, response)
+        elif row.condition == "telephone":
+            wave = channel.telephone(wave)
+        level = 10 ** (generator.uniform(-20, -1) / 20)
+        wave = wave * level / max(float(np.abs(wave).max()), 1e-9)
+        with atomic_path(audio / row.path) as beside:
+            samples = np.round(wave * 32767).astype(np.int16)
+            soundfile.write(
+                beside, samples, channel.SAMPLE_RATE, "PCM_16", format="WAV"
+            )
+    # Written last: a speaker with this file is complete.
+    write_text((audio / rows["path"].iloc[0]).with_name(_RECIPE_FILE), recipe + "\n")
+
+
+def _crowd(
+    params: CorpusParams, phrases: pd.DataFrame, voices: pd.DataFrame
+) -> np.ndarray:
+    """(voices, samples): what the background says, each voice half a minute or so."""
+    texts = list(phrases.loc[phrases["wording"] == "heard", "text"])
+    tracks = []
+    for number, row in enumerate(voices.itertuples(index=False)):
+        if row.split == _CROWD:
+            generator = np.random.default_rng((params.seed, number))
+            said = [texts[i] for i in generator.permutation(len(texts))[:20]]
+            spoken = espeak.speak(_voice(row), said, seed=params.seed + number)
+            tracks.append(np.concatenate([_resampled(one.samples) for one in spoken]))
+    shortest = min(len(track) for track in tracks)
+    return np.stack([track[:shortest] / np.std(track) for track in tracks])
+
+
+def _resampled(samples: np.ndarray) -> np.ndarray:
+    """int16 at espeak-ng's 22,050 Hz -> float64 at 16 kHz."""
+    # 16,000 / 22,050 = 320 / 441.
+    return signal.resample_poly(samples / 32768, 320, 441)

@@ -1,0 +1,57 @@
+"""Fluent Speech Commands, as released: `data/{train,valid,test}_data.csv` and wavs.
+
+An intent is the triple of action, object and location (31 in all). Source: Lugosch et
+al. 2019, section 3.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from stages.corpus.table import check_rows
+from stages.errors import InputError
+from stages.manifest import SPLITS
+
+_COLUMNS = ("path", "speakerId", "transcription", "action", "object", "location")
+
+
+def read_fsc(root: Path) -> pd.DataFrame:
+    """Rows for the manifest from the release's three tables under `root`.
+
+    Raises:
+        InputError: a table is missing or has other columns.
+    """
+    parts = []
+    for split in SPLITS:
+        file = root / "data" / f"{split}_data.csv"
+        if not file.is_file():
+            raise InputError(
+                "not a Fluent Speech Commands folder: no such table",
+                path=file,
+                fix="pass the release's folder with --root, or link it there",
+            )
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        missing = sorted(set(_COLUMNS) - set(table.columns))
+        if missing:
+            raise InputError(
+                f"no column {', '.join(missing)}",
+                path=file,
+                found=", ".join(table.columns),
+                expected=", ".join(_COLUMNS),
+            )
+        rows = pd.DataFrame(
+            {
+                "path": table["path"],
+                "split": split,
+                "speaker": table["speakerId"],
+                "text": table["transcription"],
+                "intent": table["action"]
+                + "|"
+                + table["object"]
+                + "|"
+                + table["location"],
+            }
+        )
+        check_rows(file, rows)
+        parts.append(rows)
+    return pd.concat(parts, ignore_index=True)

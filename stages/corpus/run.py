@@ -1,0 +1,122 @@
+"""The corpus stage: an adapter's rows become the manifest.
+
+Reads a corpus root (or, for the demo, the phrases and voices in `data/demo/`). Writes
+`manifest.csv`, `intents.json` and `conditions.csv` (columns id and condition; without
+rows where conditions are unknown). Later stages depend on the manifest alone: it
+carries the hash of every recording.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from stages.atomic import atomic_path
+from stages.corpus.demo import read_demo
+from stages.corpus.fsc import read_fsc
+from stages.corpus.params import CorpusParams
+from stages.corpus.recordings import inspect_recordings
+from stages.corpus.table import read_described
+from stages.errors import ConfigurationError, InputError
+from stages.manifest import SPLITS, write_manifest
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the stage wrote."""
+
+    manifest: Path
+    utterances: dict[str, int]
+    intents: int
+    hours: float
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{self.utterances[name]} {name}" for name in SPLITS)
+        return (
+            f"{self.manifest}: {splits} utterances, {self.intents} intents, "
+            f"{self.hours:.2f} hours"
+        )
+
+
+def run(
+    params: CorpusParams, *, root: Path | None, data: Path, output: Path, workers: int
+) -> Summary:
+    """Write the manifest of the corpus.
+
+    Args:
+        params: which corpus.
+        root: where its audio lies; None for the demo, which speaks its own into
+            `output / "audio"`.
+        data: the folder `data/` of the repository.
+        output: the corpus's folder under `cache/`.
+        workers: threads or synthesisers at once.
+
+    Raises:
+        ConfigurationError: a corpus root is needed and none was given.
+        InputError: the corpus is incomplete or inconsistent; names file and row.
+    """
+    if params.adapter == "demo":
+        root = output / "audio"
+        table, conditions = read_demo(params, data / "demo", root, workers)
+    else:
+        root = _checked_root(params, root)
+        conditions = pd.DataFrame({"path": [], "condition": []}, dtype=str)
+        if params.adapter == "fsc":
+            table = read_fsc(root)
+        else:
+            table = read_described(params, root)
+    table["path"] = [Path(path).as_posix() for path in table["path"]]
+    _check_unique(root, table)
+    recordings = inspect_recordings(
+        root, list(table["path"]), output / "recordings.json", workers
+    )
+    table["id"] = _identifiers(params.name, table["path"])
+    table["seconds"] = [one.seconds for one in recordings]
+    table["audio_sha256"] = [one.sha256 for one in recordings]
+    manifest = output / "manifest.csv"
+    write_manifest(manifest, table)
+    conditions = pd.DataFrame(
+        {
+            "id": _identifiers(params.name, conditions["path"]),
+            "condition": conditions["condition"],
+        }
+    ).sort_values("id")
+    with atomic_path(output / "conditions.csv") as beside:
+        conditions.to_csv(beside, index=False, lineterminator="\n")
+    return Summary(
+        manifest,
+        {name: int((table["split"] == name).sum()) for name in SPLITS},
+        table["intent"].nunique(),
+        float(table["seconds"].sum() / 3600),
+    )
+
+
+def _checked_root(params: CorpusParams, root: Path | None) -> Path:
+    if root is None:
+        raise ConfigurationError(
+            f"corpus {params.name!r} needs the folder of its recordings",
+            fix="pass --root DIR or set ALN_CORPUS_ROOT",
+        )
+    if not root.is_dir():
+        raise InputError(
+            "no such corpus root",
+            path=root,
+            fix=f"pass --root DIR, set ALN_CORPUS_ROOT, or link the corpus to "
+            f"data/{params.name}",
+        )
+    return root
+
+
+def _check_unique(root: Path, table: pd.DataFrame) -> None:
+    repeated = table["path"][table["path"].duplicated()]
+    if len(repeated):
+        raise InputError(
+            "the same recording stands in several rows",
+            path=root / repeated.iloc[0],
+            found=f"{len(repeated)} such rows",
+            fix="keep one row a recording",
+        )
+
+
+def _identifiers(name: str, paths: pd.Series) -> list[str]:
+    return [f"{name}/{Path(path).with_suffix('').as_posix()}" for path in paths]

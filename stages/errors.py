@@ -1,0 +1,45 @@
+"""The exceptions a user can meet; the command line turns each into one line."""
+
+from pathlib import Path
+
+
+class PipelineError(Exception):
+    """Bad input or state that a person can mend.
+
+    Args:
+        what: one clause saying what is wrong.
+        path: the file or folder at fault.
+        found: what stands there.
+        expected: what should stand there.
+        fix: what to do about it, a command where there is one.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: Path | str | None = None,
+        found: object = None,
+        expected: object = None,
+        fix: str | None = None,
+    ) -> None:
+        parts = [f"{path}: {what}" if path is not None else what]
+        if found is not None:
+            parts.append(f"found {found}")
+        if expected is not None:
+            parts.append(f"expected {expected}")
+        if fix is not None:
+            parts.append(f"fix: {fix}")
+        super().__init__("; ".join(parts))
+
+
+class ConfigurationError(PipelineError):
+    """A parameter, option or preset that cannot be used."""
+
+
+class InputError(PipelineError):
+    """A corpus, audio file or checkpoint that cannot be used."""
+
+
+class CacheError(PipelineError):
+    """A cached file that is missing, damaged or made by other parameters."""

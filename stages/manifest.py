@@ -1,0 +1,131 @@
+"""The utterance table, `manifest.csv`, and the list of intents beside it.
+
+Columns, one row an utterance, sorted by id:
+
+    id            `<corpus>/<relative path without suffix>`, unique over all splits
+    path          audio file, relative to the corpus root, with forward slashes
+    split         train, valid or test
+    speaker       who speaks
+    text          what is said
+    intent        its label
+    seconds       duration
+    audio_sha256  hash of the audio file's bytes
+
+`intents.json` is the sorted list of the train split's intents; an intent's place in
+it is its class number. Neither file holds a time or an absolute path.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from stages.atomic import atomic_path, write_json
+from stages.errors import InputError
+
+COLUMNS = (
+    "id",
+    "path",
+    "split",
+    "speaker",
+    "text",
+    "intent",
+    "seconds",
+    "audio_sha256",
+)
+SPLITS = ("train", "valid", "test")
+
+
+def write_manifest(path: Path, table: pd.DataFrame) -> None:
+    """Check `table` and write it, sorted by id, with `intents.json` beside it.
+
+    Raises:
+        InputError: as `check_manifest`.
+    """
+    table = table.loc[:, list(COLUMNS)].sort_values("id", ignore_index=True)
+    check_manifest(path, table)
+    with atomic_path(path) as beside:
+        table.to_csv(beside, index=False, float_format="%.4f", lineterminator="\n")
+    intents = sorted(table.loc[table["split"] == "train", "intent"].unique())
+    write_json(path.with_name("intents.json"), intents)
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """The table in `path`, columns as `COLUMNS`, every text column a `str`.
+
+    Raises:
+        InputError: the file is missing or not a manifest.
+    """
+    if not path.is_file():
+        raise InputError(
+            "no manifest there", path=path, fix="run `aln-pipeline prepare`"
+        )
+    text_columns = {name: str for name in COLUMNS if name != "seconds"}
+    try:
+        table = pd.read_csv(
+            path, dtype={**text_columns, "seconds": float}, keep_default_na=False
+        )
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(
+            f"not a readable manifest ({error})",
+            path=path,
+            fix="run `aln-pipeline prepare`",
+        ) from error
+    if tuple(table.columns) != COLUMNS:
+        raise InputError(
+            "not a manifest",
+            path=path,
+            found=f"columns {', '.join(table.columns)}",
+            expected=", ".join(COLUMNS),
+            fix="run `aln-pipeline prepare`",
+        )
+    return table
+
+
+def read_intents(path: Path) -> list[str]:
+    """The sorted intents in `intents.json`; an intent's index is its class number.
+
+    Raises:
+        InputError: the file is missing or not a JSON list of strings.
+    """
+    try:
+        intents = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            "no list of intents there", path=path, fix="run `aln-pipeline prepare`"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"not JSON ({error})", path=path) from error
+    if not isinstance(intents, list) or not all(isinstance(i, str) for i in intents):
+        raise InputError("not a list of intents", path=path)
+    return intents
+
+
+def check_manifest(path: Path, table: pd.DataFrame) -> None:
+    """Hold `table` against what every later stage relies on.
+
+    Raises:
+        InputError: duplicate ids, an unknown split, a split without utterances, or an
+            intent that stands only in valid or test; names file and row.
+    """
+    for identifier in table["id"][table["id"].duplicated()]:
+        raise InputError(f"duplicate id {identifier!r}", path=path)
+    unknown = table[~table["split"].isin(SPLITS)]
+    for row in unknown.itertuples():
+        raise InputError(
+            f"unknown split of {row.id}",
+            path=path,
+            found=repr(row.split),
+            expected=", ".join(SPLITS),
+        )
+    for split in SPLITS:
+        if not (table["split"] == split).any():
+            raise InputError(f"no utterance in split {split!r}", path=path)
+    trained = set(table.loc[table["split"] == "train", "intent"])
+    for row in table[~table["intent"].isin(trained)].itertuples():
+        raise InputError(
+            f"row {row.Index + 2} ({row.id}) has intent {row.intent!r}, which no "
+            "train utterance has",
+            path=path,
+            fix="move an utterance of that intent to train or drop the row",
+        )

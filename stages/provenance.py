@@ -1,0 +1,39 @@
+"""Fingerprints: hashes that say what a cached value was computed from."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def hash_bytes(data: bytes) -> str:
+    """SHA-256 of `data`, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of the file's bytes, hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_array(array: np.ndarray) -> str:
+    """SHA-256 of the array's dtype, shape and little-endian bytes, hexadecimal."""
+    array = np.ascontiguousarray(array)
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(array.data)
+    return digest.hexdigest()
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """SHA-256 of `values` as canonical JSON: sorted keys, no spaces, hexadecimal."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hash_bytes(text.encode())
+
+
+def fingerprint_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """Fingerprint of named arrays, whatever the order they come in."""
+    return fingerprint({name: hash_array(array) for name, array in arrays.items()})

@@ -1,0 +1,379 @@
+"""Write the report: `results.json`, `results.md`, pictures, and data for DVC's plots.
+
+Reads the manifest with its intents (and `conditions.csv` beside it, columns id and
+condition, where it has rows), the teacher's and the students' predictions, the students'
+histories, the embeddings of the best transfer system, and the scores of the shipped
+encoder. Everything is computed before the first file is written, so a report that
+fails leaves the former one as it was.
+
+    results.json          figures by name, flat enough for `dvc metrics show`
+    results.md            the page; shows the pictures by relative links
+    accuracy.png          accuracy by system
+    confusion.png         which intent is taken for which, best ALN
+    figure2.png           t-SNE of E_lang and ê_lang; only where a system transfers
+    history.png           valid accuracy by epoch
+    plots/accuracy.csv    system, split, accuracy, std
+    plots/confusion.csv   actual, predicted: test, every seed of the best ALN
+    plots/history.csv     system and the students' histories
+    plots/valid_accuracy.csv   epoch and a column a student, mean over seeds
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stages.atomic import atomic_path
+from stages.errors import CacheError, ConfigurationError, InputError
+from stages.manifest import read_intents, read_manifest
+from stages.report import scores, tables
+from stages.report.figures import (
+    INTENT_COLOURS,
+    Panel,
+    accuracy_figure,
+    confusion_figure,
+    history_figure,
+    projection_figure,
+)
+from stages.report.params import ReportParams
+from stages.report.projection import capped_perplexity, project
+from stages.report.published import published_accuracy
+from stages.report.systems import (
+    STUDENT_FIX,
+    TEACHER_FIX,
+    TRANSFER_KINDS,
+    Embeddings,
+    System,
+    check_seeds,
+    read_embeddings,
+    read_student,
+    read_teacher,
+)
+
+log = logging.getLogger(__name__)
+
+OPTIONAL_FILES = ("figure2.png",)
+_ENCODER_COLUMNS = ("trained", "random", "log_mel")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a report came to.
+
+    Attributes:
+        page: `results.md`.
+        results: `results.json`.
+        chosen: the system whose intents are shown, its α chosen on valid.
+        valid_accuracy: its accuracy in percent, mean over seeds.
+        test_accuracy: its accuracy in percent, mean over seeds.
+    """
+
+    page: Path
+    results: Path
+    chosen: str
+    valid_accuracy: float
+    test_accuracy: float
+
+    def __str__(self) -> str:
+        """One line for the end of a command."""
+        return (
+            f"wrote {self.page}: {self.chosen} has {self.test_accuracy:.2f}% on test "
+            f"and {self.valid_accuracy:.2f}% on valid"
+        )
+
+
+def run(
+    params: ReportParams,
+    *,
+    corpus: str,
+    manifest: Path,
+    intents: Path,
+    teacher: Path,
+    students: Mapping[str, Path],
+    encoder_scores: Path | None,
+    output: Path,
+) -> Summary:
+    """Read what the stages left, measure, and write the report into `output`.
+
+    Args:
+        params: of Figure 2.
+        corpus: its name.
+        manifest: `manifest.csv`.
+        intents: `intents.json`.
+        teacher: folder of the fine-tuned BERT.
+        students: folder by name, `baseline2` or `aln-0.8`, in the order to be shown.
+        encoder_scores: JSON with `conditions`: {name: {trained, random, log_mel}} in
+            percent, and perhaps `frame_accuracy`: nested names with numbers.
+        output: folder of the report; files of a former report are replaced.
+
+    Raises:
+        ConfigurationError: no student, an unknown one, or unusable parameters.
+        InputError: the manifest, conditions or encoder scores cannot be used.
+        CacheError: a student or the teacher is missing, damaged or of other inputs.
+    """
+    _check_params(params, students)
+    table = read_manifest(manifest)
+    names = read_intents(intents)
+    utterances = _utterances(table, manifest)
+    encoder = _read_encoder_scores(encoder_scores)
+    systems = [
+        read_teacher(teacher, utterances),
+        *(read_student(name, path, utterances) for name, path in students.items()),
+    ]
+    for system in systems:
+        _check_labels(system, names, intents)
+    check_seeds(systems[1:])
+
+    rows = {system.name: scores.evaluate(system, names) for system in systems}
+    best = scores.best_by_valid(systems, rows)
+    chosen = _choose(systems, best)
+    wording, wording_counts = scores.grouped_accuracies(systems, "wording")
+    conditions, condition_counts = (
+        scores.grouped_accuracies(systems, "condition")
+        if "condition" in utterances
+        else ({}, {})
+    )
+    files: dict[str, bytes] = {}
+    transfer: dict[str, float] = {}
+    perplexity = None
+    if chosen.kind in TRANSFER_KINDS:
+        valid = table[table["split"] == "valid"]
+        embeddings = read_embeddings(students[chosen.name], list(valid["id"]))
+        transfer = {
+            name: round(float(np.mean((student - embeddings.teacher) ** 2)), 6)
+            for name, student in (
+                ("first", embeddings.first.astype(np.float64)),
+                ("last", embeddings.last.astype(np.float64)),
+            )
+        }
+        labels = dict(zip(valid["id"], valid["intent"], strict=True))
+        files["figure2.png"], perplexity = _figure2(embeddings, labels, params)
+
+    found = tables.Findings(
+        corpus=corpus,
+        table1=scores.describe_corpus(table),
+        systems=systems,
+        rows=rows,
+        best=best,
+        chosen=chosen,
+        intents=scores.intent_scores(chosen.predictions, names),
+        wording=wording,
+        wording_counts=wording_counts,
+        conditions=conditions,
+        condition_counts=condition_counts,
+        transfer=transfer,
+        perplexity=perplexity,
+        encoder=encoder,
+    )
+    files["accuracy.png"] = accuracy_figure(systems, rows, corpus)
+    files["confusion.png"] = confusion_figure(
+        chosen.predictions, names, f"Confusion on test, {chosen.title}"
+    )
+    files["history.png"] = history_figure(systems[1:])
+    files |= _plots(systems, rows, chosen)
+    files["results.json"] = _json(_results(found))
+    files["results.md"] = tables.page(found).encode()
+    _write(output, files)
+    return Summary(
+        page=output / "results.md",
+        results=output / "results.json",
+        chosen=chosen.title,
+        valid_accuracy=rows[chosen.name]["valid_accuracy"],
+        test_accuracy=rows[chosen.name]["test_accuracy"],
+    )
+
+
+def _check_params(params: ReportParams, students: Mapping[str, Path]) -> None:
+    if not 1 <= params.tsne_intents <= len(INTENT_COLOURS):
+        raise ConfigurationError(
+            "report.tsne_intents is out of range",
+            found=params.tsne_intents,
+            expected=f"1 to {len(INTENT_COLOURS)}, as many as colours can be told",
+        )
+    if params.tsne_perplexity <= 0:
+        raise ConfigurationError(
+            "report.tsne_perplexity is not positive", found=params.tsne_perplexity
+        )
+    if not students:
+        raise ConfigurationError("no student to report", fix="name one in params.yaml")
+
+
+def _utterances(table: pd.DataFrame, manifest: Path) -> pd.DataFrame:
+    """Valid and test, each with its wording and, where known, its condition."""
+    marked = table.assign(wording=scores.mark_wording(table))
+    columns = ["id", "split", "intent", "wording"]
+    path = manifest.with_name("conditions.csv")
+    given = _read_conditions(path) if path.is_file() else {}
+    if given:
+        marked["condition"] = marked["id"].map(given).fillna("")
+        columns.append("condition")
+        without = marked[(marked["split"] == "test") & (marked["condition"] == "")]
+        if not without.empty:
+            raise InputError(
+                f"{len(without)} test utterances have no condition",
+                path=path,
+                found=f"none for {without['id'].iloc[0]}",
+                fix="run `aln-pipeline prepare`",
+            )
+    return marked.loc[marked["split"] != "train", columns]
+
+
+def _read_conditions(path: Path) -> dict[str, str]:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:
+        raise InputError(f"not a readable table ({error})", path=path) from error
+    if list(table.columns) != ["id", "condition"] or table["id"].duplicated().any():
+        raise InputError(
+            "not a table of conditions",
+            path=path,
+            found=f"columns {', '.join(table.columns)}",
+            expected="id, condition, each id once",
+            fix="run `aln-pipeline prepare`",
+        )
+    return dict(zip(table["id"], table["condition"], strict=True))
+
+
+def _check_labels(system: System, intents: Sequence[str], path: Path) -> None:
+    unknown = sorted(set(system.predictions["predicted"]) - set(intents))
+    if unknown:
+        raise CacheError(
+            f"{system.name} predicts an intent that is not listed here",
+            path=path,
+            found=repr(unknown[0]),
+            expected=f"one of {len(intents)}",
+            fix=TEACHER_FIX if system.kind == "baseline1_text" else STUDENT_FIX,
+        )
+
+
+def _choose(systems: Sequence[System], best: Mapping[str, str]) -> System:
+    """ALN at its best α; ALN linguistic or the first student where there is no ALN."""
+    name = best.get("aln") or best.get("aln_linguistic") or systems[1].name
+    return next(system for system in systems if system.name == name)
+
+
+def _figure2(
+    embeddings: Embeddings, labels: Mapping[str, str], params: ReportParams
+) -> tuple[bytes, tuple[float, float]]:
+    """The picture, and the perplexity asked and used."""
+    intents = np.array([labels[identifier] for identifier in embeddings.ids])
+    values, counts = np.unique(intents, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[: params.tsne_intents]
+    shown = sorted(str(value) for value in values[order])
+    chosen = np.isin(intents, shown)
+    panels = [
+        Panel(
+            title,
+            *project(
+                embeddings.teacher[chosen],
+                student[chosen],
+                perplexity=params.tsne_perplexity,
+                seed=params.seed,
+            ),
+        )
+        for title, student in (
+            ("(a) first epoch", embeddings.first),
+            ("(b) last epoch", embeddings.last),
+        )
+    ]
+    used = capped_perplexity(params.tsne_perplexity, 2 * int(chosen.sum()))
+    picture = projection_figure(panels, intents[chosen], shown)
+    return picture, (params.tsne_perplexity, used)
+
+
+def _read_encoder_scores(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        for row in value["conditions"].values():
+            for column in _ENCODER_COLUMNS:
+                float(row[column])
+    except FileNotFoundError:
+        raise InputError("no encoder scores there", path=path) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"not the scores of an encoder ({error!r})",
+            path=path,
+            expected=f"conditions: {{name: {{{', '.join(_ENCODER_COLUMNS)}}}}}",
+        ) from error
+    return value
+
+
+def _results(found: tables.Findings) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for system in found.systems:
+        rows[system.name] = dict(found.rows[system.name])
+        published = published_accuracy(system.kind, system.alpha)
+        if published:
+            rows[system.name]["paper"] = published
+    return {
+        "corpus": found.corpus,
+        "table1": found.table1,
+        "systems": rows,
+        "best": found.best,
+        "wording": found.wording,
+        "conditions": found.conditions,
+        "transfer_loss": found.transfer,
+    }
+
+
+def _plots(
+    systems: Sequence[System], rows: Mapping[str, Mapping[str, float]], chosen: System
+) -> dict[str, bytes]:
+    """The data of DVC's plots."""
+    accuracy = pd.DataFrame(
+        [
+            (
+                system.name,
+                split,
+                rows[system.name][f"{split}_accuracy"],
+                rows[system.name][f"{split}_accuracy_std"],
+            )
+            for split in ("valid", "test")
+            for system in systems
+        ],
+        columns=["system", "split", "accuracy", "std"],
+    )
+    test = chosen.predictions[chosen.predictions["split"] == "test"]
+    confusion = test.sort_values(["seed", "id"])[["intent", "predicted"]]
+    confusion = confusion.rename(columns={"intent": "actual"})
+    history = pd.concat(
+        [system.history.assign(system=system.name) for system in systems[1:]]
+    )
+    history.insert(0, "system", history.pop("system"))
+    curves = {
+        system.name: system.history.groupby("epoch")["valid_accuracy"].mean()
+        for system in systems[1:]
+    }
+    return {
+        "plots/accuracy.csv": _csv(accuracy),
+        "plots/confusion.csv": _csv(confusion),
+        "plots/history.csv": _csv(history),
+        "plots/valid_accuracy.csv": _csv(pd.DataFrame(curves).reset_index()),
+    }
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return text.encode()
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    return (text + "\n").encode()
+
+
+def _write(output: Path, files: Mapping[str, bytes]) -> None:
+    """Each file whole, the page last; then drop what only a former report had."""
+    for name, data in files.items():
+        with atomic_path(output / name) as beside:
+            beside.write_bytes(data)
+    for name in OPTIONAL_FILES:
+        if name not in files:
+            (output / name).unlink(missing_ok=True)

@@ -1,0 +1,126 @@
+"""What is measured: accuracies, F1, and the counts of Table 1. All in percent."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import precision_recall_fscore_support
+
+from stages.manifest import SPLITS
+from stages.report.systems import System
+from stages.texts import normalise_text
+
+
+def seed_accuracies(predictions: pd.DataFrame, split: str) -> np.ndarray:
+    """Accuracy in percent of each seed on `split`, (seeds,), seeds ascending."""
+    rows = predictions[predictions["split"] == split]
+    right = rows["intent"] == rows["predicted"]
+    return 100 * right.groupby(rows["seed"]).mean().to_numpy(dtype=float)
+
+
+def spread(values: np.ndarray) -> tuple[float, float]:
+    """Mean and sample standard deviation; the latter 0 for one value."""
+    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+    return float(values.mean()), float(deviation)
+
+
+def intent_scores(predictions: pd.DataFrame, intents: Sequence[str]) -> pd.DataFrame:
+    """Precision, recall, F1 in percent and support by intent, on test.
+
+    Each is the mean over seeds. An intent that is never predicted has precision 0; one
+    without a test utterance has support 0 and no scores (NaN).
+    """
+    test = predictions[predictions["split"] == "test"]
+    runs = []
+    for _, run in test.groupby("seed"):
+        precision, recall, f1, support = precision_recall_fscore_support(
+            run["intent"], run["predicted"], labels=list(intents), zero_division=0
+        )
+        runs.append(np.stack([100 * precision, 100 * recall, 100 * f1]))
+    means = np.mean(runs, axis=0)
+    means[:, support == 0] = np.nan
+    names = ["precision", "recall", "f1"]
+    table = pd.DataFrame(means.T, index=list(intents), columns=names)
+    return table.assign(support=support)
+
+
+def evaluate(system: System, intents: Sequence[str]) -> dict[str, float]:
+    """A system's row: accuracy on valid and test, mean and deviation over seeds.
+
+    Macro-F1 is over the intents that test has, so every system divides by the same
+    number.
+    """
+    row: dict[str, float] = {"seeds": len(system.seeds)}
+    for split in ("valid", "test"):
+        mean, deviation = spread(seed_accuracies(system.predictions, split))
+        row[f"{split}_accuracy"] = round(mean, 4)
+        row[f"{split}_accuracy_std"] = round(deviation, 4)
+    macro = np.nanmean(intent_scores(system.predictions, intents)["f1"])
+    row["test_macro_f1"] = round(float(macro), 4)
+    return row
+
+
+def best_by_valid(
+    systems: Sequence[System], rows: Mapping[str, Mapping[str, float]]
+) -> dict[str, str]:
+    """The better α of each system that has one: its name by kind.
+
+    Chosen on valid alone; of equals the one that comes first.
+    """
+    best: dict[str, str] = {}
+    for system in systems:
+        if system.alpha is None:
+            continue
+        rival = best.setdefault(system.kind, system.name)
+        if rows[system.name]["valid_accuracy"] > rows[rival]["valid_accuracy"]:
+            best[system.kind] = system.name
+    return best
+
+
+def grouped_accuracies(
+    systems: Sequence[System], column: str
+) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+    """Test accuracy, mean over seeds, by the values of a column of predictions.
+
+    Returns:
+        {value: {system: percent}} and the number of test utterances of each value.
+    """
+    accuracies: dict[str, dict[str, float]] = {}
+    counts: dict[str, int] = {}
+    for system in systems:
+        test = system.predictions[system.predictions["split"] == "test"]
+        right = 100.0 * (test["intent"] == test["predicted"])
+        for value, group in right.groupby(test[column]):
+            name = str(value)
+            accuracies.setdefault(name, {})[system.name] = round(float(group.mean()), 4)
+            counts[name] = int(test.loc[group.index, "id"].nunique())
+    return accuracies, counts
+
+
+def describe_corpus(manifest: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Table 1 for this corpus, by split; texts are compared normalised."""
+    texts = manifest["text"].map(normalise_text)
+    heard = set(texts[manifest["split"] == "train"])
+    table: dict[str, dict[str, Any]] = {}
+    for split in SPLITS:
+        rows = manifest[manifest["split"] == split]
+        own = set(texts[manifest["split"] == split])
+        table[split] = {
+            "utterances": len(rows),
+            "minutes": round(float(rows["seconds"].sum()) / 60, 4),
+            "mean_seconds": round(float(rows["seconds"].mean()), 4),
+            "intents": int(rows["intent"].nunique()),
+            "speakers": int(rows["speaker"].nunique()),
+            "distinct_texts": len(own),
+        }
+        if split != "train":
+            table[split]["texts_shared_with_train"] = len(own & heard)
+    return table
+
+
+def mark_wording(manifest: pd.DataFrame) -> pd.Series:
+    """`heard` where an utterance's normalised text occurs in train, else `unheard`."""
+    texts = manifest["text"].map(normalise_text)
+    heard = texts.isin(set(texts[manifest["split"] == "train"]))
+    return heard.map({True: "heard", False: "unheard"})

@@ -1,0 +1,365 @@
+"""The page: `results.md`, written from what was measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from stages.manifest import SPLITS
+from stages.report.published import RECOGNISED_TEXT, TABLE1, published_accuracy
+from stages.report.systems import System
+
+NAMES = {"atis": "ATIS", "fsc": "FSC"}
+MEASURED = {
+    "demo": """\
+This is the embedded demonstration corpus. It shows that every stage works and how the
+systems compare on equal terms; **it says nothing about human speech**, and the paper's
+figures stand beside its own for orientation only.
+
+- Audio: smart-home commands spoken by espeak-ng, a speech synthesiser. No human voice
+  is in train, valid or test; the voices of the three splits are disjoint.
+- Acoustic encoder: the paper's architecture, pretrained by this project on synthetic
+  speech. It is not the encoder of Lugosch et al., which heard human readers.
+- Teacher: a small BERT, initialised at random and trained on this corpus's train texts
+  alone. It is not `bert-base-uncased`.""",
+    "fsc": """\
+Fluent Speech Commands (Lugosch et al. 2019), with the split its authors gave it. The
+paper's FSC column is on the same corpus.""",
+    "atis": """\
+ATIS, the recordings of air-travel queries. The paper rearranged train and test so that
+every utterance has its recording; the split here need not be that one, so its ATIS
+column compares loosely.""",
+}
+OTHER_CORPUS = """\
+The paper has no figures for this corpus; its ATIS and FSC columns stand beside for
+orientation."""
+_TABLE1_ROWS = {
+    "utterances": "utterances",
+    "minutes": "minutes",
+    "mean_seconds": "mean seconds",
+    "intents": "intents",
+    "speakers": "speakers",
+    "distinct_texts": "distinct texts",
+    "texts_shared_with_train": "of these also in train",
+}
+_NONE = "–"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything the page tells.
+
+    Attributes:
+        corpus: its name.
+        table1: counts by split, of `describe_corpus`.
+        systems: in the order they are shown.
+        rows: `evaluate` of each, by name.
+        best: the better α by kind, `best_by_valid`.
+        chosen: the system whose intents are shown in full.
+        intents: its `intent_scores`.
+        wording: test accuracy by whether train has the wording, {value: {system: %}}.
+        wording_counts: test utterances by value.
+        conditions: test accuracy by condition; empty where none are known.
+        condition_counts: test utterances by condition.
+        transfer: Loss_TL on valid at the first and the last epoch; empty without
+            a transfer system.
+        perplexity: the t-SNE's, asked and used; None without a transfer system.
+        encoder: scores beside the shipped encoder; empty without.
+    """
+
+    corpus: str
+    table1: Mapping[str, Mapping[str, Any]]
+    systems: Sequence[System]
+    rows: Mapping[str, Mapping[str, float]]
+    best: Mapping[str, str]
+    chosen: System
+    intents: pd.DataFrame
+    wording: Mapping[str, Mapping[str, float]]
+    wording_counts: Mapping[str, int]
+    conditions: Mapping[str, Mapping[str, float]]
+    condition_counts: Mapping[str, int]
+    transfer: Mapping[str, float]
+    perplexity: tuple[float, float] | None
+    encoder: Mapping[str, Any]
+
+
+def page(found: Findings) -> str:
+    """The whole page."""
+    sections = [
+        f"# Intent classification from speech: `{found.corpus}`",
+        MEASURED.get(found.corpus, OTHER_CORPUS),
+        "## Corpus",
+        corpus_table(found.corpus, found.table1),
+        "## Accuracy",
+        accuracy_section(found),
+        "## Unheard wordings" + (" and conditions" if found.conditions else ""),
+        groups_section(found),
+        f"## Intents: {found.chosen.title}",
+        intents_section(found),
+        *_transfer_sections(found),
+        "## Training",
+        "Accuracy on valid after each epoch, mean over seeds.",
+        "![Valid accuracy by epoch](history.png)",
+    ]
+    if found.encoder:
+        sections += ["## The shipped encoder", encoder_section(found.encoder)]
+    return "\n\n".join(sections) + "\n"
+
+
+def corpus_table(corpus: str, table1: Mapping[str, Mapping[str, Any]]) -> str:
+    """Table 1 for this corpus beside the paper's, and where the two differ."""
+    columns = [(f"`{corpus}` {split}", table1[split]) for split in SPLITS]
+    columns += [
+        (f"{NAMES[name]} {split} (paper)", counts)
+        for name, splits in TABLE1.items()
+        for split, counts in splits.items()
+    ]
+    rows = [
+        [title, *(_count(counts.get(key)) for _, counts in columns)]
+        for key, title in _TABLE1_ROWS.items()
+    ]
+    table = _table(["", *(name for name, _ in columns)], rows)
+    if corpus not in TABLE1:
+        return table
+    differences = table1_differences(corpus, table1)
+    if not differences:
+        return f"{table}\n\nTrain and test are the paper's in all of Table 1."
+    listed = "\n".join(f"- {line}" for line in differences)
+    return f"{table}\n\nWhere this corpus differs from the paper's Table 1:\n\n{listed}"
+
+
+def table1_differences(
+    corpus: str, table1: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Each figure of the paper's Table 1 that this corpus does not have."""
+    lines = []
+    for split, counts in TABLE1[corpus].items():
+        for key, published in counts.items():
+            measured = round(table1[split][key], 2)
+            if measured != published:
+                lines.append(
+                    f"{split}, {_TABLE1_ROWS[key]}: {_count(measured)}, the paper has "
+                    f"{_count(published)} ({_signed(measured - published)})"
+                )
+    return lines
+
+
+def accuracy_section(found: Findings) -> str:
+    """One row a system beside the paper's two corpora, and what follows from them."""
+    rows = []
+    for system in found.systems:
+        row = found.rows[system.name]
+        starred = len(_of_kind(found, system)) > 1 and system.name in (
+            found.best.values()
+        )
+        published = published_accuracy(system.kind, system.alpha)
+        rows.append(
+            [
+                f"**{system.title}** ★" if starred else system.title,
+                _spread(row, "valid"),
+                _spread(row, "test"),
+                f"{row['test_macro_f1']:.2f}",
+                *(_percent(published.get(name)) for name in NAMES),
+            ]
+        )
+    header = ["system", "valid", "test", "test macro-F1"]
+    header += [f"paper, {name} test" for name in NAMES.values()]
+    students = [s for s in found.systems if s.kind != "baseline1_text"]
+    seeds = len(students[0].seeds)
+    over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    notes = [
+        f"Percent; students: {over}. Macro-F1 is the mean over the intents that test "
+        "has."
+    ]
+    if any(len(_of_kind(found, system)) > 1 for system in found.systems):
+        notes.append("★ the better α of its system, chosen on valid.")
+    notes.append(_compare(found))
+    asr = " and ".join(
+        f"{accuracy:.2f} on {NAMES[name]} (word error rate {errors:.2f})"
+        for name, (accuracy, errors) in RECOGNISED_TEXT.items()
+    )
+    notes.append(
+        f"The paper also feeds a recogniser's text to BERT and reaches {asr}; that "
+        "half of Baseline-1 is not measured here."
+    )
+    body = "\n\n".join(note for note in notes if note)
+    return f"{_table(header, rows)}\n\n{body}\n\n![Accuracy by system](accuracy.png)"
+
+
+def groups_section(found: Findings) -> str:
+    """Test accuracy by wording and by condition, a row a system."""
+    utterances = sum(found.wording_counts.values())
+    unheard = found.wording_counts.get("unheard", 0)
+    parts = [
+        f"Of {utterances:,} test utterances {unheard:,} say a text that no train "
+        "utterance says. Test accuracy in percent, mean over seeds:",
+        _groups_table(
+            found,
+            found.wording,
+            found.wording_counts,
+            {"heard": "wording in train", "unheard": "wording not in train"},
+        ),
+    ]
+    if found.conditions:
+        parts += [
+            "And by the condition of the recording:",
+            _groups_table(found, found.conditions, found.condition_counts, {}),
+        ]
+    return "\n\n".join(parts)
+
+
+def intents_section(found: Findings) -> str:
+    """Precision, recall and F1 of every intent, and the confusion matrix."""
+    rows = [
+        [
+            _code(str(intent)),
+            *(_percent(scores[key]) for key in ("precision", "recall", "f1")),
+            f"{int(scores['support']):,}",
+        ]
+        for intent, scores in found.intents.iterrows()
+    ]
+    why = (
+        f"{found.chosen.title} is the system shown, its α chosen on valid. "
+        if found.chosen.alpha is not None
+        else ""
+    )
+    return "\n\n".join(
+        [
+            f"{why}Test, percent, mean over seeds; support is the number of test "
+            "utterances.",
+            _table(["intent", "precision", "recall", "F1", "support"], rows),
+            "![Confusion matrix](confusion.png)",
+        ]
+    )
+
+
+def encoder_section(encoder: Mapping[str, Any]) -> str:
+    """How the shipped encoder does against its two controls."""
+    rows = [
+        [
+            _cell(name),
+            *(_percent(scores[key]) for key in ("trained", "random", "log_mel")),
+        ]
+        for name, scores in sorted(encoder["conditions"].items())
+    ]
+    parts = [
+        "Intent accuracy in percent of Baseline-2 on frozen features, by how the test "
+        "voices and channels relate to those of pretraining. Two controls: the same "
+        "encoder with random weights, and log-mel features.",
+        _table(["condition", "trained encoder", "random encoder", "log-mel"], rows),
+    ]
+    frames = encoder.get("frame_accuracy")
+    if frames:
+        parts += [
+            "Accuracy of its pretraining targets, frame by frame:",
+            _table(
+                ["target", "accuracy"],
+                [[_cell(name), f"{value:.4g}"] for name, value in _flat(frames)],
+            ),
+        ]
+    return "\n\n".join(parts)
+
+
+def _transfer_sections(found: Findings) -> list[str]:
+    if not found.transfer or found.perplexity is None:
+        return []
+    asked, used = found.perplexity
+    lowered = (
+        f" (lowered from {asked:g}: t-SNE needs three times as many points)"
+        if used < asked
+        else ""
+    )
+    return [
+        "## Transfer",
+        "Figure 2 of the paper: the teacher's E_lang and the student's pooled ê_lang "
+        f"of valid utterances after the first and after the last epoch, "
+        f"{found.chosen.title}, first seed. t-SNE, fitted to both sets together, "
+        f"perplexity {used:.3g}{lowered}. Between the two epochs the mean squared "
+        f"error of equation 1 on valid went from {found.transfer['first']:.4g} to "
+        f"{found.transfer['last']:.4g}.",
+        "![t-SNE of teacher and student embeddings](figure2.png)",
+    ]
+
+
+def _compare(found: Findings) -> str:
+    """One sentence: the chosen transfer system against Baseline-2, on test."""
+    if "baseline2" not in found.rows or found.chosen.alpha is None:
+        return ""
+    gain = (
+        found.rows[found.chosen.name]["test_accuracy"]
+        - found.rows["baseline2"]["test_accuracy"]
+    )
+    return (
+        f"On test, {found.chosen.title} differs from Baseline-2 by {_signed(gain)} "
+        f"points ({found.table1['test']['utterances']:,} utterances, of which one is "
+        f"{100 / found.table1['test']['utterances']:.2f} points)."
+    )
+
+
+def _of_kind(found: Findings, system: System) -> list[System]:
+    return [other for other in found.systems if other.kind == system.kind]
+
+
+def _groups_table(
+    found: Findings,
+    accuracies: Mapping[str, Mapping[str, float]],
+    counts: Mapping[str, int],
+    titles: Mapping[str, str],
+) -> str:
+    header = ["system"] + [
+        f"{titles.get(name, _cell(name))} ({counts[name]:,})" for name in accuracies
+    ]
+    rows = [
+        [
+            system.title,
+            *(f"{by_system[system.name]:.2f}" for by_system in accuracies.values()),
+        ]
+        for system in found.systems
+    ]
+    return _table(header, rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the first column left, the others right."""
+    rule = ["---", *("---:" for _ in header[1:])]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _code(text: str) -> str:
+    return f"`{_cell(text)}`"
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return _NONE if value is None or pd.isna(value) else f"{value:.2f}"
+
+
+def _spread(row: Mapping[str, float], split: str) -> str:
+    text = f"{row[f'{split}_accuracy']:.2f}"
+    return text if row["seeds"] == 1 else f"{text} ± {row[f'{split}_accuracy_std']:.2f}"
+
+
+def _signed(value: float) -> str:
+    number = f"{abs(value):,}" if isinstance(value, int) else f"{abs(value):,.2f}"
+    return ("−" if value < 0 else "+") + number
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Nested names joined by commas, sorted; whatever is no number is left out."""
+    found: list[tuple[str, float]] = []
+    for name, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name}, ")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((f"{prefix}{name}", float(value)))
+    return found

@@ -1,0 +1,68 @@
+"""How a stage runs: seed, device, threads, progress. The only module that seeds."""
+
+import random
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stages.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def seed_everything(seed: int) -> "torch.Generator":
+    """Seed Python, numpy and torch; return a CPU generator for explicit shuffles."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def choose_device(name: str = "auto") -> "torch.device":
+    """The torch device called `name`; `auto` is CUDA where there is one.
+
+    Raises:
+        ConfigurationError: an unknown name, or CUDA asked for and absent.
+    """
+    import torch
+
+    if name not in DEVICES:
+        raise ConfigurationError(
+            "unknown device", found=repr(name), expected=f"one of {', '.join(DEVICES)}"
+        )
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            "no CUDA device is visible to torch", fix="use --device cpu or auto"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def progress(
+    items: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    description: str = "",
+    unit: str = "it",
+) -> Any:
+    """A progress bar on stderr, silent where stderr is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(
+        items,
+        total=total,
+        desc=description,
+        unit=unit,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+        leave=False,
+    )

@@ -1,0 +1,112 @@
+"""One split of the corpus in memory, and the batches that are gathered from it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Batches are cut from utterances sorted by length within so many batches: enough for
+# neighbours of nearly one length, few enough that batches differ from epoch to epoch.
+_SORTED_BATCHES = 8
+_EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some utterances, padded on the right to the longest of them."""
+
+    features: Tensor  # e_acoust (batch, frames, D); padding repeats the last frame
+    means: Tensor  # of the features over an utterance's frames (batch, D)
+    lengths: Tensor  # frames (batch), on the CPU
+    labels: Tensor  # class numbers (batch)
+    targets: Tensor | None  # E_lang (batch, H)
+
+
+@dataclass(frozen=True)
+class Utterances:
+    """A split's features, end to end, on the device; `lengths` stays on the CPU."""
+
+    frames: Tensor  # (N, D) float32
+    starts: Tensor  # first frame of each utterance (U) int64
+    lengths: Tensor  # (U) int64
+    means: Tensor  # (U, D)
+    labels: Tensor  # (U) int64
+    texts: Tensor | None  # row of its text in `vectors` (U) int64
+    vectors: Tensor | None  # E_lang of each distinct text (K, H)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        frames: np.ndarray,
+        offsets: np.ndarray,
+        labels: np.ndarray,
+        *,
+        texts: np.ndarray | None = None,
+        vectors: np.ndarray | None = None,
+        device: torch.device | None = None,
+    ) -> "Utterances":
+        """Utterance u is frames[offsets[u]:offsets[u + 1]], of at least one frame.
+
+        Args:
+            frames: (N, D).
+            offsets: (U + 1) int64.
+            labels: (U) int64.
+            texts: (U) int64, rows of `vectors`; None without targets.
+            vectors: (K, H); None without targets.
+            device: where the tensors go.
+        """
+        lengths = np.diff(offsets)
+        assert lengths.min() > 0
+        sums = np.add.reduceat(frames, offsets[:-1], axis=0, dtype=np.float64)
+        means = (sums / lengths[:, None]).astype(frames.dtype)
+        return cls(
+            frames=torch.from_numpy(frames).to(device),
+            starts=torch.from_numpy(offsets[:-1]).to(device),
+            lengths=torch.from_numpy(lengths),
+            means=torch.from_numpy(means).to(device),
+            labels=torch.from_numpy(labels).to(device),
+            texts=None if texts is None else torch.from_numpy(texts).to(device),
+            vectors=None if vectors is None else torch.from_numpy(vectors).to(device),
+        )
+
+    def __len__(self) -> int:
+        """The number of utterances."""
+        return len(self.lengths)
+
+    def gather(self, rows: Tensor) -> Batch:
+        """The utterances numbered `rows` (batch, on the CPU) as a batch."""
+        lengths = self.lengths[rows]
+        rows = rows.to(self.starts.device)
+        steps = torch.arange(int(lengths.max()))  # (frames)
+        # (batch, frames)
+        within = torch.minimum(steps, lengths[:, None] - 1).to(self.starts.device)
+        places = self.starts[rows, None] + within
+        targets = None
+        if self.vectors is not None and self.texts is not None:
+            targets = self.vectors[self.texts[rows]]
+        return Batch(
+            features=self.frames[places],
+            means=self.means[rows],
+            lengths=lengths,
+            labels=self.labels[rows],
+            targets=targets,
+        )
+
+    def shuffled(self, size: int, generator: torch.Generator) -> list[Tensor]:
+        """An epoch's batches in random order: each a tensor of rows.
+
+        Every utterance once; those of one batch have nearly one length.
+        """
+        order = torch.randperm(len(self), generator=generator)
+        batches: list[Tensor] = []
+        for chunk in order.split(size * _SORTED_BATCHES):
+            batches += chunk[self.lengths[chunk].argsort(stable=True)].split(size)
+        places = torch.randperm(len(batches), generator=generator)
+        return [batches[place] for place in places.tolist()]
+
+    @cached_property
+    def by_length(self) -> tuple[Tensor, ...]:
+        """Batches for evaluation, from the shortest utterances to the longest."""
+        return self.lengths.argsort(stable=True).split(_EVALUATION_BATCH)

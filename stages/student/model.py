@@ -1,0 +1,310 @@
+"""The networks of section 2 of the paper, their loss, and the file a student is in.
+
+Three systems share one module, all from acoustic features e_acoust alone:
+
+    baseline2       e_acoust ─────────────────────────────► intent layer
+    aln_linguistic  e_acoust ─► transfer ─► ê_lang ───────► intent layer
+    aln             e_acoust ─► transfer ─► ê_lang ─► mapping ─► key, value ┐
+                        └──────────────────────────────────────────► query ┴► z
+                                                                  z ─► intent layer
+
+A student's file is safetensors: the weights by name, and in its metadata under
+`student` one JSON object, whose `network` holds the arguments of the module. (One
+object, because safetensors writes several entries in random order.)
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import (
+    PackedSequence,
+    pack_padded_sequence,
+    pad_packed_sequence,
+)
+
+from stages.errors import CacheError
+from stages.student.params import SYSTEMS
+
+
+class Output(NamedTuple):
+    """What a forward pass gives."""
+
+    logits: Tensor  # (batch, intents)
+    pooled: Tensor | None  # Ê_lang (batch, H); None for baseline2
+
+
+class Losses(NamedTuple):
+    """The terms of eq. 4, scalars."""
+
+    total: Tensor
+    transfer: Tensor | None  # None for baseline2
+    intent: Tensor
+
+
+class Affine(NamedTuple):
+    """An affine map x -> weight · x + bias."""
+
+    weight: Tensor  # (out, in)
+    bias: Tensor  # (out)
+
+
+Map = nn.Linear | Affine
+
+
+class AcousticLinguisticNetwork(nn.Module):
+    """The acoustic-linguistic network (ALN) and what it is compared with.
+
+    Args:
+        system: one of `SYSTEMS`.
+        acoustic_dim: D, values in a frame of e_acoust.
+        linguistic_dim: H, values in E_lang; None for baseline2.
+        intents: number of classes.
+        gru_width: units of the GRU in each direction.
+        gru_bidirectional: whether it also runs from the end to the beginning.
+        dropout: of the pooled GRU outputs.
+    """
+
+    transfer: nn.Linear
+    mapping: nn.Linear
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+
+    def __init__(
+        self,
+        *,
+        system: str,
+        acoustic_dim: int,
+        linguistic_dim: int | None,
+        intents: int,
+        gru_width: int,
+        gru_bidirectional: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        if system not in SYSTEMS or (linguistic_dim is None) != (system == "baseline2"):
+            raise ValueError(f"{system!r} with linguistic_dim {linguistic_dim}")
+        self.system = system
+        width = acoustic_dim
+        if linguistic_dim is not None:
+            self.transfer = nn.Linear(acoustic_dim, linguistic_dim)
+            width = linguistic_dim
+        if system == "aln":
+            self.mapping = nn.Linear(width, acoustic_dim)
+            self.query = nn.Linear(acoustic_dim, acoustic_dim)
+            self.key = nn.Linear(acoustic_dim, acoustic_dim)
+            self.value = nn.Linear(acoustic_dim, acoustic_dim)
+            width = acoustic_dim
+        self.gru = nn.GRU(
+            width, gru_width, batch_first=True, bidirectional=gru_bidirectional
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(gru_width * (1 + gru_bidirectional), intents)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Output:
+        """The equations as the paper has them.
+
+        Args:
+            features: e_acoust (batch, frames, D), padded on the right with any finite values.
+            lengths: frames of each utterance (batch), at least 1, int64 on the CPU.
+        """
+        if self.system == "baseline2":
+            return Output(self._classify(features, lengths), None)
+        present = frame_mask(lengths, features)  # (batch, frames)
+        linguistic = self.transfer(features)  # ê_lang (batch, frames, H)
+        total = (linguistic * present[..., None]).sum(1)  # (batch, H)
+        pooled = total / present.sum(1, keepdim=True)
+        if self.system == "aln_linguistic":
+            return Output(self._classify(linguistic, lengths), pooled)
+        mapped = self.mapping(linguistic)  # (batch, frames, D)
+        # z (batch, frames, D)
+        attended = attend(
+            self.query(features), self.key(mapped), self.value(mapped), present
+        )
+        return Output(self._classify(attended, lengths), pooled)
+
+    def folded(self, features: Tensor, means: Tensor, lengths: Tensor) -> Output:
+        """`forward` in about half the operations, equal to it up to rounding.
+
+        Whatever lies between the features x and the gates of the GRU is linear but for
+        the softmax, so its matrices are multiplied with each other once a step rather
+        than with every frame:
+
+        - a mean of affine images is the affine image of the mean, so Ê_lang needs only
+          the mean features, which never change;
+        - keys and values are affine in x: k_j = K x_j + b, v_j = V x_j + c. In
+          q_i · k_j = (Kᵀ q_i) · x_j + q_i · b the last term is the same for every j and
+          cancels in the softmax, so the scores compare Kᵀ q_i with the features
+          themselves. (For that reason the key's bias has no gradient, here None, in
+          `forward` zero up to rounding);
+        - the weights of a softmax sum to 1, so z_i = V (Σ_j a_ij x_j) + c, and V and c
+          go into the input weights of the GRU, as the transfer layer itself does in
+          `aln_linguistic`.
+
+        Args:
+            features: as in `forward`.
+            means: of each utterance's features over its frames (batch, D).
+            lengths: as in `forward`.
+        """
+        if self.system == "baseline2":
+            return Output(self._classify(features, lengths), None)
+        pooled = self.transfer(means)
+        if self.system == "aln_linguistic":
+            return Output(self._classify(features, lengths, self.transfer), pooled)
+        mapped = compose(self.mapping, self.transfer)
+        keys = self.key.weight @ mapped.weight  # K (D, D)
+        # Kᵀ f_q(x) (batch, frames, D)
+        queries = functional.linear(
+            features, keys.T @ self.query.weight, self.query.bias @ keys
+        )
+        present = frame_mask(lengths, features)
+        context = attend(queries, features, features, present)
+        values = compose(self.value, mapped)
+        return Output(self._classify(context, lengths, values), pooled)
+
+    def _classify(
+        self, sequence: Tensor, lengths: Tensor, before: Map | None = None
+    ) -> Tensor:
+        """f(z) of eq. 3: GRU, max-pool over frames, linear.
+
+        Args:
+            sequence: (batch, frames, F), padded on the right.
+            lengths: (batch).
+            before: an affine map of every frame to be folded into the GRU.
+
+        Returns:
+            Logits (batch, intents).
+        """
+        packed = pack_padded_sequence(
+            sequence, lengths, batch_first=True, enforce_sorted=False
+        )
+        outputs = self.gru(packed)[0] if before is None else self._run(packed, before)
+        # (batch, frames, directions · width); padding must never be the maximum
+        states, _ = pad_packed_sequence(
+            outputs, batch_first=True, padding_value=-math.inf
+        )
+        return self.classifier(self.dropout(states.amax(1)))
+
+    def _run(self, packed: PackedSequence, before: Map) -> PackedSequence:
+        """The GRU on the images of the frames under `before`, never computed."""
+        weights = []
+        for suffix in ("_l0", "_l0_reverse")[: 1 + self.gru.bidirectional]:
+            inputs = compose(
+                Affine(
+                    getattr(self.gru, f"weight_ih{suffix}"),
+                    getattr(self.gru, f"bias_ih{suffix}"),
+                ),
+                before,
+            )
+            recurrent = getattr(self.gru, f"weight_hh{suffix}")
+            bias = getattr(self.gru, f"bias_hh{suffix}")
+            weights += [inputs.weight, recurrent, inputs.bias, bias]
+        directions = len(weights) // 4
+        start = packed.data.new_zeros(
+            directions, int(packed.batch_sizes[0]), self.gru.hidden_size
+        )
+        outputs, _ = torch.gru(
+            packed.data,
+            packed.batch_sizes,
+            start,
+            weights,
+            has_biases=True,
+            num_layers=1,
+            dropout=0.0,
+            train=self.training,
+            bidirectional=self.gru.bidirectional,
+        )
+        return packed._replace(data=outputs)
+
+
+def frame_mask(lengths: Tensor, features: Tensor) -> Tensor:
+    """Which frames of `features` (batch, frames, …) are real: bool (batch, frames)."""
+    frames = torch.arange(features.shape[1], device=features.device)
+    return frames < lengths.to(features.device)[:, None]
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, present: Tensor) -> Tensor:
+    """Eq. 2, one head with d_k = D; padded frames get no weight.
+
+    Args:
+        queries: (batch, frames, D).
+        keys: (batch, frames, D).
+        values: (batch, frames, D).
+        present: (batch, frames), which frames are real.
+
+    Returns:
+        z (batch, frames, D); at padded frames without meaning.
+    """
+    scores = queries @ keys.mT / math.sqrt(keys.shape[-1])  # (batch, frames, frames)
+    scores = scores.masked_fill(~present[:, None], -math.inf)
+    return scores.softmax(-1) @ values
+
+
+def compose(outer: Map, inner: Map) -> Affine:
+    """The map x -> outer(inner(x))."""
+    bias = functional.linear(inner.bias, outer.weight, outer.bias)
+    return Affine(outer.weight @ inner.weight, bias)
+
+
+def losses(
+    output: Output, labels: Tensor, targets: Tensor | None, alpha: float | None
+) -> Losses:
+    """Eq. 4: α · transfer loss + (1 - α) · intent loss; for baseline2 the intent loss.
+
+    Args:
+        output: of the network.
+        labels: y (batch), class numbers.
+        targets: E_lang (batch, H); None for baseline2.
+        alpha: α; None for baseline2.
+    """
+    intent = functional.cross_entropy(output.logits, labels)  # eq. 3
+    if output.pooled is None:
+        return Losses(intent, None, intent)
+    assert targets is not None and alpha is not None
+    transfer = functional.mse_loss(output.pooled, targets)  # eq. 1
+    return Losses(alpha * transfer + (1 - alpha) * intent, transfer, intent)
+
+
+def save_student(
+    path: Path, weights: dict[str, np.ndarray], metadata: dict[str, Any]
+) -> None:
+    """Write `weights` and `metadata` (JSON-able, with `network`) to `path`."""
+    text = json.dumps(metadata, sort_keys=True)
+    save_file(weights, path, metadata={"student": text})
+
+
+def load_student(path: Path) -> tuple[AcousticLinguisticNetwork, dict[str, Any]]:
+    """The network in `path`, in `eval()`, and its metadata.
+
+    Metadata: system, alpha, seed, epoch, parameters, intents (sorted names; an index
+    is a class), acoustic_fingerprint, targets_fingerprint (None for baseline2), and
+    network, the arguments of `AcousticLinguisticNetwork`.
+
+    Raises:
+        CacheError: the file is missing, no student, or its weights do not fit.
+    """
+    fix = "run `aln-pipeline train-student`"
+    if not path.is_file():
+        raise CacheError("no student there", path=path, fix=fix)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()["student"])
+            names = file.keys()
+            weights = {name: file.get_tensor(name) for name in names}
+        model = AcousticLinguisticNetwork(**metadata["network"])
+        if model.classifier.out_features != len(metadata["intents"]):
+            raise ValueError("its classes are not its intents")
+        model.load_state_dict(weights)
+    # SafetensorError: another kind of file; RuntimeError: names or shapes do not fit.
+    except (KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise CacheError(f"not a student ({why})", path=path, fix=fix) from error
+    return model.eval(), metadata

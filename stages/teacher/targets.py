@@ -1,0 +1,165 @@
+"""Cache E_lang, the teacher's embedding of each distinct text (paper, section 2.2).
+
+Reads the manifest and the teacher's folder. Writes vectors of the teacher's width to
+the cache of targets, keyed by the hash of the normalised text, and the digest of those
+the manifest needs. A text that is cached already is not run again.
+
+E_lang = MeanPool(e_lang), the mean of the last hidden states over the real tokens,
+[CLS] and [SEP] among them, as the paper pools the whole sequence output; padding is
+left out.
+
+The train split's targets are all that a student learns from. Those of valid and test
+serve the figure of embeddings alone: the texts pass through a finished teacher and
+reach no training.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from stages.cache import CacheWriter, Header, write_digest
+from stages.errors import CacheError
+from stages.manifest import read_manifest
+from stages.provenance import fingerprint, hash_bytes, hash_file
+from stages.runtime import choose_device, progress
+from stages.teacher.bert import length_batches, load, load_tokenizer, quiet
+from stages.texts import normalise_text
+
+# What the folder says about its training; all else in it decides the vectors.
+_REPORTS = {"history.csv", "parameters.json", "predictions.csv", "scores.json"}
+_POOLING = {"pooling": "mean", "special_tokens": True}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `run` did."""
+
+    cache: Path
+    texts: int
+    computed: int
+    dim: int
+
+    def __str__(self) -> str:
+        """One line for the person who waited."""
+        return (
+            f"{self.cache}: targets of {self.texts:,} texts, {self.dim} values each, "
+            f"{self.computed:,} of them new"
+        )
+
+
+def run(
+    *,
+    manifest: Path,
+    teacher: Path,
+    cache: Path,
+    digest: Path,
+    device: str = "auto",
+    batch_size: int = 1,
+) -> Summary:
+    """Bring the cache of targets up to date with `manifest` and write its digest.
+
+    One text at a time gives every text the same bits whatever else is computed with
+    it, so the digest does not depend on how often the cache was filled. A larger batch
+    changes the last bits (below 1e-5).
+
+    Raises:
+        CacheError: no finished teacher in `teacher`, or one that gives NaN.
+        InputError: an unusable manifest or teacher.
+    """
+    where = choose_device(device)
+    texts = sorted({normalise_text(text) for text in read_manifest(manifest)["text"]})
+    by_key = {hash_bytes(text.encode()): text for text in texts}
+    with quiet():
+        header = _header(teacher)
+        with CacheWriter(cache, header) as writer:
+            missing = [by_key[key] for key in writer.missing(by_key)]
+            if missing:
+                model, tokenizer = load_teacher(teacher, where)
+                vectors = embed(model, tokenizer, missing, batch_size)
+                bar = progress(
+                    vectors, total=len(missing), description="targets", unit="text"
+                )
+                for text, vector in bar:
+                    key = hash_bytes(text.encode())
+                    writer.add(text_id(text), key, vector[None])
+    rows = [(text_id(text), key) for key, text in by_key.items()]
+    write_digest(digest, cache, header.fingerprint, rows)
+    return Summary(cache, texts=len(texts), computed=len(missing), dim=header.dim)
+
+
+def text_id(text: str) -> str:
+    """A normalised text's id, without spaces: no such text holds an underscore."""
+    return text.replace(" ", "_") or "_"
+
+
+def load_teacher(
+    teacher: Path, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The frozen encoder, on `device`, and the tokenizer in the folder `teacher`.
+
+    Raises:
+        InputError: the folder cannot be loaded.
+    """
+    classifier = load(
+        AutoModelForSequenceClassification,
+        str(teacher),
+        dtype=torch.float32,
+        use_safetensors=True,
+    )
+    encoder = classifier.base_model.eval().requires_grad_(False)
+    return encoder.to(device), load_tokenizer(str(teacher))
+
+
+def embed(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    batch_size: int = 1,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Each of `texts` with its E_lang, (hidden,) float32, the short ones first."""
+    for places, batch in length_batches(tokenizer, texts, batch_size):
+        with torch.inference_mode():
+            batch = batch.to(model.device)
+            states = model(**batch).last_hidden_state  # (batch, tokens, hidden)
+            real = batch["attention_mask"].unsqueeze(-1)  # (batch, tokens, 1)
+            vectors = (states * real).sum(dim=1) / real.sum(dim=1)  # (batch, hidden)
+        for place, vector in zip(places, vectors.float().cpu().numpy(), strict=True):
+            yield texts[place], vector
+
+
+def _header(teacher: Path) -> Header:
+    """The header of the targets that the teacher in the folder `teacher` gives.
+
+    Raises:
+        CacheError: no finished teacher there.
+    """
+    try:
+        parameters = json.loads((teacher / "parameters.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise CacheError(
+            "no teacher there", path=teacher, fix="run `aln-pipeline train-teacher`"
+        ) from None
+    hashes = {
+        path.name: hash_file(path)
+        for path in sorted(teacher.iterdir())
+        if path.is_file() and path.name not in _REPORTS
+    }
+    return Header(
+        kind="targets",
+        encoder=PurePath(parameters["model"]).name,
+        fingerprint=fingerprint({"files": hashes, **_POOLING}),
+        parameters={**_POOLING, "max_tokens": parameters["max_tokens"]},
+        dim=load(AutoConfig, str(teacher)).hidden_size,
+        dtype="float32",
+        frame_step=0,
+    )

@@ -1,0 +1,694 @@
+"""The report: figures held against counting by hand, choices, pictures, bad input."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
+from stages.manifest import write_manifest
+from stages.report.figures import confusion_figure, history_figure
+from stages.report.params import ReportParams
+from stages.report.projection import capped_perplexity, project
+from stages.report.run import run
+from stages.report.scores import best_by_valid, intent_scores, spread
+from stages.report.systems import HISTORY_COLUMNS, System, parse_name
+from stages.report.tables import corpus_table, table1_differences
+
+INTENTS = ["activate|lights|none", "bring|shoes|none", "increase|heat|none", "stop"]
+PER_SPLIT = {"train": 8, "valid": 12, "test": 20}
+# How many of a split's utterances, in order of id, each of two seeds gets wrong. ALN
+# at 0.8 is the better one on valid, at 0.5 the better one on test.
+ERRORS = {
+    "baseline2": {"valid": (4, 5), "test": (6, 8)},
+    "aln_linguistic-0.5": {"valid": (3, 3), "test": (5, 5)},
+    "aln_linguistic-0.8": {"valid": (5, 4), "test": (4, 4)},
+    "aln-0.5": {"valid": (3, 2), "test": (1, 1)},
+    "aln-0.8": {"valid": (2, 1), "test": (4, 2)},
+}
+TEACHER_ERRORS = {"valid": 1, "test": 2}
+SEEDS = (1, 2)
+
+
+def build_manifest(folder: Path) -> pd.DataFrame:
+    """Two wordings of each intent in train, two more in valid and test."""
+    rows = []
+    for split, count in PER_SPLIT.items():
+        for number in range(count):
+            intent = INTENTS[number % len(INTENTS)]
+            wording = number // len(INTENTS) % (2 if split == "train" else 4)
+            rows.append(
+                {
+                    "id": f"demo/{split}/{number:02d}",
+                    "path": f"{split}/{number:02d}.wav",
+                    "split": split,
+                    "speaker": f"{split} {number % 3}",
+                    "text": f"Please, {intent.split('|')[0]} NUMBER {wording}!",
+                    "intent": intent,
+                    "seconds": 1.5 + number / 10,
+                    "audio_sha256": "0" * 64,
+                }
+            )
+    table = pd.DataFrame(rows)
+    write_manifest(folder / "manifest.csv", table)
+    conditions = ["clean", "noise | 5 dB"]
+    with open(folder / "conditions.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "condition"])
+        for row in rows:
+            if row["split"] == "test":
+                writer.writerow([row["id"], conditions[int(row["id"][-2:]) % 2]])
+    return table
+
+
+def mislabel(rows: pd.DataFrame, errors: int) -> list[str]:
+    """The intents of `rows`, the first `errors` of them replaced by the next intent."""
+    return [
+        INTENTS[(INTENTS.index(intent) + (place < errors)) % len(INTENTS)]
+        for place, intent in enumerate(rows["intent"])
+    ]
+
+
+def build_student(folder: Path, name: str, table: pd.DataFrame, seeds=SEEDS) -> None:
+    """The files a training leaves, with `ERRORS[name]` mistakes."""
+    folder.mkdir(parents=True)
+    kind, _, alpha = name.partition("-")
+    runs, predictions, history = [], [], []
+    for place, seed in enumerate(seeds):
+        accuracies = {}
+        for split in ("valid", "test"):
+            rows = table[table["split"] == split].sort_values("id")
+            errors = ERRORS[name][split][place]
+            accuracies[f"{split}_accuracy"] = 100 * (1 - errors / len(rows))
+            predictions.append(rows.assign(seed=seed, predicted=mislabel(rows, errors)))
+        runs.append({"seed": seed, "best_epoch": 3, **accuracies})
+        for epoch in (1, 2, 3):
+            transfer = "" if kind == "baseline2" else 0.5 / epoch
+            accuracy = 20.0 * epoch + seed
+            history.append((seed, epoch, 1 / epoch, transfer, 1.0, 50.0, accuracy))
+    pd.concat(predictions)[["seed", "id", "split", "intent", "predicted"]].to_csv(
+        folder / "predictions.csv", index=False
+    )
+    pd.DataFrame(history, columns=list(HISTORY_COLUMNS)).to_csv(
+        folder / "history.csv", index=False
+    )
+    metrics = {
+        "system": kind,
+        "alpha": float(alpha) if alpha else None,
+        "parameters": {},
+        "seeds": runs,
+    }
+    for key in ("valid_accuracy", "test_accuracy"):
+        metrics[key] = float(np.mean([one[key] for one in runs]))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    if alpha:
+        ids = table.loc[table["split"] == "valid", "id"].to_numpy(dtype=str)
+        generator = np.random.default_rng(0)
+        teacher = generator.normal(size=(len(ids), 6)).astype(np.float32)
+        np.savez(
+            folder / "embeddings.npz",
+            ids=ids,
+            teacher=teacher,
+            student_first=teacher + np.float32(2.0),
+            student_last=teacher + np.float32(0.5),
+        )
+
+
+def build_teacher(folder: Path, table: pd.DataFrame) -> None:
+    folder.mkdir()
+    parts = [
+        rows.assign(predicted=mislabel(rows, TEACHER_ERRORS[split]))
+        for split, rows in table[table["split"] != "train"].groupby("split")
+    ]
+    pd.concat(parts)[["id", "split", "intent", "predicted"]].to_csv(
+        folder / "predictions.csv", index=False
+    )
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> Path:
+    """Everything a report reads, in one folder; tests that spoil it take a copy."""
+    folder = tmp_path_factory.mktemp("given")
+    table = build_manifest(folder)
+    build_teacher(folder / "teacher", table)
+    for name in ERRORS:
+        build_student(folder / "student" / name, name, table)
+    (folder / "encoder.json").write_text(
+        json.dumps(
+            {
+                "conditions": {
+                    "unheard voices": {"trained": 95.5, "random": 87.0, "log_mel": 60},
+                    "8 kHz": {"trained": 71.0, "random": 31.0, "log_mel": 27.25},
+                },
+                "recipe": {"hours": 10},
+                "frame_accuracy": {"phoneme": {"heard": 74.5}, "word": 40.0},
+            }
+        )
+    )
+    return folder
+
+
+def report(given: Path, output: Path, params=None, *, names=tuple(ERRORS), **changes):
+    """Run the stage on `given`, all students unless named."""
+    inputs = {
+        "corpus": "demo",
+        "manifest": given / "manifest.csv",
+        "intents": given / "intents.json",
+        "teacher": given / "teacher",
+        "students": {name: given / "student" / name for name in names},
+        "encoder_scores": given / "encoder.json",
+        "output": output,
+    }
+    return run(params or ReportParams(), **(inputs | changes))
+
+
+@pytest.fixture(scope="module")
+def written(given, tmp_path_factory) -> tuple[Path, dict]:
+    """A report's folder and its results."""
+    output = tmp_path_factory.mktemp("out") / "report"
+    before = dict(matplotlib.rcParams)
+    report(given, output)
+    assert dict(matplotlib.rcParams) == before
+    return output, json.loads((output / "results.json").read_text())
+
+
+@pytest.fixture
+def spoiled(given, tmp_path) -> Path:
+    """A copy of `given` to spoil."""
+    return Path(shutil.copytree(given, tmp_path / "given"))
+
+
+def page_rows(page: str, title: str) -> list[list[str]]:
+    """The cells of every table row of `page` whose first cell has `title`."""
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if "|" in line]
+    return [row for row in rows if row[0].strip("* ★") == title]
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_accuracies_are_means_and_deviations_over_seeds(written, name):
+    row = written[1]["systems"][name]
+    for split in ("valid", "test"):
+        wrong = np.array(ERRORS[name][split]) / PER_SPLIT[split]
+        first, second = 100 * (1 - wrong)
+        assert row[f"{split}_accuracy"] == pytest.approx((first + second) / 2, abs=1e-4)
+        assert row[f"{split}_accuracy_std"] == pytest.approx(
+            abs(first - second) / np.sqrt(2), abs=1e-4
+        )
+    assert row["seeds"] == 2
+
+
+def test_the_teacher_is_one_run(written):
+    row = written[1]["systems"]["baseline1_text"]
+    assert row["valid_accuracy"] == pytest.approx(100 * 11 / 12, abs=1e-4)
+    assert row["test_accuracy"] == 90.0
+    assert row["test_accuracy_std"] == 0.0
+    assert row["paper"] == {"atis": 93.73, "fsc": 100.0}
+
+
+@pytest.mark.parametrize("name", ["baseline2", "aln-0.8"])
+def test_macro_f1_is_the_mean_over_intents_and_seeds(given, written, name):
+    table = pd.read_csv(given / "student" / name / "predictions.csv")
+    scores = []
+    for seed in SEEDS:
+        rows = table[(table["seed"] == seed) & (table["split"] == "test")]
+        actual, predicted = rows["intent"].to_numpy(), rows["predicted"].to_numpy()
+        for intent in INTENTS:
+            hits = np.sum((actual == intent) & (predicted == intent))
+            scores.append(
+                2 * hits / (np.sum(actual == intent) + np.sum(predicted == intent))
+            )
+    assert written[1]["systems"][name]["test_macro_f1"] == pytest.approx(
+        100 * np.mean(scores), abs=1e-4
+    )
+
+
+def test_an_intent_without_test_utterances_has_no_scores():
+    rows = [
+        (1, "a", "test", "yes", "yes"),
+        (1, "b", "test", "no", "yes"),
+        (1, "c", "valid", "rare", "rare"),
+    ]
+    table = pd.DataFrame(rows, columns=["seed", "id", "split", "intent", "predicted"])
+    scores = intent_scores(table, ["no", "rare", "yes"])
+    assert scores["support"].to_list() == [1, 0, 1]
+    assert scores.loc["rare", ["precision", "recall", "f1"]].isna().all()
+    assert scores.loc["no", "precision"] == 0.0
+    assert scores.loc["yes", "precision"] == 50.0
+    assert np.nanmean(scores["f1"]) == pytest.approx(100 * (0 + 2 / 3) / 2)
+
+
+def test_spread_of_one_value_is_zero():
+    assert spread(np.array([7.0])) == (7.0, 0.0)
+    assert spread(np.array([1.0, 3.0])) == (2.0, pytest.approx(np.sqrt(2)))
+
+
+def test_table_1_counts_this_corpus(given, written):
+    counts = written[1]["table1"]
+    seconds = [1.5 + number / 10 for number in range(20)]
+    assert counts["test"] == {
+        "utterances": 20,
+        "minutes": pytest.approx(sum(seconds) / 60, abs=1e-4),
+        "mean_seconds": pytest.approx(sum(seconds) / 20, abs=1e-4),
+        "intents": 4,
+        "speakers": 3,
+        "distinct_texts": 16,
+        "texts_shared_with_train": 8,
+    }
+    assert counts["train"]["distinct_texts"] == 8
+    assert "texts_shared_with_train" not in counts["train"]
+
+
+def test_wordings_and_conditions_split_the_test_accuracy(given, written):
+    results = written[1]
+    table = pd.read_csv(given / "student" / "baseline2" / "predictions.csv")
+    test = table[table["split"] == "test"]
+    number = test["id"].str[-2:].astype(int).to_numpy()
+    right = (test["intent"] == test["predicted"]).to_numpy()
+    # 8 utterances bring one wording of each intent twice around: 0, 1 are in train.
+    heard = number // 4 % 4 < 2
+    for groups, value, mask in (
+        ("wording", "heard", heard),
+        ("wording", "unheard", ~heard),
+        ("conditions", "clean", number % 2 == 0),
+        ("conditions", "noise | 5 dB", number % 2 == 1),
+    ):
+        assert results[groups][value]["baseline2"] == pytest.approx(
+            100 * right[mask].mean(), abs=1e-4
+        )
+        assert list(results[groups][value]) == sorted(results["systems"])
+
+
+def test_alpha_is_chosen_on_valid_not_on_test(written):
+    output, results = written
+    systems = results["systems"]
+    assert systems["aln-0.5"]["test_accuracy"] > systems["aln-0.8"]["test_accuracy"]
+    assert results["best"] == {"aln": "aln-0.8", "aln_linguistic": "aln_linguistic-0.5"}
+    page = (output / "results.md").read_text()
+    assert "| **ALN, α 0.8** ★ |" in page
+    assert "| ALN, α 0.5 |" in page
+    assert "## Intents: ALN, α 0.8" in page
+    assert "ALN, α 0.8 differs from Baseline-2 by +20.00 points (20 utterances" in page
+
+
+def test_of_equal_alphas_the_first_shown_is_chosen():
+    empty = pd.DataFrame({"seed": [1]})
+    systems = [System(f"aln-{a}", "aln", a, empty, empty) for a in (0.8, 0.5)]
+    rows = {system.name: {"valid_accuracy": 90.0} for system in systems}
+    assert best_by_valid(systems, rows) == {"aln": "aln-0.8"}
+
+
+@pytest.mark.parametrize(
+    ("title", "cells"),
+    [
+        ("Baseline-1, ground-truth text", ["91.67", "90.00", "93.73", "100.00"]),
+        (
+            "Baseline-2, acoustic embeddings",
+            ["62.50 ± 5.89", "65.00 ± 7.07", "85.34", "98.80"],
+        ),
+        ("ALN linguistic, α 0.5", ["75.00 ± 0.00", "75.00 ± 0.00", "85.00", "97.20"]),
+        ("ALN linguistic, α 0.8", ["62.50 ± 5.89", "80.00 ± 0.00", "87.75", "98.31"]),
+        ("ALN, α 0.5", ["79.17 ± 5.89", "95.00 ± 0.00", "86.37", "99.02"]),
+        ("ALN, α 0.8", ["87.50 ± 5.89", "85.00 ± 7.07", "90.86", "99.07"]),
+    ],
+)
+def test_the_page_has_a_row_a_system_beside_the_papers(written, title, cells):
+    page = (written[0] / "results.md").read_text()
+    row, *groups = page_rows(page, title)
+    assert [row[1], row[2], row[4], row[5]] == cells
+    assert len(groups) == 2, "wordings, conditions"
+
+
+def test_the_page_says_what_the_demo_is_and_shows_its_pictures(written):
+    output, _ = written
+    page = (output / "results.md").read_text()
+    for fact in ("espeak-ng", "pretrained by this project", "initialised at random"):
+        assert fact in page
+    for name in ("accuracy", "confusion", "figure2", "history"):
+        assert f"]({name}.png)" in page
+        assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    (row,) = page_rows(page, "utterances")
+    assert row[1:] == ["8", "12", "20", "5,253", "580", "23,132", "3,793"]
+
+
+def test_pipes_in_names_do_not_break_the_tables(written):
+    page = (written[0] / "results.md").read_text()
+    assert r"| `activate\|lights\|none` |" in page
+    assert r"| noise \| 5 dB (10) |" in page
+
+
+def test_encoder_scores_stand_beside_their_controls(written):
+    page = (written[0] / "results.md").read_text()
+    assert "| 8 kHz | 71.00 | 31.00 | 27.25 |" in page
+    assert "| phoneme, heard | 74.5 |" in page
+
+
+def test_transfer_loss_is_equation_1_at_both_epochs(written):
+    assert written[1]["transfer_loss"] == pytest.approx({"first": 4.0, "last": 0.25})
+
+
+def test_data_for_dvc_plots(given, written):
+    output, results = written
+    history = pd.read_csv(output / "plots" / "history.csv")
+    assert list(history) == ["system", *HISTORY_COLUMNS]
+    assert len(history) == len(ERRORS) * len(SEEDS) * 3
+    curves = pd.read_csv(output / "plots" / "valid_accuracy.csv")
+    assert list(curves) == ["epoch", *ERRORS]
+    assert curves["aln-0.8"].to_list() == [21.5, 41.5, 61.5]
+    confusion = pd.read_csv(output / "plots" / "confusion.csv")
+    assert list(confusion) == ["actual", "predicted"]
+    right = (confusion["actual"] == confusion["predicted"]).mean()
+    assert 100 * right == pytest.approx(results["systems"]["aln-0.8"]["test_accuracy"])
+    accuracy = pd.read_csv(output / "plots" / "accuracy.csv")
+    test = accuracy[accuracy["split"] == "test"].set_index("system")["accuracy"]
+    assert test.to_dict() == {
+        name: row["test_accuracy"] for name, row in results["systems"].items()
+    }
+
+
+def test_the_same_inputs_give_the_same_bytes_anywhere(given, written, tmp_path):
+    moved = Path(shutil.copytree(given, tmp_path / "elsewhere"))
+    report(moved, tmp_path / "again")
+    first = {p.relative_to(written[0]): p for p in written[0].rglob("*") if p.is_file()}
+    names = {p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*")}
+    assert names - {Path("plots")} == set(first)
+    for name, path in sorted(first.items()):
+        assert path.read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_without_a_transfer_system_a_former_figure_2_goes(given, tmp_path):
+    output = tmp_path / "report"
+    output.mkdir()
+    for name in ("figure2.png", "notes.txt"):
+        (output / name).write_text("former")
+    (given_copy := tmp_path / "given").mkdir()
+    for name in ("manifest.csv", "intents.json"):
+        shutil.copy(given / name, given_copy)
+    (given_copy / "conditions.csv").write_text("id,condition\n")
+    summary = report(
+        given,
+        output,
+        names=["baseline2"],
+        corpus="mine",
+        manifest=given_copy / "manifest.csv",
+        encoder_scores=None,
+    )
+    assert str(summary).startswith(f"wrote {output / 'results.md'}: Baseline-2")
+    assert not (output / "figure2.png").exists()
+    assert (output / "notes.txt").read_text() == "former"
+    page = (output / "results.md").read_text()
+    for absent in ("Figure 2", "★", "condition", "shipped encoder", "espeak"):
+        assert absent not in page
+    assert "The paper has no figures for this corpus" in page
+
+
+def test_names_of_students():
+    assert parse_name("baseline2") == ("baseline2", None)
+    assert parse_name("aln_linguistic-0.25") == ("aln_linguistic", 0.25)
+    for name in ("aln", "baseline2-0.5", "baseline3", "aln-much"):
+        with pytest.raises(ConfigurationError, match="aln-<alpha>"):
+            parse_name(name)
+
+
+def edit_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_csv(path: Path, change) -> None:
+    change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(
+        path, index=False
+    )
+
+
+def edit_embeddings(path: Path, **changes) -> None:
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    np.savez(path, **(arrays | changes))
+
+
+def reseed(given: Path) -> None:
+    shutil.rmtree(given / "student" / "aln-0.5")
+    table = pd.read_csv(given / "manifest.csv")
+    build_student(given / "student" / "aln-0.5", "aln-0.5", table, seeds=(1, 3))
+
+
+ALN = "student/aln-0.8"
+SPOILERS = {
+    "student missing": (
+        lambda given: shutil.rmtree(given / ALN),
+        CacheError,
+        "aln-0.8/metrics.json: no such file; fix: run `dvc repro student`",
+    ),
+    "teacher missing": (
+        lambda given: shutil.rmtree(given / "teacher"),
+        CacheError,
+        "fix: run `dvc repro teacher`",
+    ),
+    "another alpha": (
+        lambda given: edit_json(given / ALN / "metrics.json", alpha=0.3),
+        CacheError,
+        "found system aln, alpha 0.3; expected system aln, alpha 0.8",
+    ),
+    "metrics cut": (
+        lambda given: (given / ALN / "metrics.json").write_text('{"system": '),
+        CacheError,
+        "not JSON",
+    ),
+    "metrics of something else": (
+        lambda given: (given / ALN / "metrics.json").write_text("{}"),
+        CacheError,
+        "not the metrics of a student",
+    ),
+    "accuracy not of these predictions": (
+        lambda given: edit_json(given / ALN / "metrics.json", test_accuracy=99.0),
+        CacheError,
+        "found 85.00%; expected 99.00%",
+    ),
+    "seed lost from predictions": (
+        lambda given: edit_csv(
+            given / ALN / "predictions.csv", lambda table: table[table["seed"] == "1"]
+        ),
+        CacheError,
+        "of other seeds",
+    ),
+    "seeds differ between systems": (reseed, CacheError, "have different seeds"),
+    "utterance lost from predictions": (
+        lambda given: edit_csv(
+            given / ALN / "predictions.csv", lambda table: table.drop(index=0)
+        ),
+        CacheError,
+        "31 of seed 1, they differ at demo/valid/00; expected 32",
+    ),
+    "manifest relabelled since": (
+        lambda given: edit_csv(
+            given / "manifest.csv",
+            lambda table: table.assign(
+                intent=table["intent"].where(table["id"] != "demo/test/00", "stop")
+            ),
+        ),
+        CacheError,
+        "they differ at demo/test/00",
+    ),
+    "unknown intent predicted": (
+        lambda given: edit_csv(
+            given / "teacher" / "predictions.csv",
+            lambda table: table.assign(predicted="sing"),
+        ),
+        CacheError,
+        "found 'sing'.*dvc repro teacher",
+    ),
+    "history without a column": (
+        lambda given: edit_csv(
+            given / ALN / "history.csv", lambda table: table.drop(columns="loss")
+        ),
+        CacheError,
+        "history.csv: not the table it should be",
+    ),
+    "history of words": (
+        lambda given: edit_csv(
+            given / ALN / "history.csv", lambda table: table.assign(loss="low")
+        ),
+        CacheError,
+        "column loss holds something that is no number",
+    ),
+    "embeddings missing": (
+        lambda given: (given / ALN / "embeddings.npz").unlink(),
+        CacheError,
+        "embeddings.npz: no such file",
+    ),
+    "embeddings damaged": (
+        lambda given: (given / ALN / "embeddings.npz").write_bytes(b"PK\3\4 no more"),
+        CacheError,
+        "not the embeddings of a student",
+    ),
+    "embeddings of others": (
+        lambda given: edit_embeddings(
+            given / ALN / "embeddings.npz", ids=np.array([f"x{i}" for i in range(12)])
+        ),
+        CacheError,
+        "embeddings of other utterances",
+    ),
+    "embeddings of two widths": (
+        lambda given: edit_embeddings(
+            given / ALN / "embeddings.npz", student_last=np.zeros((12, 5))
+        ),
+        CacheError,
+        "embeddings of different shapes",
+    ),
+    "embeddings not finite": (
+        lambda given: edit_embeddings(
+            given / ALN / "embeddings.npz", student_last=np.full((12, 6), np.nan)
+        ),
+        CacheError,
+        "not finite",
+    ),
+    "condition missing": (
+        lambda given: edit_csv(
+            given / "conditions.csv", lambda table: table.drop(index=0)
+        ),
+        InputError,
+        "1 test utterances have no condition; found none for demo/test/00",
+    ),
+    "conditions misnamed": (
+        lambda given: edit_csv(
+            given / "conditions.csv", lambda table: table.rename(columns={"id": "name"})
+        ),
+        InputError,
+        "found columns name, condition",
+    ),
+    "encoder scores without a control": (
+        lambda given: edit_json(
+            given / "encoder.json", conditions={"clean": {"trained": 90.0}}
+        ),
+        InputError,
+        "not the scores of an encoder",
+    ),
+    "encoder scores missing": (
+        lambda given: (given / "encoder.json").unlink(),
+        InputError,
+        "no encoder scores there",
+    ),
+}
+
+
+@pytest.mark.parametrize("spoiler", SPOILERS)
+def test_bad_input_is_named_and_leaves_the_former_report(spoiled, tmp_path, spoiler):
+    spoil, error, message = SPOILERS[spoiler]
+    spoil(spoiled)
+    output = tmp_path / "report"
+    output.mkdir()
+    (output / "results.md").write_text("former")
+    with pytest.raises(PipelineError, match=message) as caught:
+        report(spoiled, output, ReportParams(tsne_intents=1))
+    assert type(caught.value) is error
+    assert [path.name for path in output.iterdir()] == ["results.md"]
+    assert (output / "results.md").read_text() == "former"
+
+
+@pytest.mark.parametrize(
+    ("params", "names", "message"),
+    [
+        (ReportParams(tsne_intents=0), ERRORS, "expected 1 to 10"),
+        (ReportParams(tsne_intents=11), ERRORS, "expected 1 to 10"),
+        (ReportParams(tsne_perplexity=0.0), ERRORS, "not positive"),
+        (ReportParams(), (), "no student to report"),
+        (ReportParams(), ("aln-big",), "found 'aln-big'"),
+    ],
+)
+def test_unusable_parameters(given, tmp_path, params, names, message):
+    with pytest.raises(ConfigurationError, match=message):
+        report(given, tmp_path / "report", params, names=tuple(names))
+
+
+@pytest.mark.parametrize(("teachers", "students"), [(1, 1), (2, 1), (3, 5)])
+def test_few_points_lower_the_perplexity_and_say_so(caplog, teachers, students):
+    generator = np.random.default_rng(3)
+    teacher = generator.normal(size=(teachers, 4))
+    student = generator.normal(size=(students, 4))
+    with caplog.at_level("INFO", logger="stages.report.projection"):
+        placed = project(teacher, student, perplexity=30.0, seed=0)
+    assert [part.shape for part in placed] == [(teachers, 2), (students, 2)]
+    assert np.isfinite(np.concatenate(placed)).all()
+    assert f"for {teachers + students} points" in caplog.text
+
+
+def test_perplexity_is_kept_where_the_points_allow_it():
+    assert capped_perplexity(30.0, 91) == 30.0
+    assert capped_perplexity(30.0, 90) == pytest.approx(89 / 3)
+
+
+def test_the_page_tells_a_lowered_perplexity(written):
+    page = (written[0] / "results.md").read_text()
+    assert "perplexity 7.67 (lowered from 30:" in page
+
+
+def test_joint_projection_keeps_near_what_is_near():
+    generator = np.random.default_rng(1)
+    centres = 10 * np.eye(3, 8).repeat(15, axis=0)
+    teacher = centres + generator.normal(scale=0.1, size=centres.shape)
+    student = centres + generator.normal(scale=0.1, size=centres.shape)
+    left, right = project(teacher, student, perplexity=8.0, seed=0)
+    distances = np.linalg.norm(left[:, None] - right[None], axis=-1)
+    assert (distances.argmin(axis=1) // 15 == np.arange(45) // 15).all()
+
+
+def test_a_confusion_matrix_of_31_intents_fits_its_picture():
+    intents = [f"change language|number {i:02d}|washroom" for i in range(31)]
+    table = pd.DataFrame(
+        {
+            "split": "test",
+            "intent": intents * 4,
+            "predicted": intents * 3 + intents[1:] + intents[:1],
+        }
+    )
+    picture = imread(io.BytesIO(confusion_figure(table, intents, "Confusion")))
+    height, width = picture.shape[:2]
+    assert 31 * 35 < min(height, width) <= max(height, width) < 2200
+    edges = [picture[:3], picture[-3:], picture[:, :3], picture[:, -3:]]
+    assert all((edge == 1).all() for edge in edges), "something is cut off"
+
+
+def test_pictures_do_not_follow_a_users_settings():
+    history = pd.DataFrame(
+        [(1, 1, 1.0, 1.0, 1.0, 10.0, 20.0), (1, 2, 0.5, 0.5, 0.5, 30.0, 40.0)],
+        columns=list(HISTORY_COLUMNS),
+    )
+    systems = [System("aln-0.5", "aln", 0.5, history, history)]
+    plain = history_figure(systems)
+    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 20}):
+        assert history_figure(systems) == plain
+
+
+def test_published_corpora_are_held_against_table_1():
+    counts = {"utterances": 23132, "minutes": 882.951, "mean_seconds": 2.2902}
+    fsc = {
+        "train": counts | {"intents": 31},
+        "valid": counts | {"intents": 31},
+        "test": {
+            "utterances": 3790,
+            "minutes": 154.58,
+            "mean_seconds": 2.45,
+            "intents": 31,
+        },
+    }
+    assert table1_differences("fsc", fsc) == [
+        "test, utterances: 3,790, the paper has 3,793 (−3)"
+    ]
+    assert "- test, utterances: 3,790" in corpus_table("fsc", fsc)
+    fsc["test"]["utterances"] = 3793
+    assert "Train and test are the paper's" in corpus_table("fsc", fsc)
+
+
+def test_parameters_import_nothing_heavy():
+    heavy = "{'torch', 'sklearn', 'matplotlib', 'pandas', 'numpy'}"
+    code = f"import sys, stages.report.params; assert not {heavy} & set(sys.modules)"
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

@@ -1,0 +1,464 @@
+"""The student's network against numpy, its masks, its folding, its batches and file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from stages.errors import CacheError, ConfigurationError
+from stages.student.batches import Utterances
+from stages.student.model import (
+    AcousticLinguisticNetwork,
+    Output,
+    load_student,
+    losses,
+    save_student,
+)
+from stages.student.params import SYSTEMS, StudentParams, check_system
+
+D, H, INTENTS, WIDTH = 6, 9, 4, 5
+LENGTHS = torch.tensor([4, 7, 1, 5])
+TRANSFER_SYSTEMS = ("aln_linguistic", "aln")
+
+
+def make_network(system: str, *, bidirectional: bool = True) -> dict[str, Any]:
+    return {
+        "system": system,
+        "acoustic_dim": D,
+        "linguistic_dim": None if system == "baseline2" else H,
+        "intents": INTENTS,
+        "gru_width": WIDTH,
+        "gru_bidirectional": bidirectional,
+        "dropout": 0.0,
+    }
+
+
+def make_model(system: str, *, bidirectional: bool = True) -> AcousticLinguisticNetwork:
+    torch.manual_seed(3)
+    network = make_network(system, bidirectional=bidirectional)
+    return AcousticLinguisticNetwork(**network).double()
+
+
+def make_features(lengths: torch.Tensor = LENGTHS) -> torch.Tensor:
+    """Random frames, padded with values that would be seen if they were used."""
+    generator = torch.Generator().manual_seed(4)
+    shape = (len(lengths), int(lengths.max()), D)
+    features = torch.randn(shape, generator=generator, dtype=torch.float64)
+    for row, length in zip(features, lengths, strict=True):
+        row[length:] = 50.0
+    return features
+
+
+def make_targets() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(len(LENGTHS), H, generator=generator, dtype=torch.float64)
+
+
+def means(features: torch.Tensor, lengths: torch.Tensor = LENGTHS) -> torch.Tensor:
+    pairs = zip(features, lengths, strict=True)
+    return torch.stack([row[:length].mean(0) for row, length in pairs])
+
+
+def both(
+    model: AcousticLinguisticNetwork,
+    features: torch.Tensor,
+    lengths: torch.Tensor = LENGTHS,
+) -> dict[str, Output]:
+    return {
+        "literal": model(features, lengths),
+        "folded": model.folded(features, means(features, lengths), lengths),
+    }
+
+
+# The paper's equations, one utterance at a time, so without any padding.
+
+
+def by_hand(
+    model: AcousticLinguisticNetwork, frames: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Logits and Ê_lang of one utterance (T, D)."""
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    sequence, pooled = frames, None
+    if model.system != "baseline2":
+        sequence = linear("transfer", frames)
+        pooled = sequence.mean(0)
+    if model.system == "aln":
+        mapped = linear("mapping", sequence)
+        query, key, value = (
+            linear("query", frames),
+            linear("key", mapped),
+            linear("value", mapped),
+        )
+        sequence = np.empty_like(frames)
+        for i, q in enumerate(query):
+            weight = np.array([np.exp(np.dot(q, k) / np.sqrt(D)) for k in key])
+            sequence[i] = sum(w * v for w, v in zip(weight, value, strict=True))
+            sequence[i] /= weight.sum()
+    directions = [gru_by_hand(weights, "", sequence)]
+    if model.gru.bidirectional:
+        directions.append(gru_by_hand(weights, "_reverse", sequence[::-1]))
+    states = np.concatenate([states.max(0) for states in directions])
+    return linear("classifier", states), pooled
+
+
+def gru_by_hand(
+    weights: dict[str, np.ndarray], suffix: str, sequence: np.ndarray
+) -> np.ndarray:
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    names = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
+    w, b, u, c = (weights[f"gru.{name}_l0{suffix}"] for name in names)
+    state, states = np.zeros(WIDTH), []
+    for frame in sequence:
+        (ri, zi, ni), (rh, zh, nh) = (
+            np.split(w @ frame + b, 3),
+            np.split(u @ state + c, 3),
+        )
+        reset, update = sigmoid(ri + rh), sigmoid(zi + zh)
+        state = (1 - update) * np.tanh(ni + reset * nh) + update * state
+        states.append(state)
+    return np.array(states)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_networks_are_the_equations_of_the_paper(
+    system: str, bidirectional: bool
+) -> None:
+    model = make_model(system, bidirectional=bidirectional)
+    features = make_features()
+    with torch.no_grad():
+        outputs = both(model, features)
+    for number, length in enumerate(LENGTHS.tolist()):
+        logits, pooled = by_hand(model, features[number, :length].numpy())
+        for output in outputs.values():
+            np.testing.assert_allclose(output.logits[number], logits, atol=1e-12)
+            if pooled is None:
+                assert output.pooled is None
+            else:
+                assert output.pooled is not None
+                np.testing.assert_allclose(output.pooled[number], pooled, atol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
+def test_losses_are_equations_1_3_and_4(alpha: float) -> None:
+    generator = np.random.default_rng(1)
+    logits, pooled = generator.normal(size=(3, INTENTS)), generator.normal(size=(3, H))
+    targets, labels = generator.normal(size=(3, H)), np.array([2, 0, 3])
+    output = Output(torch.tensor(logits), torch.tensor(pooled))
+    loss = losses(output, torch.tensor(labels), torch.tensor(targets), alpha)
+
+    transfer = sum(
+        (targets[i] - pooled[i]) @ (targets[i] - pooled[i]) for i in range(3)
+    )
+    transfer /= 3 * H
+    chosen = [
+        np.exp(row[label]) / np.exp(row).sum()
+        for row, label in zip(logits, labels, strict=True)
+    ]
+    intent = -np.log(chosen).mean()
+    assert loss.transfer is not None
+    assert float(loss.transfer) == pytest.approx(transfer, rel=1e-12)
+    assert float(loss.intent) == pytest.approx(intent, rel=1e-12)
+    total = alpha * transfer + (1 - alpha) * intent
+    assert float(loss.total) == pytest.approx(total, rel=1e-12)
+
+
+def test_the_loss_of_baseline2_is_the_intent_loss_alone() -> None:
+    output = Output(torch.tensor([[1.0, 3.0]]), None)
+    loss = losses(output, torch.tensor([0]), None, None)
+    assert loss.transfer is None
+    assert float(loss.total) == pytest.approx(np.log(1 + np.exp(2.0)))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_logits_do_not_depend_on_batch_mates_or_padding(system: str) -> None:
+    model = make_model(system).float()
+    features = make_features().float()
+    other_padding = features.clone()
+    for row, length in zip(other_padding, LENGTHS, strict=True):
+        row[length:] = -7.0
+    with torch.no_grad():
+        together, padded = both(model, features), both(model, other_padding)
+        for number, length in enumerate(LENGTHS.tolist()):
+            rows = slice(number, number + 1)
+            alone = both(model, features[rows, :length], LENGTHS[rows])
+            for way, output in alone.items():
+                for batch in (together[way], padded[way]):
+                    torch.testing.assert_close(
+                        batch.logits[rows], output.logits, atol=1e-6, rtol=1e-6
+                    )
+
+
+@pytest.mark.parametrize("way", ["literal", "folded"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_padded_frames_get_no_gradient_and_real_ones_do(system: str, way: str) -> None:
+    features = make_features().requires_grad_()
+    both(make_model(system), features)[way].logits.square().sum().backward()
+    assert features.grad is not None
+    present = torch.arange(features.shape[1]) < LENGTHS[:, None]
+    assert not features.grad[~present].any()
+    assert features.grad[present].any(1).all()
+
+
+def gradients(
+    model: AcousticLinguisticNetwork, way: str, alpha: float | None
+) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    targets = None if alpha is None else make_targets()
+    labels = torch.tensor([0, 1, 2, 3])
+    total = losses(both(model, make_features())[way], labels, targets, alpha).total
+    total.backward()
+    found = {
+        name: torch.zeros_like(weight) if weight.grad is None else weight.grad
+        for name, weight in model.named_parameters()
+    }
+    return total.item(), found
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_folding_keeps_losses_and_gradients(system: str, bidirectional: bool) -> None:
+    model = make_model(system, bidirectional=bidirectional)
+    alpha = None if system == "baseline2" else 0.8
+    literal, expected = gradients(model, "literal", alpha)
+    folded, found = gradients(model, "folded", alpha)
+    assert folded == pytest.approx(literal, rel=1e-13)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-13, rtol=1e-10)
+        if name != "key.bias":  # whatever is added to all scores alike changes nothing
+            assert gradient.abs().max() > 1e-6, name
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_folding_keeps_twenty_steps_of_training(system: str) -> None:
+    alpha = None if system == "baseline2" else 0.5
+    ends = {}
+    for way in ("literal", "folded"):
+        model = make_model(system)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+        track = []
+        for _ in range(20):
+            track.append(gradients(model, way, alpha)[0])
+            optimiser.step()
+        ends[way] = (track, dict(model.state_dict()))
+    assert ends["folded"][0] == pytest.approx(ends["literal"][0], rel=1e-9)
+    assert ends["literal"][0][-1] < 0.9 * ends["literal"][0][0]
+    for name, weight in ends["literal"][1].items():
+        if name != "key.bias":  # no effect, and Adam makes steps out of its rounding
+            assert not torch.equal(weight, before[name])
+            torch.testing.assert_close(
+                ends["folded"][1][name], weight, atol=1e-8, rtol=1e-8
+            )
+
+
+@pytest.mark.parametrize("system", TRANSFER_SYSTEMS)
+def test_alpha_1_trains_the_transfer_layer_alone(system: str) -> None:
+    _, found = gradients(make_model(system), "folded", 1.0)
+    for name, gradient in found.items():
+        assert gradient.any() == name.startswith("transfer."), name
+
+
+@pytest.mark.parametrize("system", TRANSFER_SYSTEMS)
+def test_alpha_0_does_not_look_at_the_teacher(system: str) -> None:
+    model = make_model(system)
+    output, labels = both(model, make_features())["folded"], torch.tensor([0, 1, 2, 3])
+    totals = [
+        losses(output, labels, x, 0.0).total
+        for x in (make_targets(), 9 + output.pooled)
+    ]
+    assert totals[0] == totals[1]
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model = AcousticLinguisticNetwork(
+        **{**make_network("aln"), "dropout": 0.5}
+    ).double()
+    features = make_features()
+    training = [model(features, LENGTHS).logits for _ in range(2)]
+    assert not torch.equal(*training)
+    model.eval()
+    assert torch.equal(*[model(features, LENGTHS).logits for _ in range(2)])
+
+
+# Batches
+
+
+def make_utterances(count: int = 300) -> Utterances:
+    generator = np.random.default_rng(2)
+    offsets = np.concatenate([[0], np.cumsum(generator.integers(1, 40, count))])
+    frames = generator.normal(size=(offsets[-1], 3)).astype(np.float32)
+    texts = generator.integers(0, 10, count)
+    vectors = generator.normal(size=(10, 2)).astype(np.float32)
+    labels = generator.integers(0, 5, count)
+    return Utterances.from_arrays(frames, offsets, labels, texts=texts, vectors=vectors)
+
+
+def test_a_batch_has_each_utterance_padded_on_the_right() -> None:
+    data = make_utterances()
+    rows = torch.tensor([5, 0, 299, 5])
+    batch = data.gather(rows)
+    assert batch.features.shape[1] == int(data.lengths[rows].max())
+    assert data.vectors is not None and data.texts is not None
+    assert batch.targets is not None
+    for place, row in enumerate(rows.tolist()):
+        length = int(data.lengths[row])
+        start = int(data.lengths[:row].sum())
+        own = data.frames[start : start + length]
+        assert batch.lengths[place] == length
+        assert torch.equal(batch.features[place, :length], own)
+        torch.testing.assert_close(batch.means[place], own.mean(0))
+        assert batch.labels[place] == data.labels[row]
+        assert torch.equal(batch.targets[place], data.vectors[data.texts[row]])
+
+
+def test_an_epoch_has_every_utterance_once_in_a_seeded_order() -> None:
+    data = make_utterances()
+
+    def epoch(seed: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(seed)
+        return [rows.tolist() for rows in data.shuffled(16, generator)]
+
+    batches = epoch(1)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(data)))
+    assert max(map(len, batches)) == 16 and len(batches) == 19
+    assert epoch(1) == batches
+    assert {frozenset(b) for b in epoch(2)}.isdisjoint(frozenset(b) for b in batches)
+    by_length = [row for rows in data.by_length for row in rows.tolist()]
+    assert sorted(by_length) == list(range(len(data)))
+
+
+def test_an_epoch_pads_little_and_does_not_go_by_length() -> None:
+    data = make_utterances()
+    batches = data.shuffled(16, torch.Generator().manual_seed(1))
+    padded = sum(len(rows) * int(data.lengths[rows].max()) for rows in batches)
+    assert padded < 1.2 * int(data.lengths.sum())  # unsorted: about 1.9
+    longest = [int(data.lengths[rows].max()) for rows in batches]
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+
+
+# The file
+
+
+def write_student(path: Path, **changes: Any) -> AcousticLinguisticNetwork:
+    model = AcousticLinguisticNetwork(**make_network("aln"))
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    metadata = {
+        "network": make_network("aln"),
+        "intents": ["a", "b", "c", "d"],
+        "seed": 7,
+        **changes,
+    }
+    save_student(path, weights, metadata)
+    return model
+
+
+def test_a_student_comes_back_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    saved = write_student(path)
+    model, metadata = load_student(path)
+    assert metadata["seed"] == 7 and metadata["network"] == make_network("aln")
+    assert not model.training
+    features = make_features().float()
+    with torch.no_grad():
+        found, expected = model(features, LENGTHS), saved(features, LENGTHS)
+    assert torch.equal(found.logits, expected.logits)
+
+
+def test_one_student_always_has_the_same_bytes(tmp_path: Path) -> None:
+    model = write_student(tmp_path / "model.safetensors")
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    metadata = {name: name for name in "abcdefgh"}
+    contents = set()
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        save_student(path, weights, metadata)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+
+
+def test_what_is_no_student_is_refused_with_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(CacheError, match=r"model\.safetensors: no student there.*run"):
+        load_student(path)
+    path.write_bytes(b"not safetensors at all")
+    with pytest.raises(CacheError, match=r"model\.safetensors: not a student"):
+        load_student(path)
+    save_file({"weight": np.zeros(2, np.float32)}, path)
+    with pytest.raises(CacheError, match="not a student"):
+        load_student(path)
+    write_student(path, network={**make_network("aln"), "gru_width": WIDTH + 1})
+    with pytest.raises(CacheError, match="size mismatch"):
+        load_student(path)
+    write_student(path, network={**make_network("aln"), "system": "aln2"})
+    with pytest.raises(CacheError, match="aln2"):
+        load_student(path)
+    write_student(path, intents=["a", "b"])
+    with pytest.raises(CacheError, match="intents"):
+        load_student(path)
+    write_student(path)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(CacheError, match="not a student"):
+        load_student(path)
+
+
+# Parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("betas", (0.9,)),
+        ("betas", (0.9, 1.0)),
+        ("batch_size", 0),
+        ("epochs", 0),
+        ("seeds", ()),
+        ("seeds", (1, 1)),
+        ("seeds", (-1, 2)),
+        ("alpha", ()),
+        ("alpha", (0.5, 0.5)),
+        ("alpha", (0.5, 1.1)),
+        ("gru_width", 0),
+        ("dropout", 1.0),
+        ("selection", "best_test"),
+    ],
+)
+def test_parameters_out_of_range_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=rf"student\.{name} .*expected"):
+        StudentParams(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_value_out_of_a_list_shows_the_list() -> None:
+    with pytest.raises(ConfigurationError, match="one of best_valid, last"):
+        StudentParams(selection="best_test")
+    with pytest.raises(ConfigurationError, match="baseline2, aln_linguistic, aln"):
+        check_system("aln2", 0.5)
+
+
+def test_the_defaults_are_the_papers() -> None:
+    params = StudentParams()
+    assert (params.learning_rate, params.batch_size, params.epochs) == (1e-3, 64, 100)
+    assert params.alpha == (0.5, 0.8)
+    assert json.loads(json.dumps(params.betas)) == [0.9, 0.999]
+
+
+@pytest.mark.parametrize(
+    ("system", "alpha"),
+    [("baseline2", 0.5), ("aln", None), ("aln_linguistic", 1.5), ("aln", -0.1)],
+)
+def test_alpha_goes_with_the_transfer_loss(system: str, alpha: float | None) -> None:
+    with pytest.raises(ConfigurationError, match="alpha"):
+        check_system(system, alpha)
