@@ -51,7 +51,10 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     types_of = get_type_hints(Params)
     _check_known(path, "section", sections, types_of)
     return Params(
-        **{name: _section(path, name, types_of[name], sections[name]) for name in sections}
+        **{
+            name: _section(path, name, types_of[name], sections[name])
+            for name in sections
+        }
     )
 
 

@@ -15,7 +15,7 @@ def capped_perplexity(perplexity: float, points: int) -> float:
     Barnes-Hut t-SNE looks at three times as many neighbours as the perplexity asks
     for (van der Maaten 2014, section 4.1), and a point has `points - 1` of them.
     """
-    return perplexity
+    return min(perplexity, (points - 1) / 3)
 
 
 def project(

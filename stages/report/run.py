@@ -1,10 +1,10 @@
 """Write the report: `results.json`, `results.md`, pictures, and data for DVC's plots.
 
 Reads the manifest with its intents (and `conditions.csv` beside it, columns id and
-condition, where it has rows), the teacher's and the students' predictions, the students'
-histories, the embeddings of the best transfer system, and the scores of the shipped
-encoder. Everything is computed before the first file is written, so a report that
-fails leaves the former one as it was.
+condition, where it has rows), the teacher's and the students' predictions, the
+students' histories, the embeddings of the best transfer system, and the scores of the
+shipped encoder. Everything is computed before the first file is written, so a report
+that fails leaves the former one as it was.
 
     results.json          figures by name, flat enough for `dvc metrics show`
     results.md            the page; shows the pictures by relative links

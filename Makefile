@@ -1,0 +1,39 @@
+# Everything runs in a virtual environment of its own, .venv, made when first needed.
+# PYTHON is what it is made with: 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+# DVC runs `aln-pipeline` by its name.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test test-all lint bench clean
+
+repro: .venv/installed
+	dvc repro
+	@echo "report: $(CURDIR)/report/results.md"
+
+test: .venv/installed-dev
+	pytest -q
+
+test-all: .venv/installed-dev
+	pytest -q -m ""
+
+lint: .venv/installed-dev
+	ruff check .
+	ruff format --check .
+	mypy
+
+bench: .venv/installed-dev
+	for script in benchmarks/*.py; do python "$$script" || exit 1; done
+
+# What is given (data/), the report and the environment stay.
+clean:
+	rm -rf cache build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+.venv/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@

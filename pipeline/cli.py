@@ -1,0 +1,403 @@
+"""`aln-pipeline`: a command per stage; the only place that turns errors into exit codes.
+
+    0    done
+    1    `cache verify` found a problem
+    2    bad input, named in one line on stderr, or wrong usage
+    130  interrupted by Ctrl-C, 143 by SIGTERM: what is finished is kept
+
+Any other exception is a bug and keeps its traceback. Each command imports its stage
+when it runs, so that `--help` does not wait for torch.
+"""
+
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from pipeline.layout import Layout, student_name
+from pipeline.params import PARAMS_FILE, Params, load_params
+from stages.errors import PipelineError
+from stages.student.params import SYSTEMS
+
+_STUDENTS = [name for name in SYSTEMS if name != "baseline2"]
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, made to unwind the stack as Ctrl-C does."""
+
+
+class _Pipeline(click.Group):
+    """A group whose commands end as the module's docstring says."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _terminable():
+                return super().invoke(ctx)
+        except PipelineError as error:
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt as interrupt:
+            click.echo(
+                "interrupted: finished work is kept, the same command goes on from there",
+                err=True,
+            )
+            ctx.exit(143 if isinstance(interrupt, _Terminated) else 130)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command works with."""
+
+    params: Params
+    layout: Layout
+
+
+def _configured(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` its `Settings`, and the options that change them."""
+
+    @click.option(
+        "--params",
+        "file",
+        type=click.Path(path_type=Path),
+        default=PARAMS_FILE,
+        show_default=True,
+        metavar="FILE",
+        help="Read the parameters from FILE.",
+    )
+    @click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="Use this value, written as in YAML, instead; may be repeated.",
+    )
+    @functools.wraps(command)
+    def configured(file: Path, overrides: tuple[str, ...], **options: Any) -> None:
+        params = load_params(file, overrides)
+        layout = Layout(params.corpus.name)
+        layout.link_shared()
+        command(Settings(params, layout), **options)
+
+    return configured
+
+
+_root = click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    envvar="ALN_CORPUS_ROOT",
+    show_envvar=True,
+    metavar="DIR",
+    help="Where the recordings lie; data/<corpus> if not given. Not for the demo.",
+)
+_device = click.option(
+    "--device",
+    default="auto",
+    envvar="ALN_DEVICE",
+    show_default=True,
+    show_envvar=True,
+    help="auto, cpu or cuda.",
+)
+_workers = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=lambda: len(os.sched_getaffinity(0)),
+    envvar="ALN_WORKERS",
+    show_default="the CPUs",
+    show_envvar=True,
+    metavar="N",
+    help="Threads or processes at once; never changes a result.",
+)
+
+
+@click.group(
+    cls=_Pipeline,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
+)
+@click.version_option(
+    package_name="acoustic-linguistic-network", message="%(prog)s %(version)s"
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say what is going on.")
+def main(verbose: bool) -> None:
+    """Intents from speech, taught by text.
+
+    A command runs one stage as `dvc repro` would, with the parameters in params.yaml,
+    and computes only what is not there yet.
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+
+
+@main.command()
+@_configured
+@_root
+@_workers
+def prepare(settings: Settings, root: Path | None, workers: int) -> None:
+    """Write the manifest: every recording with its text, intent and hash."""
+    from stages.corpus.run import run
+
+    summary = run(
+        settings.params.corpus,
+        root=_audio_root(settings, root, spoken=None),
+        data=settings.layout.data,
+        output=settings.layout.folder,
+        workers=workers,
+    )
+    click.echo(summary)
+
+
+@main.command("pretrain-asr")
+@_configured
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("cache/pretraining/encoder.safetensors"),
+    show_default=True,
+    metavar="FILE",
+    help="The checkpoint; recipe and scores are written beside it.",
+)
+@_device
+@_workers
+def pretrain_asr(settings: Settings, output: Path, device: str, workers: int) -> None:
+    """Train an encoder on synthetic speech, as the one in data/demo was.
+
+    Takes hours. Set acoustic.encoder to the checkpoint to use it.
+    """
+    from stages.acoustic.pretrain import run
+
+    scores = run(
+        settings.params.pretraining,
+        avoided_voices=settings.layout.data / "demo" / "voices.csv",
+        output=output,
+        work=settings.layout.cache / "pretraining",
+        device=device,
+        workers=workers,
+    )
+    told = ", ".join(f"{name} {value:.2f}%" for name, value in scores.items())
+    click.echo(f"{output}: {told}")
+
+
+@main.command("extract-acoustic")
+@_configured
+@_root
+@click.option(
+    "--encoder", metavar="FILE", help="This checkpoint instead of acoustic.encoder."
+)
+@_device
+@_workers
+def extract_acoustic(
+    settings: Settings,
+    root: Path | None,
+    encoder: str | None,
+    device: str,
+    workers: int,
+) -> None:
+    """Run the frozen encoder over the recordings that are not cached yet."""
+    from stages.acoustic.extract import run
+
+    params, layout = settings.params.acoustic, settings.layout
+    summary = run(
+        replace(params, encoder=encoder) if encoder else params,
+        manifest=layout.manifest,
+        audio=_audio_root(settings, root, spoken=layout.audio),
+        cache=layout.acoustic,
+        digest=layout.acoustic_digest,
+        device=device,
+        workers=workers,
+    )
+    click.echo(summary)
+
+
+@main.command("train-teacher")
+@_configured
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Start from this model instead of teacher.model: a hub's name or a folder.",
+)
+@_device
+def train_teacher(settings: Settings, model: str | None, device: str) -> None:
+    """Fine-tune BERT on the train texts: masked words first, then intents."""
+    from stages.teacher.finetune import run
+
+    params, layout = settings.params.teacher, settings.layout
+    summary = run(
+        replace(params, model=model) if model else params,
+        manifest=layout.manifest,
+        intents=layout.intents,
+        output=layout.teacher,
+        device=device,
+    )
+    click.echo(summary)
+
+
+@main.command("cache-targets")
+@_configured
+@_device
+def cache_targets(settings: Settings, device: str) -> None:
+    """Run the teacher over the distinct texts that are not cached yet."""
+    from stages.teacher.targets import run
+
+    layout = settings.layout
+    summary = run(
+        manifest=layout.manifest,
+        teacher=layout.teacher,
+        cache=layout.targets,
+        digest=layout.targets_digest,
+        device=device,
+    )
+    click.echo(summary)
+
+
+class _Alpha(click.ParamType):
+    """A number that keeps the form it is written in; see `params._typed`."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            return int(value) if str(value).isdecimal() else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number", param, ctx)
+
+
+@main.command("train-student")
+@click.argument("system", metavar=f"[{'|'.join(SYSTEMS)}]")
+@_configured
+@click.option(
+    "--alpha",
+    type=_Alpha(),
+    metavar="NUMBER",
+    help="Weight of the transfer loss, 0 to 1; each of student.alpha if not given.",
+)
+@_device
+@_workers
+def train_student(
+    settings: Settings, system: str, alpha: float | None, device: str, workers: int
+) -> None:
+    """Train a student from cached features and targets alone."""
+    from stages.student.run import run
+
+    params, layout = settings.params.student, settings.layout
+    given = alpha is not None or system not in _STUDENTS
+    for one in (alpha,) if given else params.alpha:
+        summary = run(
+            params,
+            system=system,
+            alpha=one,
+            manifest=layout.manifest,
+            acoustic=layout.acoustic,
+            acoustic_digest=layout.acoustic_digest,
+            targets=layout.targets,
+            targets_digest=layout.targets_digest,
+            output=layout.student(system, one),
+            device=device,
+            workers=workers,
+        )
+        click.echo(summary)
+
+
+@main.command()
+@_configured
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write here instead of report/.",
+)
+def report(settings: Settings, output: Path | None) -> None:
+    """Measure all systems; write tables, figures and the page."""
+    from stages.report.run import run
+
+    params, layout = settings.params, settings.layout
+    scores = Path(params.acoustic.encoder).with_suffix(".json")
+    summary = run(
+        params.report,
+        corpus=params.corpus.name,
+        manifest=layout.manifest,
+        intents=layout.intents,
+        teacher=layout.teacher,
+        students={
+            student_name(system, alpha): layout.student(system, alpha)
+            for system, alpha in _grid(params)
+        },
+        encoder_scores=scores if scores.is_file() else None,
+        output=output or layout.report,
+    )
+    click.echo(summary)
+
+
+@main.command()
+@_configured
+def status(settings: Settings) -> None:
+    """Say of every stage whether it is fresh, stale (and why) or missing."""
+    from pipeline.status import describe
+
+    click.echo(describe(settings.layout))
+
+
+@main.group()
+def cache() -> None:
+    """Look into the caches of features and targets."""
+
+
+@cache.command()
+@_configured
+def info(settings: Settings) -> None:
+    """Say what is cached, and from which encoder."""
+    from pipeline.status import list_caches
+
+    click.echo(list_caches(settings.layout))
+
+
+@cache.command()
+@_configured
+@click.pass_context
+def verify(ctx: click.Context, settings: Settings) -> None:
+    """Recompute every checksum and look for every utterance of the manifest."""
+    from pipeline.status import verify_caches
+
+    problems, summary = verify_caches(settings.layout)
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo(summary)
+    ctx.exit(1 if problems else 0)
+
+
+def _audio_root(settings: Settings, root: Path | None, spoken: Path | None) -> Any:
+    """Where the recordings lie; `spoken` for a corpus that the pipeline speaks."""
+    if settings.params.corpus.adapter == "demo":
+        return spoken
+    return root or settings.layout.data / settings.params.corpus.name
+
+
+def _grid(params: Params) -> list[tuple[str, float | None]]:
+    """The students that params.yaml asks for, in the report's order."""
+    pairs = [(name, alpha) for name in _STUDENTS for alpha in params.student.alpha]
+    return [("baseline2", None), *pairs]
