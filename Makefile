@@ -8,22 +8,22 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro test test-all lint bench clean
 
 repro: .venv/installed
-	dvc repro
+	$(BIN)/dvc repro
 	@echo "report: $(CURDIR)/report/results.md"
 
 test: .venv/installed-dev
-	pytest -q
+	$(BIN)/pytest -q
 
 test-all: .venv/installed-dev
-	pytest -q -m ""
+	$(BIN)/pytest -q -m ""
 
 lint: .venv/installed-dev
-	ruff check .
-	ruff format --check .
-	mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: .venv/installed-dev
-	for script in benchmarks/*.py; do python "$$script" || exit 1; done
+	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
 
 # What is given (data/), the report and the environment stay.
 clean:

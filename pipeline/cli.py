@@ -1,4 +1,4 @@
-"""`aln-pipeline`: a command per stage; the only place that turns errors into exit codes.
+"""`aln-pipeline`: a command a stage; the only place that turns errors into exit codes.
 
     0    done
     1    `cache verify` found a problem
@@ -47,7 +47,7 @@ class _Pipeline(click.Group):
             ctx.exit(2)
         except KeyboardInterrupt as interrupt:
             click.echo(
-                "interrupted: finished work is kept, the same command goes on from there",
+                "interrupted: what is finished is kept, the same command goes on there",
                 err=True,
             )
             ctx.exit(143 if isinstance(interrupt, _Terminated) else 130)

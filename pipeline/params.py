@@ -48,14 +48,12 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     sections = _read(path)
     for override in overrides:
         _apply(sections, override)
-    types_of = get_type_hints(Params)
-    _check_known(path, "section", sections, types_of)
-    return Params(
-        **{
-            name: _section(path, name, types_of[name], sections[name])
-            for name in sections
-        }
-    )
+    kinds = get_type_hints(Params)
+    _check_known(path, "section", sections, kinds)
+    given = {
+        name: _section(path, name, kinds[name], keys) for name, keys in sections.items()
+    }
+    return Params(**given)
 
 
 def _read(path: Path) -> dict[str, Any]:

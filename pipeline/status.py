@@ -107,22 +107,31 @@ def _digest_fingerprint(path: Path) -> tuple[str | None, list[str]]:
 
 def _judge(changes: Iterable[Any]) -> tuple[str, str]:
     """State and reason, from what DVC says of a stage."""
+    missing: list[str] = []
     reasons: dict[str, list[str]] = {}
-    missing = False
     for change in changes:
         if isinstance(change, str):
-            reasons.setdefault(change, [])
+            reasons[change] = []
             continue
         for kind, items in change.items():
             for path, how in items.items():
-                if isinstance(how, dict):  # params.yaml: {key: how}
+                if kind == "changed outs" and how == "deleted":
+                    missing.append(path)
+                elif isinstance(how, dict):  # params.yaml: {key: how}
                     for key, one in how.items():
                         reasons.setdefault(one, []).append(key)
                 else:
                     reasons.setdefault(how, []).append(path)
-                    missing |= kind == "changed outs" and how == "deleted"
-    why = "; ".join(f"{how} {', '.join(what)}".strip() for how, what in reasons.items())
-    return ("missing" if missing else "stale" if reasons else "fresh"), why
+    if missing:
+        return "missing", f"no {_shorten(missing)}"
+    why = "; ".join(f"{how} {_shorten(what)}".strip() for how, what in reasons.items())
+    return ("stale" if reasons else "fresh"), why
+
+
+def _shorten(names: Sequence[str]) -> str:
+    """The first few of `names`, and how many there are besides."""
+    rest = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _contents(outs: Sequence[Path], layout: Layout) -> str:
@@ -161,13 +170,11 @@ def _size(path: Path) -> int:
 
 def _bytes(size: float) -> str:
     """A size in the unit that people would use."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            break
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
         size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        units.pop(0)
+    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

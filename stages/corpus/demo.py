@@ -24,7 +24,7 @@ import soundfile
 from scipy import signal
 
 from stages import espeak
-from stages.atomic import atomic_path, write_text
+from stages.atomic import write_text
 from stages.corpus import channel
 from stages.corpus.params import CorpusParams
 from stages.errors import InputError
@@ -194,12 +194,11 @@ def _speak(
             wave = channel.telephone(wave)
         level = 10 ** (generator.uniform(-20, -1) / 20)
         wave = wave * level / max(float(np.abs(wave).max()), 1e-9)
-        with atomic_path(audio / row.path) as beside:
-            samples = np.round(wave * 32767).astype(np.int16)
-            soundfile.write(
-                beside, samples, channel.SAMPLE_RATE, "PCM_16", format="WAV"
-            )
-    # Written last: a speaker with this file is complete.
+        file = audio / row.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        samples = np.round(wave * 32767).astype(np.int16)
+        soundfile.write(file, samples, channel.SAMPLE_RATE, "PCM_16")
+    # Written last: only a speaker with this file is complete.
     write_text((audio / rows["path"].iloc[0]).with_name(_RECIPE_FILE), recipe + "\n")
 
 

@@ -113,7 +113,8 @@ class AcousticLinguisticNetwork(nn.Module):
         """The equations as the paper has them.
 
         Args:
-            features: e_acoust (batch, frames, D), padded on the right with any finite values.
+            features: e_acoust (batch, frames, D), padded on the right with any
+                finite values.
             lengths: frames of each utterance (batch), at least 1, int64 on the CPU.
         """
         if self.system == "baseline2":
@@ -132,11 +133,11 @@ class AcousticLinguisticNetwork(nn.Module):
         return Output(self._classify(attended, lengths), pooled)
 
     def folded(self, features: Tensor, means: Tensor, lengths: Tensor) -> Output:
-        """`forward` in about half the operations, equal to it up to rounding.
+        """`forward` in fewer operations, equal to it up to rounding.
 
         Whatever lies between the features x and the gates of the GRU is linear but for
         the softmax, so its matrices are multiplied with each other once a step rather
-        than with every frame:
+        than with every frame; with the paper's sizes that is about half the work:
 
         - a mean of affine images is the affine image of the mean, so Ê_lang needs only
           the mean features, which never change;

@@ -267,7 +267,8 @@ def _train_in_processes(job: Job, workers: int) -> Messages:
     # Not forked from here, since a fork inherits the state of torch's threads and of
     # CUDA, but from a process that has imported all of it, once, and run nothing.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # (torch imports the second, which takes seconds, with the first optimiser.)
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     processes: dict[Any, Any] = {}  # by the end of the pipe that each one writes to
     try:
         for number in range(workers):

@@ -1,0 +1,256 @@
+"""Does the shipped encoder earn its place? Baseline-2 on its features and on controls.
+
+Trains Baseline-2, the student that reads acoustic features alone, on the demo's train
+split, three times over: on the shipped encoder's features, on those of the same encoder
+randomly initialised, and on log-mel features. Then tests it where it is hard: accents,
+rooms, background talk and telephone lines that pretraining never heard, and voices of
+another synthesiser, flite, which are built from recordings of people (skipped where
+flite is not installed).
+
+    python -m benchmarks.encoder            print the table
+    python -m benchmarks.encoder --write    and put it into the checkpoint's .json
+
+Needs the demo's recordings: run `aln-pipeline prepare` first.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torchaudio
+
+from stages.acoustic.audio import load_audio
+from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint
+from stages.acoustic.encoder import FRAME_STEP, SAMPLE_RATE, Encoder, frame_count
+from stages.acoustic.extract import encode
+from stages.atomic import write_json
+from stages.manifest import read_intents, read_manifest
+from stages.runtime import progress
+from stages.student.batches import Utterances
+from stages.student.params import StudentParams
+from stages.student.training import Student, classify, one_thread, train_student
+
+log = logging.getLogger(__name__)
+
+FLITE_VOICES = ("awb", "kal16", "rms", "slt")
+_MELS = 80
+_MEL_FRAMES = 4
+"""Log-mel frames of 40 ms that are put together into one of the encoder's 160 ms."""
+
+Features = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--encoder", type=Path, default="data/demo/encoder.safetensors")
+    parser.add_argument("--corpus", type=Path, default="cache/demo")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    params = StudentParams(
+        epochs=arguments.epochs, seeds=tuple(range(1, arguments.seeds + 1))
+    )
+    checkpoint = load_checkpoint(arguments.encoder)
+    control = frozen_encoder(checkpoint.encoder.configuration, seed=1)
+    systems: dict[str, Features] = {
+        "trained": _encoded(checkpoint.encoder),
+        "random": _encoded(control.encoder),
+        "log_mel": _log_mel,
+    }
+    train, valid, tests = _waves(arguments.corpus)
+    table = {
+        name: _accuracies(params, features, train, valid, tests)
+        for name, features in systems.items()
+    }
+    conditions = pd.DataFrame(table)
+    print(conditions.round(2).to_string())
+    if arguments.write:
+        beside = arguments.encoder.with_suffix(".json")
+        notes = json.loads(beside.read_text("utf-8"))
+        notes["conditions"] = conditions.round(2).to_dict("index")
+        notes["conditions_measured"] = (
+            f"Baseline-2 accuracy in percent, mean of {len(params.seeds)} seeds, "
+            f"{params.epochs} epochs, trained on the demo's train split"
+        )
+        write_json(beside, notes)
+
+
+def _waves(corpus: Path) -> tuple[tuple, tuple, dict[str, tuple]]:
+    """Waves and class numbers of train, valid, and of every test condition."""
+    table = read_manifest(corpus / "manifest.csv")
+    intents = {
+        name: number
+        for number, name in enumerate(read_intents(corpus / "intents.json"))
+    }
+    table["label"] = table["intent"].map(intents)
+    voices = pd.read_csv("data/demo/voices.csv").set_index("speaker")
+    held_out = json.loads(
+        Path("data/demo/encoder.json").read_text("utf-8")
+        if Path("data/demo/encoder.json").is_file()
+        else "{}"
+    )
+    unheard = held_out.get("recipe", {}).get(
+        "held_out_accents", ["en-029", "en-gb-scotland"]
+    )
+    table["accent"] = np.where(
+        table["speaker"].map(voices["accent"]).isin(unheard), "unheard", "heard"
+    )
+    conditions = pd.read_csv(corpus / "conditions.csv").set_index("id")["condition"]
+    table["condition"] = table["id"].map(conditions)
+
+    def load(rows: pd.DataFrame) -> tuple[list[np.ndarray], np.ndarray]:
+        waves = [load_audio(corpus / "audio" / path) for path in rows["path"]]
+        return waves, rows["label"].to_numpy()
+
+    test = table[table["split"] == "test"]
+    tests = {
+        f"{accent} accents, {condition}": load(rows)
+        for (accent, condition), rows in test.groupby(["accent", "condition"])
+    }
+    if shutil.which("flite"):
+        tests["voices of another synthesiser"] = _flite(intents)
+    else:
+        log.warning("flite is not installed: its voices are left out")
+    return (
+        load(table[table["split"] == "train"]),
+        load(table[table["split"] == "valid"]),
+        tests,
+    )
+
+
+def _flite(intents: dict[str, int]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Every phrase of the demo in each of flite's voices."""
+    phrases = pd.read_csv("data/demo/phrases.csv")
+    with tempfile.TemporaryDirectory() as folder:
+
+        def speak(job: tuple[int, str, str]) -> np.ndarray:
+            number, voice, text = job
+            file = Path(folder) / f"{voice}-{number}.wav"
+            subprocess.run(
+                ["flite", "-voice", voice, "-t", text, "-o", file],
+                check=True,
+                timeout=60,
+            )
+            return load_audio(file)
+
+        jobs = [
+            (number, voice, text)
+            for voice in FLITE_VOICES
+            for number, text in enumerate(phrases["text"])
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            waves = list(pool.map(speak, jobs))
+    names = phrases["action"] + "|" + phrases["object"] + "|" + phrases["location"]
+    labels = np.tile(names.map(intents).to_numpy(), len(FLITE_VOICES))
+    return waves, labels
+
+
+def _encoded(encoder: Encoder) -> Features:
+    def features(waves: list[np.ndarray]) -> list[np.ndarray]:
+        return encode(encoder, waves)
+
+    return features
+
+
+def _log_mel(waves: list[np.ndarray]) -> list[np.ndarray]:
+    """(frames, 320): four 40 ms means of 80 log-mel values, less the utterance's mean."""
+    mel = torchaudio.transforms.MelSpectrogram(
+        SAMPLE_RATE, n_fft=512, win_length=400, hop_length=160, n_mels=_MELS
+    )
+    per_frame = FRAME_STEP // 160
+    results = []
+    for wave in waves:
+        frames = frame_count(len(wave))
+        padded = np.pad(wave, (0, frames * FRAME_STEP - len(wave)))
+        values = torch.log(mel(torch.from_numpy(padded)) + 1e-6)
+        values = values[:, : frames * per_frame]
+        values = values - values.mean(1, keepdim=True)
+        # (mels, frames, 4, 4) -> the mean over 40 ms -> (frames, 4 * mels)
+        parts = values.unflatten(1, (frames, _MEL_FRAMES, -1)).mean(3)
+        results.append(parts.permute(1, 2, 0).flatten(1).numpy())
+    return results
+
+
+def _utterances(features: Features, waves: list[np.ndarray], labels: np.ndarray):  # type: ignore[no-untyped-def]
+    order = np.argsort([len(wave) for wave in waves], kind="stable")
+    rows: dict[int, np.ndarray] = {}
+    for start in progress(range(0, len(order), 32), description="encoding"):
+        group = order[start : start + 32]
+        for place, one in zip(group, features([waves[i] for i in group]), strict=True):
+            rows[int(place)] = one
+    parts = [rows[place] for place in range(len(waves))]
+    offsets = np.cumsum([0, *(len(part) for part in parts)])
+    return Utterances.from_arrays(
+        np.concatenate(parts), offsets, labels.astype(np.int64)
+    )
+
+
+def _accuracies(
+    params: StudentParams,
+    features: Features,
+    train: tuple,
+    valid: tuple,
+    tests: dict[str, tuple],
+) -> dict[str, float]:
+    """Percent right in every condition, mean over seeds."""
+    heard = _utterances(features, *train)
+    chosen = _utterances(features, *valid)
+    held_out = {name: _utterances(features, *test) for name, test in tests.items()}
+    # Controls have other scales; every system gets zero mean and unit variance.
+    mean, deviation = heard.frames.mean(0), heard.frames.std(0).clamp_min(1e-6)
+    for one in (heard, chosen, *held_out.values()):
+        one.frames.sub_(mean).div_(deviation)
+        one.means.sub_(mean).div_(deviation)
+    network = {
+        "system": "baseline2",
+        "acoustic_dim": heard.frames.shape[1],
+        "linguistic_dim": None,
+        "intents": int(heard.labels.max()) + 1,
+        "gru_width": params.gru_width,
+        "gru_bidirectional": params.gru_bidirectional,
+        "dropout": params.dropout,
+    }
+    scores: dict[str, list[float]] = {name: [] for name in held_out}
+    with one_thread():
+        for seed in params.seeds:
+            training = train_student(
+                params,
+                network=network,
+                alpha=None,
+                seed=seed,
+                train=heard,
+                valid=chosen,
+            )
+            student = _finished(training, params.epochs)
+            model = student.model(torch.device("cpu"))
+            for name, split in held_out.items():
+                hits = classify(model, split).argmax(1) == split.labels
+                scores[name].append(100 * float(hits.double().mean()))
+    return {name: float(np.mean(values)) for name, values in scores.items()}
+
+
+def _finished(training: Generator[None, None, Student], epochs: int) -> Student:
+    bar = progress(total=epochs, description="training", unit="epoch")
+    while True:
+        try:
+            next(training)
+        except StopIteration as end:
+            bar.close()
+            student: Student = end.value
+            return student
+        bar.update()
+
+
+if __name__ == "__main__":
+    main()

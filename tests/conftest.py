@@ -1,0 +1,173 @@
+"""A corpus of sine waves, a tiny encoder and a tiny BERT: the whole line in seconds."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+for name in ("ALN_CORPUS_ROOT", "ALN_CACHE_DIR", "ALN_DEVICE", "ALN_WORKERS"):
+    os.environ.pop(name, None)
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner, Result
+
+RATE = 16_000
+# What is said and the pitch it is said at, by intent; the second wording is for test.
+TONES = {
+    "lamp on": ("light the lamp", "let there be light", 300.0),
+    "lamp off": ("put out the lamp", "make it dark", 900.0),
+    "play": ("play a song", "some music please", 2700.0),
+}
+COUNTS = {"train": 4, "valid": 2, "test": 2}
+
+PARAMS = """\
+corpus:
+  name: tiny
+  adapter: table
+acoustic:
+  encoder: encoder.safetensors
+teacher:
+  model: scratch
+  scratch_hidden_size: 16
+  scratch_layers: 1
+  scratch_heads: 2
+  scratch_intermediate_size: 16
+  scratch_vocabulary_size: 60
+  max_tokens: 16
+  mlm_epochs: 1
+  intent_epochs: 1
+  batch_size: 4
+student:
+  epochs: 2
+  seeds: [1]
+  alpha: [0.5, 1]
+  gru_width: 4
+report:
+  tsne_intents: 2
+"""
+
+
+def write_tone(path: Path, hertz: float, seconds: float, seed: int) -> None:
+    """A sine with a little noise, so that no two recordings have the same bytes."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    noise = np.random.default_rng(seed).normal(scale=0.01, size=len(time))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * hertz * time) + noise, RATE)
+
+
+def write_corpus(root: Path) -> None:
+    """Recordings of every intent in every split, and `table.csv` about them."""
+    lines = ["path,split,speaker,text,intent"]
+    for split, count in COUNTS.items():
+        for number in range(count):
+            for intent, (heard, unheard, hertz) in TONES.items():
+                path = f"{split}/{intent.replace(' ', '-')}-{number}.wav"
+                text = unheard if split == "test" and number else heard
+                seconds = 0.35 + 0.1 * number
+                write_tone(root / path, hertz * (1 + number / 50), seconds, len(lines))
+                lines.append(f"{path},{split},{split}-{number},{text},{intent}")
+    (root / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_encoder(path: Path, *, hidden: int = 6, seed: int = 1) -> None:
+    """A checkpoint of a randomly initialised encoder, 2 * hidden values a frame."""
+    from stages.acoustic.checkpoint import frozen_encoder, save_checkpoint
+    from stages.acoustic.encoder import EncoderConfiguration
+
+    configuration = EncoderConfiguration(
+        front_end="log-cmn", channels=8, hidden=hidden, phonemes=2, words=2
+    )
+    encoder = frozen_encoder(configuration, seed).encoder
+    save_checkpoint(path, encoder, ("a", "b"), ("c", "d"))
+
+
+def pipeline(*arguments: str | Path) -> Result:
+    """`aln-pipeline` with `arguments`, in this process and the working directory."""
+    from pipeline.cli import main
+
+    return CliRunner().invoke(main, [str(one) for one in arguments])
+
+
+LINE = (
+    ("prepare",),
+    ("extract-acoustic",),
+    ("train-teacher",),
+    ("cache-targets",),
+    ("train-student", "baseline2"),
+    ("train-student", "aln_linguistic"),
+    ("train-student", "aln"),
+    ("report",),
+)
+
+
+@pytest.fixture(scope="session")
+def _given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("given")
+    write_corpus(root / "data" / "tiny")
+    write_encoder(root / "encoder.safetensors")
+    (root / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="session")
+def _finished(
+    _given: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[tuple[str, ...], Result]]:
+    root = tmp_path_factory.mktemp("finished") / "root"
+    shutil.copytree(_given, root)
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        return root, {command: pipeline(*command) for command in LINE}
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def given(_given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with corpus, encoder and parameters; nothing has run."""
+    return _enter(_given, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def finished(
+    _finished: tuple[Path, dict[tuple[str, ...], Result]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A working directory in which every command has run."""
+    return _enter(_finished[0], tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def results(
+    _finished: tuple[Path, dict[tuple[str, ...], Result]],
+) -> dict[tuple[str, ...], Result]:
+    """How the commands of `LINE` ended in `finished`."""
+    return _finished[1]
+
+
+@pytest.fixture
+def snapshot() -> Callable[[Path], dict[str, bytes]]:
+    """A function that reads every file below a folder but the lock."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in files
+            if path.name != ".lock"
+        }
+
+    return read
+
+
+def _enter(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "root"
+    shutil.copytree(source, root)
+    monkeypatch.chdir(root)
+    return root

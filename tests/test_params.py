@@ -1,0 +1,152 @@
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+
+from pipeline.params import Params, load_params
+from stages.errors import ConfigurationError
+
+REPOSITORY = Path(__file__).parents[1]
+PRESETS = sorted((REPOSITORY / "pipeline" / "presets").glob("*.yaml"))
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> Params:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_params(path, overrides)
+
+
+def refusal(tmp_path: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, text, *overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_values_reach_their_fields_and_the_rest_keep_their_defaults(tmp_path):
+    params = load(tmp_path, "student: {epochs: 7, alpha: [0.3, 1]}\ncorpus:\n")
+    assert params.student.epochs == 7
+    assert params.student.alpha == (0.3, 1)
+    assert params.student.batch_size == Params().student.batch_size
+    assert params.corpus == Params().corpus
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path):
+    assert load(tmp_path, "") == Params()
+
+
+def test_an_unknown_key_is_refused_with_the_known_ones_and_the_nearest(tmp_path):
+    line = refusal(tmp_path, "student: {learning_rte: 1}")
+    assert str(tmp_path / "params.yaml") in line
+    assert "'learning_rte'" in line and "did you mean 'learning_rate'?" in line
+    for field in fields(Params().student):
+        assert field.name in line
+
+
+def test_an_unknown_section_is_refused_with_the_known_ones(tmp_path):
+    line = refusal(tmp_path, "students: {epochs: 1}")
+    assert "'students'" in line
+    for field in fields(Params):
+        assert field.name in line
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("student: {epochs: many}", "student.epochs", "a whole number"),
+        ("student: {epochs: 1.5}", "student.epochs", "a whole number"),
+        ("student: {epochs: true}", "student.epochs", "a whole number"),
+        ("student: {epochs: [1]}", "student.epochs", "a whole number"),
+        ("student: {epochs: }", "student.epochs", "a whole number"),
+        ("student: {learning_rate: fast}", "student.learning_rate", "a number"),
+        ("student: {gru_bidirectional: 1}", "student.gru_bidirectional", "true or"),
+        ("student: {alpha: [0.5, high]}", "student.alpha", "a number"),
+        ("corpus: {name: 7}", "corpus.name", "a text"),
+        ("student: {alpha: 1.5}", "student.alpha", "from 0 to 1"),
+        ("student: 3", "section student", "a mapping"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(tmp_path, text, name, expected):
+    line = refusal(tmp_path, text)
+    assert str(tmp_path / "params.yaml") in line and name in line and expected in line
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n", "student: {epochs: 1, epochs: 2}"])
+def test_what_is_no_mapping_in_yaml_is_refused(tmp_path, text):
+    assert str(tmp_path / "params.yaml") in refusal(tmp_path, text)
+
+
+def test_a_missing_file_is_refused_with_its_name(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"none\.yaml.*--params FILE"):
+        load_params(tmp_path / "none.yaml")
+
+
+def test_one_value_stands_for_a_list_of_one(tmp_path):
+    assert load(tmp_path, "student: {alpha: 0.3, seeds: 4}").student.alpha == (0.3,)
+
+
+def test_numbers_keep_the_form_that_dvc_names_folders_after(tmp_path):
+    alpha = load(tmp_path, "student: {alpha: [1, 1.0e-1]}").student.alpha
+    assert [str(one) for one in alpha] == ["1", "0.1"]
+
+
+def test_a_number_without_a_point_before_its_exponent_is_one(tmp_path):
+    # PyYAML would take it for a text, and DVC for a number.
+    rate = load(tmp_path, "student: {learning_rate: 1e-3}").student.learning_rate
+    assert rate == 0.001
+
+
+def test_overrides_win_in_their_order_and_may_name_new_sections(tmp_path):
+    params = load(
+        tmp_path,
+        "student: {epochs: 7}",
+        "student.epochs=8",
+        "student.epochs=9",
+        "teacher.model=a/b",
+        "student.alpha=[0.1, 0.2]",
+    )
+    assert params.student.epochs == 9
+    assert params.teacher.model == "a/b"
+    assert params.student.alpha == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("text", ["student.epochs", "epochs=1", ".epochs=1", "="])
+def test_an_override_of_another_form_is_refused(tmp_path, text):
+    assert "SECTION.KEY=VALUE" in refusal(tmp_path, "", text)
+
+
+@pytest.mark.parametrize("text", ["student.epoch=1", "nothing.epochs=1"])
+def test_an_override_of_what_is_not_there_is_refused(tmp_path, text):
+    assert "unknown" in refusal(tmp_path, "", text)
+
+
+def test_the_demo_preset_is_the_params_yaml_of_the_repository():
+    assert (REPOSITORY / "params.yaml").read_bytes() == (
+        REPOSITORY / "pipeline" / "presets" / "demo.yaml"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_names_its_corpus_and_every_key_of_the_other_sections(path):
+    from ruamel.yaml import YAML
+
+    params = load_params(path)
+    assert params.corpus.name == path.stem
+    sections = YAML(typ="safe").load(path)
+    for name, keys in asdict(params).items():
+        if name != "corpus":  # its keys depend on the adapter
+            assert set(sections[name]) == set(keys)
+
+
+@pytest.mark.parametrize("name", ["fsc", "atis"])
+def test_the_presets_of_the_papers_corpora_have_its_numbers(name):
+    # Section 3.2.2 and Table 3.
+    params = load_params(REPOSITORY / "pipeline" / "presets" / f"{name}.yaml")
+    teacher, student = params.teacher, params.student
+    assert teacher.model == "bert-base-uncased"
+    assert (teacher.mlm_learning_rate, teacher.mlm_epochs) == (5e-5, 3)
+    assert (teacher.intent_learning_rate, teacher.intent_epochs) == (2e-5, 4)
+    assert (teacher.adam_beta1, teacher.adam_beta2) == (0.9, 0.999)
+    assert (student.learning_rate, student.betas) == (1e-3, (0.9, 0.999))
+    assert (student.batch_size, student.epochs) == (64, 100)
+    assert student.alpha == (0.5, 0.8)
