@@ -23,7 +23,10 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 bench: .venv/installed-dev
-	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+	$(BIN)/aln-pipeline prepare
+	for script in benchmarks/*.py; do \
+		$(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" || exit 1; \
+	done
 
 # What is given (data/), the report and the environment stay.
 clean:

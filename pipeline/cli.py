@@ -73,6 +73,13 @@ class Settings:
     layout: Layout
 
 
+def _cpus() -> int:
+    """CPUs that this process may use, as far as the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _configured(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` its `Settings`, and the options that change them."""
 
@@ -121,7 +128,7 @@ _device = click.option(
 _workers = click.option(
     "--workers",
     type=click.IntRange(min=1),
-    default=lambda: len(os.sched_getaffinity(0)),
+    default=_cpus,
     envvar="ALN_WORKERS",
     show_default="the CPUs",
     show_envvar=True,
@@ -320,7 +327,13 @@ def train_student(
             device=device,
             workers=workers,
         )
-        click.echo(summary)
+        seeds = ", ".join(map(str, summary.seeds))
+        click.echo(
+            f"{summary.output}: seeds {seeds}; "
+            f"{summary.valid_accuracy:.2f} ± {summary.valid_accuracy_std:.2f}% of "
+            f"valid, {summary.test_accuracy:.2f} ± {summary.test_accuracy_std:.2f}% "
+            "of test"
+        )
 
 
 @main.command()

@@ -137,15 +137,15 @@ def _shorten(names: Sequence[str]) -> str:
 def _contents(outs: Sequence[Path], layout: Layout) -> str:
     """A few words on what a stage left, as far as it is there."""
     from stages.cache import info
-    from stages.manifest import read_manifest
+    from stages.manifest import SPLITS, read_manifest
 
     words = []
     for path in outs:
         if not path.exists():
             continue
         if path.name == layout.manifest.name:
-            splits = read_manifest(path)["split"].value_counts()
-            words += [f"{count:,} {split}" for split, count in splits.items()]
+            counts = read_manifest(path)["split"].value_counts()
+            words += [f"{counts.get(split, 0):,} {split}" for split in SPLITS]
         elif path.name in (layout.acoustic.name, layout.targets.name):
             words += [
                 f"{found.utterances:,} of {found.header.encoder}"

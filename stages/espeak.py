@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -41,6 +42,9 @@ ACCENTS = {
 
 _SECONDS_ALLOWED = 0.5
 """Time a child may take for one utterance; it needs a hundredth of that."""
+
+_SECONDS_TO_START = 120
+"""Time it may take besides; it needs half a second where nothing else runs."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def speak(voice: Voice, texts: Sequence[str], *, seed: int) -> list[Spoken]:
             [sys.executable, "-m", "stages.espeak"],
             input=json.dumps(request).encode(),
             capture_output=True,
-            timeout=20 + _SECONDS_ALLOWED * len(texts),
+            timeout=_SECONDS_TO_START + _SECONDS_ALLOWED * len(texts),
             cwd=Path(__file__).resolve().parent.parent,
             check=True,
         )
@@ -139,7 +143,7 @@ def _check_voice(voice: Voice) -> None:
             )
 
 
-def _loader():  # type: ignore[no-untyped-def]  # the wheel has no types
+def _loader() -> ModuleType:
     try:
         import espeakng_loader
     except ImportError:

@@ -5,15 +5,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-for name in ("ALN_CORPUS_ROOT", "ALN_CACHE_DIR", "ALN_DEVICE", "ALN_WORKERS"):
-    os.environ.pop(name, None)
-
 import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
+
+# Before anything imports torch or transformers.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+for name in ("ALN_CORPUS_ROOT", "ALN_CACHE_DIR", "ALN_DEVICE", "ALN_WORKERS"):
+    os.environ.pop(name, None)
 
 RATE = 16_000
 # What is said and the pitch it is said at, by intent; the second wording is for test.

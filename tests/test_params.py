@@ -1,3 +1,4 @@
+import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -150,3 +151,10 @@ def test_the_presets_of_the_papers_corpora_have_its_numbers(name):
     assert (student.learning_rate, student.betas) == (1e-3, (0.9, 0.999))
     assert (student.batch_size, student.epochs) == (64, 100)
     assert student.alpha == (0.5, 0.8)
+
+
+def test_the_shipped_encoder_was_made_with_the_parameters_that_are_shown():
+    beside = REPOSITORY / "data" / "demo" / "encoder.json"
+    recipe = json.loads(beside.read_text(encoding="utf-8"))["recipe"]
+    params = load_params(REPOSITORY / "params.yaml").pretraining
+    assert recipe == json.loads(json.dumps(asdict(params)))

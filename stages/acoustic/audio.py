@@ -1,6 +1,7 @@
 """Reading recordings: any rate and channel count to 16 kHz mono float32."""
 
 import io
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from stages.provenance import hash_bytes
 
 RESAMPLING = "torchaudio sinc_interp_hann, width 6, rolloff 0.99"
 """The resampling kernel; a part of what features depend on."""
+
+_LARGEST_KERNEL = 50_000_000
+"""Taps of all phases; a rate with few common factors would need gigabytes."""
 
 
 def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
@@ -55,6 +59,14 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
             expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
             fix="restore the file or drop its row",
         ) from None
+    common = math.gcd(rate, SAMPLE_RATE)
+    if (rate // common) * (SAMPLE_RATE // common) > _LARGEST_KERNEL:
+        raise InputError(
+            "the sample rate has too little in common with 16 kHz",
+            path=path,
+            found=f"{rate} Hz",
+            fix="convert the recording to 16 kHz",
+        )
     if len(samples) == 0:
         raise InputError("the recording is empty", path=path, fix="drop its row")
     if not np.isfinite(samples).all():

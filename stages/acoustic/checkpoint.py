@@ -7,13 +7,12 @@ models behind the prefix `pretrained_model.`; the sizes are read from the weight
 """
 
 import json
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from stages.acoustic.encoder import Encoder, EncoderConfiguration
@@ -61,7 +60,7 @@ def save_checkpoint(
         "words": json.dumps(words),
     }
     with atomic_path(path) as beside:
-        save_file(weights, beside, metadata)
+        beside.write_bytes(_sorted_header(save(weights, metadata)))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -91,6 +90,17 @@ def frozen_encoder(configuration: EncoderConfiguration, seed: int) -> Checkpoint
     return _frozen(encoder, (), ())
 
 
+def _sorted_header(file: bytes) -> bytes:
+    """A safetensors file with its JSON header sorted; the library's order varies."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps(
+        json.loads(file[8:end]), sort_keys=True, separators=(",", ":")
+    ).encode()
+    # The format wants tensors to begin at a multiple of 8, after spaces.
+    header = header.ljust(-(-len(header) // 8) * 8)
+    return len(header).to_bytes(8, "little") + header + file[end:]
+
+
 def _load_ours(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
@@ -109,25 +119,30 @@ def _load_ours(path: Path) -> Checkpoint:
             expected=f"format {_FORMAT!r} version {_VERSION!r}",
         )
     try:
-        configuration = EncoderConfiguration(**json.loads(metadata["configuration"]))
+        described = EncoderConfiguration(**json.loads(metadata["configuration"]))
+        encoder = Encoder(described)
         phonemes = tuple(json.loads(metadata["phonemes"]))
         words = tuple(json.loads(metadata["words"]))
     except (KeyError, TypeError, ValueError, PipelineError) as error:
         raise InputError(f"unusable metadata ({error})", path=path) from error
-    encoder = _filled(path, Encoder(configuration), weights)
-    return _frozen(encoder, phonemes, words)
+    return _frozen(_filled(path, encoder, weights), phonemes, words)
 
 
 def _load_public(path: Path) -> Checkpoint:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    # torch meets a damaged file with almost any exception.
+    except Exception as error:
         raise InputError(
-            f"not a readable state dictionary of plain weights ({reason})", path=path
+            "not a whole file of plain weights",
+            path=path,
+            found=type(error).__name__,
+            expected="what torch.save writes of a state dictionary",
+            fix="copy the file again; objects other than tensors are never loaded",
         ) from error
     if not isinstance(weights, dict) or not all(
-        isinstance(value, Tensor) for value in weights.values()
+        isinstance(name, str) and isinstance(value, Tensor)
+        for name, value in weights.items()
     ):
         raise InputError("not a state dictionary of plain weights", path=path)
     if any(name.startswith(_PUBLIC_PREFIX) for name in weights):
@@ -137,7 +152,7 @@ def _load_public(path: Path) -> Checkpoint:
             if name.startswith(_PUBLIC_PREFIX)
         }
     try:
-        configuration = EncoderConfiguration(
+        described = EncoderConfiguration(
             front_end="raw",
             filters=weights["phoneme_layers.5.weight"].shape[1],
             channels=weights["phoneme_layers.5.weight"].shape[0],
@@ -146,15 +161,15 @@ def _load_public(path: Path) -> Checkpoint:
             phonemes=weights["phoneme_linear.weight"].shape[0],
             words=weights["word_linear.weight"].shape[0],
         )
-    except (KeyError, IndexError) as error:
+        encoder = Encoder(described)
+    except (KeyError, IndexError, ValueError) as error:
         raise InputError(
             "not a phoneme/word encoder",
             path=path,
-            found=f"no usable weight {error}",
+            found=f"no usable weight ({error})",
             expected="a model_state.pth of Lugosch et al. 2019",
         ) from error
-    encoder = _filled(path, Encoder(configuration), weights)
-    return _frozen(encoder, (), ())
+    return _frozen(_filled(path, encoder, weights), (), ())
 
 
 def _filled(path: Path, encoder: Encoder, weights: dict[str, Tensor]) -> Encoder:

@@ -181,7 +181,7 @@ def _plan_sessions(
 
 
 def _family(variant: str) -> str:
-    """Variants that differ in a number only are one person, but for m1, f1 and so on."""
+    """Variants that differ in a number only are one person, but m1, f1 are not."""
     stem = variant.rstrip("0123456789").lower()
     return stem if len(stem) > 1 else variant
 
@@ -266,7 +266,7 @@ def _aligned_words(
         starts[place] = number
         place += len(word) + 1
     numbers = [starts.get(offset) for offset, _, _ in events]
-    following = [*numbers[1:], len(words)]
+    following = [*numbers, len(words)][1:]
     return [
         (words[now] if now is not None and after == now + 1 else None, at)
         for now, after, (_, _, at) in zip(numbers, following, events, strict=True)
@@ -289,9 +289,7 @@ class _Corpus:
             np.array([place[str(name)] for name in one.phonemes]) for one in sessions
         ]
 
-    def crops(
-        self, size: int, seconds: float, generator: np.random.Generator
-    ) -> Batch:
+    def crops(self, size: int, seconds: float, generator: np.random.Generator) -> Batch:
         """`size` crops that begin up to 0.3 s before a random sentence."""
         samples = int(seconds * SAMPLE_RATE)
         waves = np.zeros((size, samples), np.float32)
@@ -465,7 +463,8 @@ def _score(encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
             targets, lengths = _sequences(batch.phonemes)
             guesses, counts = _sequences(encoder.ctc_linear(hidden).argmax(2))
             for guess, one in zip(
-                guesses.split(counts.tolist()), targets.split(lengths.tolist()),
+                guesses.split(counts.tolist()),
+                targets.split(lengths.tolist()),
                 strict=True,
             ):
                 wrong += torchaudio.functional.edit_distance(

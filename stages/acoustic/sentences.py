@@ -6,6 +6,9 @@ words stand in natural company and run together as they do in speech. Neither is
 from any corpus.
 """
 
+# The lists are easier to read and to extend as text.
+# ruff: noqa: SIM905
+
 import re
 from collections.abc import Iterator
 
@@ -102,10 +105,12 @@ def sentences(
     words: list[str], weights: np.ndarray, generator: np.random.Generator
 ) -> Iterator[str]:
     """An endless stream of sentences, lower case, words parted by single spaces."""
+    # As an array once: `choice` would make one of the list for every sentence.
+    known = np.array(words)
     while True:
         if generator.random() < 0.5:
             count = int(generator.integers(1, 9))
-            yield " ".join(generator.choice(words, size=count, p=weights))
+            yield " ".join(generator.choice(known, size=count, p=weights))
         else:
             yield " ".join(_clause(generator))
 
@@ -124,7 +129,7 @@ def _clause(generator: np.random.Generator) -> list[str]:
         return [one(_DETERMINERS), *adjective, one(nouns)]
 
     clause = one(_OPENINGS).split() if sometimes(0.3) else []
-    clause += noun_phrase(_PEOPLE) + [one(_VERBS)] + noun_phrase(_THINGS)
+    clause += [*noun_phrase(_PEOPLE), one(_VERBS), *noun_phrase(_THINGS)]
     if sometimes(0.5):
         clause += [one(_PREPOSITIONS), *noun_phrase(_THINGS)]
     if sometimes(0.3):

@@ -180,6 +180,9 @@ def _speak(
     recipe: str,
 ) -> None:
     voice, rows = plan
+    note = (audio / rows["path"].iloc[0]).with_name(_RECIPE_FILE)
+    # Of an earlier recipe, which would vouch for files that are half overwritten.
+    note.unlink(missing_ok=True)
     generator = np.random.default_rng((params.seed, number, 1))
     response = channel.room_response(generator)
     spoken = espeak.speak(voice, list(rows["text"]), seed=params.seed + number)
@@ -199,7 +202,7 @@ def _speak(
         samples = np.round(wave * 32767).astype(np.int16)
         soundfile.write(file, samples, channel.SAMPLE_RATE, "PCM_16")
     # Written last: only a speaker with this file is complete.
-    write_text((audio / rows["path"].iloc[0]).with_name(_RECIPE_FILE), recipe + "\n")
+    write_text(note, recipe + "\n")
 
 
 def _crowd(

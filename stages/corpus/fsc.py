@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.corpus.table import check_rows
+from stages.corpus.table import check_intents, check_rows, read_text_table
 from stages.errors import InputError
 from stages.manifest import SPLITS
 
@@ -19,7 +19,8 @@ def read_fsc(root: Path) -> pd.DataFrame:
     """Rows for the manifest from the release's three tables under `root`.
 
     Raises:
-        InputError: a table is missing or has other columns.
+        InputError: a table is missing or has other columns, a bad field, or an intent
+            that no train utterance has; names the table and the row.
     """
     parts = []
     for split in SPLITS:
@@ -30,7 +31,7 @@ def read_fsc(root: Path) -> pd.DataFrame:
                 path=file,
                 fix="pass the release's folder with --root, or link it there",
             )
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        table = read_text_table(file)
         missing = sorted(set(_COLUMNS) - set(table.columns))
         if missing:
             raise InputError(
@@ -54,4 +55,6 @@ def read_fsc(root: Path) -> pd.DataFrame:
         )
         check_rows(file, rows)
         parts.append(rows)
+        # Train comes first in SPLITS.
+        check_intents(file, rows, set(parts[0]["intent"]))
     return pd.concat(parts, ignore_index=True)

@@ -76,7 +76,9 @@ def inspect_recordings(
             for path, (stamp, one) in results.items()
         }
         if notes != known:
-            write_json(remembered, {**known, **notes} if len(notes) < len(paths) else notes)
+            write_json(
+                remembered, {**known, **notes} if len(notes) < len(paths) else notes
+            )
     return [results[path][1] for path in paths]
 
 

@@ -1,0 +1,148 @@
+"""Recordings: what reaches the encoder is the sound, whatever file it came in."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from stages.acoustic.audio import load_audio
+from stages.errors import InputError
+from stages.provenance import hash_file
+
+
+def sine(hertz: float, rate: int, seconds: float = 0.5) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+
+
+def write(path: Path, samples: np.ndarray, rate: int = 16_000, **how: str) -> Path:
+    soundfile.write(path, samples, rate, **how)
+    return path
+
+
+def pitch(wave: np.ndarray) -> float:
+    """The strongest frequency, within a hertz or two."""
+    spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 16_000))
+    return float(spectrum.argmax())
+
+
+def test_a_16_khz_recording_comes_as_it_is(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(-32768, 32767, 1000).astype(np.int16)
+    wave = load_audio(write(tmp_path / "a.wav", samples))
+    assert wave.dtype == np.float32
+    np.testing.assert_array_equal(wave, samples / 32768)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    left, right = sine(440, 16_000), 0.5 * sine(1000, 16_000)
+    path = write(tmp_path / "a.wav", np.stack([left, right], 1), subtype="FLOAT")
+    np.testing.assert_allclose(load_audio(path), (left + right) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 22_050, 44_100, 48_000])
+def test_other_rates_keep_duration_frequency_and_level(
+    tmp_path: Path, rate: int
+) -> None:
+    samples = sine(1000, rate)
+    wave = load_audio(write(tmp_path / "a.wav", samples, rate, subtype="FLOAT"))
+    assert wave.dtype == np.float32
+    assert len(wave) == -(-len(samples) * 16_000 // rate)
+    assert pitch(wave) == pytest.approx(1000, abs=2)
+    middle = wave[2000:6000]
+    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.5, rel=0.01)
+
+
+def test_what_16_khz_cannot_hold_does_not_come_back_as_something_else(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "a.wav", sine(13_000, 48_000), 48_000, subtype="FLOAT")
+    assert np.abs(load_audio(path)[1000:-1000]).max() < 0.01
+
+
+def test_flac_equals_wav_exactly(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(-9999, 9999, (4410, 2), np.int16)
+    waves = [
+        load_audio(write(tmp_path / name, samples, 44_100))
+        for name in ("a.wav", "a.flac", "a.aiff")
+    ]
+    np.testing.assert_array_equal(waves[1], waves[0])
+    np.testing.assert_array_equal(waves[2], waves[0])
+
+
+@pytest.mark.parametrize(
+    "name, how",
+    [
+        ("a.wav", {"subtype": "PCM_24"}),
+        ("a.wav", {"subtype": "ULAW"}),
+        ("a.ogg", {}),
+        ("a.mp3", {}),
+        ("a.sph", {"format": "NIST"}),
+    ],
+)
+def test_formats_that_libsndfile_reads(tmp_path: Path, name: str, how: dict) -> None:
+    wave = load_audio(write(tmp_path / name, sine(440, 16_000), **how))
+    assert pitch(wave) == pytest.approx(440, abs=2)
+    assert np.sqrt(2 * np.mean(wave[2000:6000] ** 2)) == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
+def test_a_single_sample_is_a_recording(tmp_path: Path, rate: int) -> None:
+    wave = load_audio(write(tmp_path / "a.wav", np.full(1, 0.25), rate))
+    assert len(wave) == -(-16_000 // rate)
+
+
+def test_the_hash_of_its_bytes_lets_a_recording_pass(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", sine(440, 16_000))
+    assert len(load_audio(path, hash_file(path))) == 8000
+
+
+def test_changed_bytes_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", sine(440, 16_000))
+    sha256 = hash_file(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.wav: the recording changed.*prepare"):
+        load_audio(path, sha256)
+
+
+def encoded(samples: np.ndarray, subtype: str) -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, 16_000, subtype=subtype, format="WAV")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (b"", "not an audio file"),
+        (b"RIFF", "not an audio file"),
+        (b"path,split,text\n" * 100, "not an audio file"),
+        (encoded(np.zeros(0), "PCM_16"), "empty"),
+        (encoded(np.array([0.0, np.nan, 0.0]), "FLOAT"), "no numbers"),
+        (encoded(np.array([0.0, -np.inf, 0.0]), "FLOAT"), "no numbers"),
+    ],
+)
+def test_what_is_no_recording_is_refused_by_name(
+    tmp_path: Path, content: bytes, complaint: str
+) -> None:
+    path = tmp_path / "bad one.wav"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_audio(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and complaint in message
+    assert "\n" not in message
+
+
+def test_a_missing_recording_is_refused_by_name(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.wav", tmp_path):
+        with pytest.raises(InputError, match=f"{path}: the recording cannot be read"):
+            load_audio(path)
+
+
+def test_a_rate_that_would_need_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", sine(440, 44_101), 44_101)
+    with pytest.raises(InputError, match=r"a\.wav: the sample rate.*44101 Hz"):
+        load_audio(path)

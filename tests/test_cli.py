@@ -1,0 +1,415 @@
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import COUNTS, LINE, TONES, pipeline, write_encoder
+
+from pipeline.layout import Layout
+
+UTTERANCES = len(TONES) * sum(COUNTS.values())
+CACHE = Path("cache/tiny")
+
+
+def refused(*arguments: str | Path) -> str:
+    """The one line on stderr with which a command refuses its input."""
+    result = pipeline(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def part() -> Path:
+    (path,) = (CACHE / "acoustic").glob("*.h5")
+    return path
+
+
+@pytest.mark.parametrize("command", LINE, ids=" ".join)
+def test_every_command_ends_with_a_line_a_result(results, command):
+    result = results[command]
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == (2 if command[-1].startswith("aln") else 1)
+    wrote = {"report": "report/"}.get(command[0], "cache/tiny/")
+    assert all(wrote in line for line in lines)
+
+
+def test_the_whole_line_leaves_every_file_where_the_layout_says(finished):
+    layout = Layout("tiny")
+    students = ["baseline2", "aln_linguistic-0.5", "aln_linguistic-1", "aln-0.5"]
+    for path in (
+        layout.manifest,
+        layout.intents,
+        layout.acoustic_digest,
+        layout.teacher / "scores.json",
+        layout.targets_digest,
+        *(CACHE / "student" / name / "metrics.json" for name in students),
+        layout.student("aln", 1) / "metrics.json",
+        layout.report / "results.md",
+        layout.report / "results.json",
+    ):
+        assert path.is_file(), path
+
+
+def test_the_report_has_a_row_for_every_student_of_the_grid(finished):
+    page = Path("report/results.md").read_text(encoding="utf-8")
+    names = pd.read_csv("report/plots/accuracy.csv")["system"].unique().tolist()
+    assert [name for name in names if "baseline1" not in name] == [
+        "baseline2",
+        "aln_linguistic-0.5",
+        "aln_linguistic-1",
+        "aln-0.5",
+        "aln-1",
+    ]
+    assert "Baseline-2" in page
+
+
+def test_running_again_computes_nothing_and_changes_nothing(finished, snapshot):
+    before = snapshot(finished)
+    assert "0 extracted now" in pipeline("extract-acoustic").stdout
+    assert "0 of them new" in pipeline("cache-targets").stdout
+    pipeline("prepare")
+    pipeline("report")
+    assert snapshot(finished) == before
+
+
+def test_an_utterance_more_costs_one_utterance(finished):
+    table = Path("data/tiny/table.csv")
+    shutil.copy("data/tiny/train/play-0.wav", "data/tiny/train/play-9.wav")
+    with Path("data/tiny/train/play-9.wav").open("ab") as stream:
+        stream.write(b"LIST\x04\x00\x00\x00more")  # other bytes, same sound
+    with table.open("a") as stream:
+        stream.write("train/play-9.wav,train,someone,play a song,play\n")
+    assert pipeline("prepare").exit_code == 0
+    result = pipeline("extract-acoustic")
+    assert f"{UTTERANCES + 1} utterances, 1 extracted now" in result.stdout
+
+
+def test_root_may_be_given_by_option_or_environment(given, monkeypatch, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move("data/tiny", elsewhere)
+    assert str(Path("data/tiny")) in refused("prepare")
+    by_option = pipeline("prepare", "--root", elsewhere)
+    monkeypatch.setenv("ALN_CORPUS_ROOT", str(elsewhere))
+    assert by_option.exit_code == 0
+    assert pipeline("prepare").stdout == by_option.stdout
+
+
+def test_params_and_set_change_what_runs(given):
+    Path("params.yaml").rename("other.yaml")
+    assert "params.yaml" in refused("prepare")
+    options = ("--params", "other.yaml", "--set", "corpus.name=mine")
+    result = pipeline("prepare", *options, "--root", "data/tiny")
+    assert result.exit_code == 0
+    assert not Path("cache/tiny").exists()
+    assert Path("cache/mine/manifest.csv").is_file()
+
+
+def test_another_encoder_is_used_when_asked_for(finished):
+    write_encoder(Path("other.safetensors"), seed=2)
+    result = pipeline("extract-acoustic", "--encoder", "other.safetensors")
+    assert f"{UTTERANCES} extracted now" in result.stdout
+    table = pipeline("cache", "info").stdout
+    assert len(re.findall("cache/tiny/acoustic", table)) == 2
+
+
+def test_alpha_alone_trains_that_one(finished):
+    result = pipeline("train-student", "aln", "--alpha", "0.25")
+    assert result.exit_code == 0, result.output
+    assert "student/aln-0.25" in result.stdout
+    assert (CACHE / "student" / "aln-0.25" / "metrics.json").is_file()
+
+
+def test_cache_info_says_what_there_is(finished):
+    lines = pipeline("cache", "info").stdout.splitlines()
+    texts = {text for *texts, _ in TONES.values() for text in texts}
+    assert [line.split()[0] for line in lines] == [
+        "cache",
+        "cache/tiny/acoustic",
+        "cache/tiny/targets",
+    ]
+    assert f" {UTTERANCES} " in lines[1] and "12 float32" in lines[1]
+    assert f" {len(texts)} " in lines[2] and "16 float32" in lines[2]
+
+
+def test_cache_info_of_nothing_says_so(given):
+    assert "nothing cached yet" in pipeline("cache", "info").stdout
+
+
+def test_cache_verify_is_content_with_what_the_pipeline_wrote(finished):
+    result = pipeline("cache", "verify")
+    assert result.exit_code == 0, result.output
+    assert "sound and complete" in result.stdout
+    assert result.stderr == ""
+
+
+def test_cache_verify_names_a_flipped_byte(finished):
+    data = bytearray(part().read_bytes())
+    data[-5] ^= 1
+    path = part()
+    path.write_bytes(data)
+    result = pipeline("cache", "verify")
+    assert result.exit_code == 1
+    assert str(path) in result.stderr
+    assert "problem" in result.stdout
+
+
+def test_cache_verify_misses_what_the_manifest_has_and_the_cache_has_not(finished):
+    for path in (CACHE / "targets").glob("*.h5"):
+        path.unlink()
+    result = pipeline("cache", "verify")
+    assert result.exit_code == 1
+    assert "cache-targets" in result.stderr
+
+
+def spoil_root() -> tuple[tuple[str, ...], str]:
+    shutil.rmtree("data/tiny")
+    return ("prepare",), "data/tiny"
+
+
+def spoil_recording() -> tuple[tuple[str, ...], str]:
+    Path("data/tiny/valid/play-1.wav").write_text("no sound at all")
+    return ("prepare",), "data/tiny/valid/play-1.wav"
+
+
+def spoil_recording_later() -> tuple[tuple[str, ...], str]:
+    part().unlink()
+    Path("data/tiny/valid/play-1.wav").write_text("no sound at all")
+    return ("extract-acoustic",), "data/tiny/valid/play-1.wav"
+
+
+def spoil_key() -> tuple[tuple[str, ...], str]:
+    with Path("params.yaml").open("a") as stream:
+        stream.write("  perplexity: 3\n")
+    return ("report",), "tsne_perplexity"
+
+
+def spoil_intent() -> tuple[tuple[str, ...], str]:
+    table = Path("data/tiny/table.csv")
+    text = table.read_text().replace("test-1,some music please,play", "x,hum,hum")
+    table.write_text(text)
+    return ("prepare",), "'hum'"
+
+
+def spoil_encoder() -> tuple[tuple[str, ...], str]:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open("encoder.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    name = "phoneme_layers.9.weight"
+    weights[name] = weights[name][:, :-1].contiguous()
+    save_file(weights, "encoder.safetensors", metadata)
+    return ("extract-acoustic",), name
+
+
+def spoil_cache() -> tuple[tuple[str, ...], str]:
+    os.truncate(part(), part().stat().st_size // 2)
+    return ("extract-acoustic",), str(part())
+
+
+def spoil_cache_later() -> tuple[tuple[str, ...], str]:
+    os.truncate(part(), part().stat().st_size // 2)
+    return ("train-student", "aln", "--alpha", "0.5"), str(part())
+
+
+def spoil_teacher() -> tuple[tuple[str, ...], str]:
+    shutil.rmtree(CACHE / "teacher")
+    return ("cache-targets",), "train-teacher"
+
+
+def spoil_student() -> tuple[tuple[str, ...], str]:
+    shutil.rmtree(CACHE / "student" / "aln-1")
+    return ("report",), "aln-1"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_root,
+        spoil_recording,
+        spoil_recording_later,
+        spoil_key,
+        spoil_intent,
+        spoil_encoder,
+        spoil_cache,
+        spoil_cache_later,
+        spoil_teacher,
+        spoil_student,
+    ],
+    ids=lambda function: function.__name__.removeprefix("spoil_"),
+)
+def test_bad_input_is_one_line_and_costs_nothing_computed(finished, snapshot, spoil):
+    command, named = spoil()
+    before = snapshot(finished)
+    line = refused(*command)
+    assert named in line
+    after = snapshot(finished)
+    for files in (before, after):  # a note about recordings that were looked at
+        files.pop("cache/tiny/recordings.json")
+    assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("train-student", "aln3"), "baseline2, aln_linguistic, aln"),
+        (("train-student", "aln", "--alpha", "2"), "from 0 to 1"),
+        (("train-student", "baseline2", "--alpha", "0.5"), "--alpha"),
+        (("extract-acoustic", "--device", "tpu"), "auto, cpu, cuda"),
+        (("prepare", "--set", "corpus.adapter=other"), "demo, fsc, table"),
+        (("status",), "repository"),
+    ],
+    ids=" ".join,
+)
+def test_a_value_out_of_a_list_shows_the_list(finished, arguments, named):
+    assert named in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "code"),
+    [
+        (lambda: signal.raise_signal(signal.SIGINT), 130),
+        (lambda: signal.raise_signal(signal.SIGTERM), 143),
+    ],
+    ids=["ctrl-c", "terminated"],
+)
+def test_an_interrupted_extraction_goes_on(given, monkeypatch, interrupt, code):
+    from stages.acoustic import extract
+
+    pipeline("prepare")
+    encode, sizes = extract.encode, []
+
+    def counted(encoder, waves):
+        if len(sizes) == 3:
+            interrupt()
+        sizes.append(len(waves))
+        return encode(encoder, waves)
+
+    monkeypatch.setattr(extract, "encode", counted)
+    monkeypatch.setitem(extract._BATCH_SECONDS, "cpu", 1.2)
+    result = pipeline("extract-acoustic")
+    assert result.exit_code == code
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert "goes on" in line
+    done = sum(sizes)
+    assert 0 < done < UTTERANCES
+    assert "no digest" in refused("train-student", "baseline2")
+
+    sizes[:] = [0] * 4  # past the interruption
+    result = pipeline("extract-acoustic")
+    assert sum(sizes) == UTTERANCES - done
+    assert f"{UTTERANCES - done} extracted now" in result.stdout
+
+
+def test_an_extraction_that_was_interrupted_gives_the_digest_of_one_that_was_not(
+    given, monkeypatch
+):
+    from stages.acoustic import extract
+
+    pipeline("prepare")
+    pipeline("extract-acoustic")
+    whole = (CACHE / "acoustic.digest").read_bytes()
+    shutil.rmtree(CACHE / "acoustic")
+    (CACHE / "acoustic.digest").unlink()
+    encode, calls = extract.encode, []
+
+    def interrupted(encoder, waves):
+        calls.append(waves)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(encoder, waves)
+
+    monkeypatch.setattr(extract, "encode", interrupted)
+    monkeypatch.setitem(extract._BATCH_SECONDS, "cpu", 1.2)
+    assert pipeline("extract-acoustic").exit_code == 130
+    monkeypatch.undo()
+    os.chdir(given)  # undone too
+    assert pipeline("extract-acoustic").exit_code == 0
+    ours = (CACHE / "acoustic.digest").read_text().splitlines()
+    theirs = whole.decode().splitlines()
+    # Keys, not features: other batches may change the last bits.
+    assert [line.rsplit(" ", 1)[0] for line in ours] == [
+        line.rsplit(" ", 1)[0] for line in theirs
+    ]
+
+
+def test_a_second_writer_is_refused_and_told_who_writes(given):
+    from stages.cache import CacheWriter, Header
+
+    pipeline("prepare")
+    header = Header("acoustic", "other", "0" * 64, {}, 2, "float32", 2560)
+    with CacheWriter(CACHE / "acoustic", header):
+        assert str(os.getpid()) in refused("extract-acoustic")
+
+
+def test_a_bug_keeps_its_traceback(given, monkeypatch):
+    def broken(*arguments, **options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("stages.corpus.run.run", broken)
+    assert isinstance(pipeline("prepare").exception, ZeroDivisionError)
+
+
+def test_starting_imports_nothing_that_takes_long():
+    heavy = {"numpy", "pandas", "torch", "transformers", "h5py", "dvc", "ruamel"}
+    code = "import sys, pipeline.cli; print(*sys.modules)"
+    repository = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not heavy & set(done.stdout.split())
+
+
+def test_help_names_every_command():
+    text = pipeline("--help").stdout
+    for name in (*{command[0] for command in LINE}, "pretrain-asr", "status", "cache"):
+        assert name in text
+
+
+def test_a_copy_links_the_shared_cache_and_computes_nothing(
+    finished, monkeypatch, tmp_path
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("cache", "report"))
+    monkeypatch.setenv("ALN_CACHE_DIR", str(finished / "cache"))
+    monkeypatch.chdir(copy)
+    assert pipeline("prepare").exit_code == 0
+    assert "0 extracted now" in pipeline("extract-acoustic").stdout
+    digest = "cache/tiny/acoustic.digest"
+    assert (copy / digest).read_bytes() == (finished / digest).read_bytes()
+    assert (copy / "cache/tiny/acoustic").resolve() == finished / "cache/tiny/acoustic"
+
+
+def test_the_shared_cache_must_be_named_absolutely(given, monkeypatch):
+    monkeypatch.setenv("ALN_CACHE_DIR", "cache")
+    assert "absolute" in refused("prepare")
+
+
+def test_the_shared_cache_replaces_nothing_that_is_there(given, monkeypatch, tmp_path):
+    own = CACHE / "acoustic"
+    own.mkdir(parents=True)
+    (own / "kept").write_text("x")
+    monkeypatch.setenv("ALN_CACHE_DIR", str(tmp_path / "shared"))
+    Layout("tiny").link_shared()
+    assert not own.is_symlink() and (own / "kept").is_file()
+    assert (CACHE / "targets").is_symlink()
+
+
+def test_its_own_cache_is_not_linked_to_itself(given, monkeypatch):
+    monkeypatch.setenv("ALN_CACHE_DIR", str(given / "cache"))
+    Layout("tiny").link_shared()
+    assert not Path("cache").exists()

@@ -1,0 +1,770 @@
+"""The corpus stage: our own commands spoken, and other people's corpora described."""
+
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from stages import espeak
+from stages.corpus import channel, demo, recordings
+from stages.corpus.params import CorpusParams
+from stages.corpus.recordings import inspect_recordings
+from stages.corpus.run import Summary, run
+from stages.errors import ConfigurationError, InputError
+from stages.manifest import SPLITS, read_intents, read_manifest
+from stages.provenance import hash_file
+from stages.texts import normalise_text
+
+SHIPPED = Path(__file__).parent.parent / "data" / "demo"
+
+# ---------------------------------------------------------------- the embedded corpus
+
+PARAMS = CorpusParams(train_utterances=4, valid_utterances=6, test_utterances=9)
+
+PHRASES = """\
+action,object,location,text,wording
+activate,lights,none,lights on,heard
+activate,lights,none,turn on the lights,heard
+activate,lights,none,let there be light,unseen
+set,alarm,none,set an alarm,heard
+set,alarm,none,wake me up,unseen
+stop,music,none,stop the music,heard
+stop,music,none,no more music,unseen
+"""
+
+VOICES = """\
+speaker,split,accent,variant,rate,pitch,pitch_range
+anna,train,en-us,f1,200,60,50
+bob,valid,en-gb,m1,190,30,50
+carla,test,en-029,f3,210,55,40
+dave,test,en-gb,m3,180,45,60
+noise-1,crowd,en-us,m2,170,40,50
+noise-2,crowd,en-gb,f2,190,60,50
+"""
+
+
+class Demo:
+    """A corpus of four speakers in a folder of its own."""
+
+    def __init__(self, folder: Path, params: CorpusParams = PARAMS) -> None:
+        self.data = folder / "data"
+        self.output = folder / "cache"
+        self.params = params
+        (self.data / "demo").mkdir(parents=True, exist_ok=True)
+        (self.data / "demo" / "phrases.csv").write_text(PHRASES)
+        (self.data / "demo" / "voices.csv").write_text(VOICES)
+
+    def run(self, workers: int = 2) -> Summary:
+        return run(
+            self.params, root=None, data=self.data, output=self.output, workers=workers
+        )
+
+    def audio(self) -> dict[str, bytes]:
+        root = self.output / "audio"
+        return {
+            path.relative_to(root).as_posix(): path.read_bytes()
+            for path in sorted(root.rglob("*.wav"))
+        }
+
+    def manifest(self) -> pd.DataFrame:
+        return read_manifest(self.output / "manifest.csv")
+
+    def rows(self) -> pd.DataFrame:
+        """The manifest with each utterance's condition."""
+        return self.manifest().merge(pd.read_csv(self.output / "conditions.csv"))
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """Spoken once; tests read it."""
+    corpus = Demo(tmp_path_factory.mktemp("demo"))
+    corpus.run()
+    return corpus
+
+
+@pytest.fixture
+def copied(spoken: Demo, tmp_path: Path) -> Demo:
+    """A copy to change."""
+    shutil.copytree(spoken.output, tmp_path / "cache")
+    return Demo(tmp_path)
+
+
+@pytest.fixture
+def speeches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The variants that spoke, in order."""
+    heard: list[str] = []
+    speak = espeak.speak
+
+    def counted(voice: espeak.Voice, texts: list[str], *, seed: int) -> list:
+        heard.append(voice.variant)
+        return speak(voice, texts, seed=seed)
+
+    monkeypatch.setattr(espeak, "speak", counted)
+    return heard
+
+
+def test_the_same_parameters_give_the_same_bytes(spoken: Demo, tmp_path: Path) -> None:
+    again = Demo(tmp_path)
+    summary = again.run(workers=1)
+    assert again.audio() == spoken.audio()
+    for name in ("manifest.csv", "intents.json", "conditions.csv"):
+        found = (again.output / name).read_bytes()
+        assert found == (spoken.output / name).read_bytes()
+    assert summary.utterances == {"train": 4, "valid": 6, "test": 18}
+    assert summary.intents == 3
+    assert "4 train, 6 valid, 18 test utterances, 3 intents" in str(summary)
+
+
+def test_recordings_are_16_khz_mono_pcm_that_the_manifest_describes(
+    spoken: Demo,
+) -> None:
+    for row in spoken.manifest().itertuples():
+        path = spoken.output / "audio" / row.path
+        header = soundfile.info(path)
+        assert (header.samplerate, header.channels) == (16_000, 1)
+        assert header.subtype == "PCM_16"
+        assert row.seconds == pytest.approx(header.duration, abs=1e-4)
+        assert row.audio_sha256 == hash_file(path)
+        assert row.id == f"demo/{row.path.removesuffix('.wav')}"
+        samples, _ = soundfile.read(path)
+        decibels = 20 * np.log10(np.abs(samples).max())
+        assert -20.1 < decibels < -0.9
+
+
+def test_a_second_run_speaks_nothing(spoken: Demo, speeches: list[str]) -> None:
+    spoken.run()
+    assert speeches == []
+
+
+def test_a_deleted_recording_is_spoken_again_equal(
+    spoken: Demo, copied: Demo, speeches: list[str]
+) -> None:
+    (copied.output / "audio" / "valid" / "bob" / "003.wav").unlink()
+    copied.run()
+    assert sorted(speeches) == ["f2", "m1", "m2"]
+    assert copied.audio() == spoken.audio()
+
+
+def test_another_seed_or_text_is_spoken_again(
+    spoken: Demo, copied: Demo, speeches: list[str]
+) -> None:
+    copied.params = replace(PARAMS, seed=2)
+    copied.run()
+    assert len(speeches) == 6
+    assert copied.audio().keys() == spoken.audio().keys()
+    assert all(copied.audio()[path] != audio for path, audio in spoken.audio().items())
+
+
+def test_nothing_of_a_run_cut_short_is_taken_for_another(
+    spoken: Demo, copied: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = soundfile.write, []
+
+    def failing(file: Path, *rest: Any) -> None:
+        if len(written) == 3:
+            raise OSError("disk full")
+        written.append(file)
+        write(file, *rest)
+
+    copied.params = replace(PARAMS, seed=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(demo.soundfile, "write", failing)
+        with pytest.raises(OSError, match="disk full"):
+            copied.run(workers=1)
+    assert copied.audio() != spoken.audio()
+    # Back to the old parameters, whose notes are still beside the other speakers.
+    copied.params = PARAMS
+    copied.run()
+    assert copied.audio() == spoken.audio()
+
+
+def test_train_is_clean_and_every_other_recording_of_the_rest_is_not(
+    spoken: Demo,
+) -> None:
+    rows = spoken.rows()
+    assert len(rows) == 28
+    assert set(rows.loc[rows["split"] == "train", "condition"]) == {"clean"}
+    for _, speaker in rows[rows["split"] != "train"].groupby("speaker"):
+        clean = list(speaker.sort_values("path")["condition"] == "clean")
+        assert clean == [place % 2 == 0 for place in range(len(clean))]
+    noisy = set(rows["condition"]) - {"clean"}
+    assert noisy == {"babble", "room", "telephone"}
+
+
+def test_unseen_wordings_are_heard_in_test_alone(spoken: Demo) -> None:
+    rows = spoken.manifest()
+    unseen = {"let there be light", "wake me up", "no more music"}
+    by_split = {
+        split: set(rows.loc[rows["split"] == split, "text"]) for split in SPLITS
+    }
+    assert not unseen & (by_split["train"] | by_split["valid"])
+    assert unseen & by_split["test"]
+    assert by_split["test"] - unseen
+
+
+def test_speakers_are_of_one_split_and_the_crowd_of_none(spoken: Demo) -> None:
+    rows = spoken.manifest()
+    assert (rows.groupby("speaker")["split"].nunique() == 1).all()
+    assert set(rows["speaker"]) == {"anna", "bob", "carla", "dave"}
+
+
+def test_every_speaker_says_every_intent_before_one_again(spoken: Demo) -> None:
+    rows = spoken.manifest()
+    for _, speaker in rows.groupby("speaker"):
+        first = speaker.sort_values("path")["intent"].iloc[:3]
+        assert set(first) == {
+            "activate|lights|none",
+            "set|alarm|none",
+            "stop|music|none",
+        }
+    assert read_intents(spoken.output / "intents.json") == sorted(set(rows["intent"]))
+
+
+def test_texts_have_the_intent_that_the_phrases_say(spoken: Demo) -> None:
+    phrases = pd.read_csv(spoken.data / "demo" / "phrases.csv").astype(str)
+    triples = phrases["action"] + "|" + phrases["object"] + "|" + phrases["location"]
+    intents = dict(zip(phrases["text"], triples, strict=True))
+    for row in spoken.manifest().itertuples():
+        assert intents[row.text] == row.intent
+
+
+@pytest.mark.parametrize("name", ["phrases.csv", "voices.csv"])
+def test_missing_or_other_demo_tables_are_named(tmp_path: Path, name: str) -> None:
+    corpus = Demo(tmp_path)
+    path = corpus.data / "demo" / name
+    path.write_text("colour\nred\n")
+    with pytest.raises(InputError, match=rf"{name}: unexpected columns; found colour"):
+        corpus.run()
+    path.unlink()
+    with pytest.raises(InputError, match=rf"{name}: missing"):
+        corpus.run()
+
+
+# ------------------------------------------------------------------ what is shipped
+
+
+def test_the_shipped_phrases_are_many_and_each_of_one_intent() -> None:
+    phrases = pd.read_csv(SHIPPED / "phrases.csv", keep_default_na=False)
+    assert set(phrases["wording"]) == {"heard", "unseen"}
+    texts = phrases["text"].map(normalise_text)
+    assert list(texts) == list(phrases["text"])
+    assert not texts.duplicated().any()
+    intents = phrases.groupby(["action", "object", "location"])["wording"]
+    assert len(intents) >= 24
+    for intent, wordings in intents:
+        assert (wordings == "heard").sum() >= 2, intent
+        assert (wordings == "unseen").sum() >= 1, intent
+
+
+def test_the_shipped_voices_exist_and_are_new_in_every_split() -> None:
+    voices = pd.read_csv(SHIPPED / "voices.csv")
+    assert not voices["speaker"].duplicated().any()
+    assert set(voices["split"]) == {*SPLITS, "crowd"}
+    assert set(voices["accent"]) <= set(espeak.ACCENTS)
+    assert set(voices["variant"]) <= set(espeak.variants())
+    assert voices["rate"].between(80, 450).all()
+    assert voices[["pitch", "pitch_range"]].stack().between(0, 99).all()
+    of_split = {
+        split: {
+            name.lower().rstrip("0123456789") if len(name) > 2 else name
+            for name in rows["variant"]
+        }
+        for split, rows in voices.groupby("split")
+    }
+    assert not of_split["train"] & of_split["valid"]
+    assert not (of_split["train"] | of_split["valid"]) & of_split["test"]
+    assert not of_split["crowd"] & (of_split["valid"] | of_split["test"])
+    # Some of test's accents are never heard before.
+    accents = {split: set(rows["accent"]) for split, rows in voices.groupby("split")}
+    assert accents["test"] - accents["train"] - accents["valid"]
+
+
+# ---------------------------------------------------------------------- the channel
+
+
+def tone(hertz: float, samples: int = 16_000) -> np.ndarray:
+    return 0.3 * np.sin(2 * np.pi * hertz * np.arange(samples) / 16_000)
+
+
+def decibels(signal: np.ndarray, reference: np.ndarray) -> float:
+    return 10 * np.log10(np.mean(signal**2) / np.mean(reference**2))
+
+
+@pytest.mark.parametrize("wanted", [-3.0, 5.0, 15.0])
+def test_babble_lies_so_many_decibels_below(wanted: float) -> None:
+    generator = np.random.default_rng(0)
+    wave, crowd = tone(440, 8001), generator.normal(0, 2, (3, 20_000))
+    heard = channel.add_babble(wave, crowd, wanted, generator)
+    assert heard.shape == wave.shape
+    assert decibels(wave, heard - wave) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_babble_is_the_sum_of_all_talkers() -> None:
+    crowd = np.stack([tone(500, 20_000), tone(2000, 20_000)])
+    wave = tone(4000, 8000)
+    heard = channel.add_babble(wave, crowd, 0, np.random.default_rng(1))
+    spectrum = np.abs(np.fft.rfft(heard))
+    assert set(np.argsort(spectrum)[-3:] * 2) == {500, 2000, 4000}
+
+
+@pytest.mark.parametrize("samples", [1999, 2000, 16_001])
+def test_conditions_keep_the_length(samples: int) -> None:
+    wave = np.random.default_rng(0).normal(0, 0.1, samples)
+    response = channel.room_response(np.random.default_rng(0))
+    assert channel.telephone(wave).shape == (samples,)
+    assert channel.reverberate(wave, response).shape == (samples,)
+
+
+def test_the_telephone_passes_its_band_alone() -> None:
+    for hertz in (500, 1000, 2000, 3000):
+        assert abs(decibels(channel.telephone(tone(hertz)), tone(hertz))) < 1
+    for hertz in (50, 100, 5000, 6500):
+        assert decibels(channel.telephone(tone(hertz)), tone(hertz)) < -25
+
+
+def test_the_telephone_is_coarse_but_not_very() -> None:
+    wave = tone(1000)
+    error = channel.telephone(wave)[4000:12_000]
+    phase = np.exp(-2j * np.pi * 1000 * np.arange(4000, 12_000) / 16_000)
+    residue = error - 2 * np.real(np.mean(error * phase) * phase.conj())
+    assert -60 < decibels(residue, wave) < -30
+
+
+def test_silence_stays_silence() -> None:
+    assert np.abs(channel.telephone(np.zeros(1000))).max() < 1e-9
+    crowd = np.ones((1, 4000))
+    generator = np.random.default_rng(0)
+    assert not channel.add_babble(np.zeros(1000), crowd, 5, generator).any()
+
+
+@pytest.fixture(scope="module")
+def rooms() -> list[np.ndarray]:
+    return [channel.room_response(np.random.default_rng(seed)) for seed in range(9)]
+
+
+def test_a_room_begins_with_the_direct_path_and_decays(rooms: list[np.ndarray]) -> None:
+    for response in rooms:
+        # Two echoes that come at once may be louder than the direct path.
+        assert response.max() == 1 and response.min() >= 0
+        assert response[0] > 0.4
+        assert 3200 < len(response) <= 5600
+        energy = [np.sum(part**2) for part in np.array_split(response, 5)]
+        assert energy == sorted(energy, reverse=True)
+        assert 10 * np.log10(energy[-1] / energy[0]) < -6
+    assert np.median([response[0] for response in rooms]) == 1
+
+
+def test_rooms_differ_and_are_their_seed(rooms: list[np.ndarray]) -> None:
+    assert not np.array_equal(rooms[0][:3000], rooms[1][:3000])
+    again = channel.room_response(np.random.default_rng(1))
+    np.testing.assert_array_equal(rooms[1], again)
+
+
+def test_the_first_echoes_come_when_their_mirror_images_say() -> None:
+    size, mouth, ear = (4.0, 5.0, 3.0), (1.0, 2.0, 1.5), (3.0, 2.5, 1.0)
+
+    class Given:
+        """In place of chance: the room, its reflection, mouth and ear."""
+
+        values = iter([np.array(size), 0.8, np.array([mouth, ear])])
+
+        def uniform(self, *_: object) -> object:
+            return next(self.values)
+
+    response = channel.room_response(Given())  # type: ignore[arg-type]
+    # Along each axis: the mouth itself, and mirrored in either wall.
+    places = [
+        ((m, 0), (-m, 1), (2 * w - m, 1)) for m, w in zip(mouth, size, strict=True)
+    ]
+    echoes = [
+        (math.dist([place for place, _ in image], ear), sum(n for _, n in image))
+        for image in itertools.product(*places)
+    ]
+    direct = math.dist(mouth, ear)
+    expected = np.zeros(len(response))
+    for distance, mirrors in echoes:
+        place = int(distance / 343 * 16_000) - int(direct / 343 * 16_000)
+        expected[place] += 0.8**mirrors * direct / distance
+    # Nothing that is mirrored twice in one axis arrives before 5.8 m.
+    until = int((5.8 - direct) / 343 * 16_000)
+    assert np.count_nonzero(expected[:until]) >= 7
+    np.testing.assert_allclose(
+        response[:until] / response[0], expected[:until] / expected[0], atol=1e-9
+    )
+
+
+# ------------------------------------------------------------------- other corpora
+
+TABLE = CorpusParams(name="mine", adapter="table")
+GOOD = [
+    ("a.wav", "train", "ann", "lights on", "on"),
+    ("sub/b.wav", "train", "ann", "lights off", "off"),
+    ("c.wav", "valid", "bob", "lights on", "on"),
+    ("d.wav", "test", "cid", "lights off please", "off"),
+]
+HEADING = ("path", "split", "speaker", "text", "intent")
+
+
+def make_audio(root: Path, paths: list[str]) -> None:
+    for number, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        rate = (16_000, 8000)[number % 2]
+        soundfile.write(root / path, tone(300 + number, 800 + number), rate)
+
+
+def write_table(
+    root: Path,
+    rows: list[tuple[str, ...]] | None = None,
+    heading: tuple[str, ...] = HEADING,
+    name: str = "table.csv",
+) -> Path:
+    separator = "\t" if name.endswith(".tsv") else ","
+    lines = [
+        separator.join(row) for row in [heading, *(GOOD if rows is None else rows)]
+    ]
+    path = root / name
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "corpus"
+    make_audio(root, [row[0] for row in GOOD])
+    return root
+
+
+@pytest.fixture
+def prepare(root: Path, tmp_path: Path) -> Callable[..., Summary]:
+    def prepared(params: CorpusParams = TABLE, at: Path | None = root) -> Summary:
+        return run(params, root=at, data=tmp_path, output=tmp_path / "out", workers=2)
+
+    return prepared
+
+
+def test_a_described_corpus_becomes_a_manifest(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    write_table(root, GOOD[::-1])
+    summary = prepare()
+    rows = read_manifest(summary.manifest)
+    assert list(rows["id"]) == ["mine/a", "mine/c", "mine/d", "mine/sub/b"]
+    assert list(rows["path"]) == ["a.wav", "c.wav", "d.wav", "sub/b.wav"]
+    assert list(rows["intent"]) == ["on", "on", "off", "off"]
+    assert list(rows["seconds"]) == [0.05, 0.0501, 0.1004, 0.1001]
+    assert list(rows["audio_sha256"]) == [
+        hash_file(root / path) for path in rows["path"]
+    ]
+    output = summary.manifest.parent
+    assert read_intents(output / "intents.json") == ["off", "on"]
+    assert (output / "conditions.csv").read_text() == "id,condition\n"
+    assert (summary.utterances, summary.intents) == (
+        {"train": 2, "valid": 1, "test": 1},
+        2,
+    )
+
+
+def test_columns_separator_and_speakers_are_a_persons_choice(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    heading = ("file", "part", "unused", "said", "label")
+    write_table(root, heading=heading, name="rows.tsv")
+    params = replace(
+        TABLE,
+        table="rows.tsv",
+        path_column="file",
+        split_column="part",
+        speaker_column="",
+        text_column="said",
+        intent_column="label",
+    )
+    rows = read_manifest(prepare(params).manifest)
+    assert set(rows["speaker"]) == {""}
+    assert list(rows["text"])[2] == "lights off please"
+
+
+def changed(row: int, column: int, value: str) -> list[tuple[str, ...]]:
+    rows = [list(one) for one in GOOD]
+    rows[row][column] = value
+    return [tuple(one) for one in rows]
+
+
+@pytest.mark.parametrize(
+    "rows, complaint",
+    [
+        (changed(2, 0, "no.wav"), r"no\.wav: no such audio file"),
+        (changed(2, 0, "a.wav"), r"a\.wav: the same recording stands in several rows"),
+        (changed(2, 0, "./a.wav"), r"a\.wav: the same recording"),
+        (changed(2, 0, "../c.wav"), r"row 4 leaves the corpus root; found '\.\./c"),
+        (changed(2, 0, "sub/../c.wav"), "row 4 leaves the corpus root"),
+        (changed(2, 0, "/c.wav"), "row 4 leaves the corpus root"),
+        (changed(2, 0, " "), "row 4 has no path"),
+        (changed(1, 3, ""), "row 3 has no text"),
+        (changed(0, 4, ""), "row 2 has no intent"),
+        (changed(3, 1, "dev"), "row 5 has an unknown split; found 'dev'; expected tr"),
+        (changed(3, 4, "dim"), r"table\.csv: row 5 has intent 'dim', which no train"),
+        (changed(2, 4, "dim"), r"table\.csv: row 4 has intent 'dim'"),
+        (changed(1, 3, '"lights\roff"'), "row 3 has a control character in its text"),
+        (changed(1, 3, "off, please"), "not a readable table"),
+        ([row[:4] for row in GOOD], "row 2 has no intent"),
+        ([], "no utterance in split 'train'"),
+        (GOOD[:3], "no utterance in split 'test'"),
+    ],
+)
+def test_a_bad_row_is_refused_by_file_and_row(
+    root: Path,
+    prepare: Callable[..., Summary],
+    rows: list[tuple[str, ...]],
+    complaint: str,
+) -> None:
+    write_table(root, rows)
+    with pytest.raises(InputError, match=complaint) as caught:
+        prepare()
+    assert "\n" not in str(caught.value)
+    if "row " in complaint and "recording" not in complaint:
+        assert str(caught.value).startswith(f"{root / 'table.csv'}: row ")
+
+
+def test_recordings_that_differ_in_suffix_only_have_one_id(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    soundfile.write(root / "a.flac", tone(500), 16_000)
+    write_table(root, changed(2, 0, "a.flac"))
+    with pytest.raises(InputError, match="duplicate id 'mine/a'"):
+        prepare()
+
+
+def test_a_missing_column_is_named_with_those_there_are(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    write_table(root, heading=("path", "split", "who", "text", "label"))
+    with pytest.raises(
+        InputError, match=r"table\.csv: no column intent, speaker; found path, .*label"
+    ):
+        prepare()
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (
+            "path,split,speaker,text,intent\na.wav,train,Jörg,x,y\n".encode("latin-1"),
+            "UTF-8",
+        ),
+        (b"", "not a readable table"),
+        (b'path,split\n"a.wav,train\n', "not a readable table"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(
+    root: Path, prepare: Callable[..., Summary], content: bytes, complaint: str
+) -> None:
+    (root / "table.csv").write_bytes(content)
+    with pytest.raises(InputError, match=rf"table\.csv: .*{complaint}") as caught:
+        prepare()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_table_or_root_says_what_to_set(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    with pytest.raises(InputError, match=r"table\.csv: no such table.*corpus\.table"):
+        prepare()
+    with pytest.raises(InputError, match=r"nowhere: no such corpus root.*--root"):
+        prepare(at=root / "nowhere")
+    with pytest.raises(ConfigurationError, match=r"'mine' needs .*ALN_CORPUS_ROOT"):
+        prepare(at=None)
+
+
+@pytest.mark.parametrize("content", [b"", b"no audio at all, but long enough" * 9])
+def test_a_file_that_is_no_recording_is_named(
+    root: Path, prepare: Callable[..., Summary], content: bytes
+) -> None:
+    write_table(root)
+    (root / "sub" / "b.wav").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"sub/b\.wav: not an audio file.*expected WAV"
+    ):
+        prepare()
+
+
+def test_an_empty_recording_is_named(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    write_table(root)
+    soundfile.write(root / "c.wav", np.zeros(0), 16_000)
+    with pytest.raises(InputError, match=r"c\.wav: the recording is empty"):
+        prepare()
+
+
+@pytest.mark.parametrize("change", [{"adapter": "ftp"}, {"name": "a/b"}, {"name": ""}])
+def test_parameters_that_cannot_be_used_are_refused(change: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match=r"corpus\.(adapter|name)"):
+        replace(TABLE, **change)  # type: ignore[arg-type]
+
+
+FSC = CorpusParams(name="fsc", adapter="fsc")
+FSC_HEADING = ",path,speakerId,transcription,action,object,location"
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """Fluent Speech Commands as released, but shorter."""
+    root = tmp_path / "fsc"
+    (root / "data").mkdir(parents=True)
+    for split, rows in {
+        "train": [
+            ("Ab", "Lights on", "activate,lights,none"),
+            ("Ab", "No", "x,y,none"),
+        ],
+        "valid": [("Cd", "Lights, on!", "activate,lights,none")],
+        "test": [("Ef", "No", "x,y,none")],
+    }.items():
+        lines = [FSC_HEADING]
+        for number, (speaker, text, intent) in enumerate(rows):
+            path = f"wavs/speakers/{speaker}/{split}-{number}.wav"
+            make_audio(root, [path])
+            lines.append(f'{number},{path},{speaker},"{text}",{intent}')
+        (root / "data" / f"{split}_data.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_fluent_speech_commands_as_released(
+    release: Path, prepare: Callable[..., Summary]
+) -> None:
+    rows = read_manifest(prepare(FSC, release).manifest)
+    assert list(rows["id"]) == [
+        "fsc/wavs/speakers/Ab/train-0",
+        "fsc/wavs/speakers/Ab/train-1",
+        "fsc/wavs/speakers/Cd/valid-0",
+        "fsc/wavs/speakers/Ef/test-0",
+    ]
+    assert list(rows["split"]) == ["train", "train", "valid", "test"]
+    assert list(rows["speaker"]) == ["Ab", "Ab", "Cd", "Ef"]
+    assert list(rows["text"]) == ["Lights on", "No", "Lights, on!", "No"]
+    assert list(rows["intent"]) == [
+        "activate|lights|none",
+        "x|y|none",
+        "activate|lights|none",
+        "x|y|none",
+    ]
+
+
+@pytest.mark.parametrize(
+    "old, new, complaint",
+    [
+        ("x,y,none", "x,z,none", r"row 2 has intent 'x\|z\|none', which no train"),
+        ("speakerId", "speaker", "no column speakerId; found .*speaker"),
+        ("No", "\xff", "not UTF-8"),
+        (",wavs", ",../wavs", "row 2 leaves the corpus root"),
+        ('"No"', "", "row 2 has no text"),
+    ],
+)
+def test_a_bad_release_is_refused_by_table_and_row(
+    release: Path, prepare: Callable[..., Summary], old: str, new: str, complaint: str
+) -> None:
+    path = release / "data" / "test_data.csv"
+    path.write_bytes(path.read_text().replace(old, new).encode("latin-1"))
+    with pytest.raises(InputError, match=rf"test_data\.csv: {complaint}"):
+        prepare(FSC, release)
+
+
+def test_a_folder_that_is_no_release_is_refused(
+    release: Path, prepare: Callable[..., Summary]
+) -> None:
+    (release / "data" / "valid_data.csv").unlink()
+    with pytest.raises(InputError, match=r"valid_data\.csv: not a Fluent Speech Comm"):
+        prepare(FSC, release)
+
+
+# --------------------------------------------------------- recordings are remembered
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were hashed."""
+    names: list[str] = []
+
+    def counted(path: Path) -> str:
+        names.append(path.name)
+        return hash_file(path)
+
+    monkeypatch.setattr(recordings, "hash_file", counted)
+    return names
+
+
+@pytest.fixture
+def inspect(root: Path, tmp_path: Path) -> Callable[..., list]:
+    def inspected(paths: list[str]) -> list:
+        return inspect_recordings(root, paths, tmp_path / "notes.json", workers=1)
+
+    return inspected
+
+
+def test_a_file_of_the_same_size_and_time_is_not_read_again(
+    inspect: Callable[..., list], hashed: list[str]
+) -> None:
+    first = inspect(["a.wav", "c.wav"])
+    assert hashed == ["a.wav", "c.wav"]
+    hashed.clear()
+    assert inspect(["c.wav", "a.wav"]) == first[::-1]
+    assert hashed == []
+    inspect(["a.wav", "c.wav", "d.wav"])
+    assert hashed == ["d.wav"]
+
+
+def test_a_changed_file_is_read_again(
+    root: Path, inspect: Callable[..., list], hashed: list[str]
+) -> None:
+    before = inspect(["a.wav", "c.wav"])
+    hashed.clear()
+    soundfile.write(root / "c.wav", tone(999, 3000), 16_000)
+    after = inspect(["a.wav", "c.wav"])
+    assert hashed == ["c.wav"]
+    assert after[0] == before[0]
+    assert after[1].sha256 == hash_file(root / "c.wav") != before[1].sha256
+    assert after[1].seconds == 3000 / 16_000
+
+
+def test_a_file_that_was_only_touched_is_read_again_and_the_same(
+    root: Path, inspect: Callable[..., list], hashed: list[str]
+) -> None:
+    before = inspect(["a.wav"])
+    (root / "a.wav").write_bytes((root / "a.wav").read_bytes())
+    hashed.clear()
+    assert inspect(["a.wav"]) == before
+    assert hashed == ["a.wav"]
+
+
+def test_what_was_read_before_a_bad_file_is_remembered(
+    root: Path, inspect: Callable[..., list], hashed: list[str]
+) -> None:
+    content = (root / "d.wav").read_bytes()
+    (root / "d.wav").unlink()
+    with pytest.raises(InputError, match=r"d\.wav: no such audio file"):
+        inspect(["a.wav", "c.wav", "d.wav"])
+    (root / "d.wav").write_bytes(content)
+    hashed.clear()
+    inspect(["a.wav", "c.wav", "d.wav"])
+    assert hashed == ["d.wav"]
+
+
+def test_removed_files_are_forgotten_and_a_damaged_note_is_made_anew(
+    tmp_path: Path, inspect: Callable[..., list], hashed: list[str]
+) -> None:
+    first = inspect(["a.wav", "c.wav"])
+    inspect(["a.wav"])
+    notes = tmp_path / "notes.json"
+    assert list(json.loads(notes.read_text())) == ["a.wav"]
+    hashed.clear()
+    notes.write_text('{"a.wav": {"st')
+    assert inspect(["a.wav"]) == first[:1]
+    assert hashed == ["a.wav"]

@@ -1,0 +1,471 @@
+"""Extraction: each recording through the encoder once, whatever happens meanwhile."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from stages.acoustic import extract
+from stages.acoustic.audio import load_audio
+from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint, save_checkpoint
+from stages.acoustic.encoder import Encoder, EncoderConfiguration, frame_count
+from stages.acoustic.extract import Summary, encode, feature_header, run
+from stages.acoustic.params import AcousticParams
+from stages.cache import CacheReader, read_digest
+from stages.errors import CacheError, InputError
+from stages.manifest import COLUMNS, read_manifest, write_manifest
+from stages.provenance import hash_file
+
+SIZES = EncoderConfiguration("log-cmn", 4, 21, 3, hidden=3, phonemes=3, words=4)
+LENGTHS = (1, 900, 2560, 2561, 2561, 4000, 7000, 9000, 12_345, 16_000)
+
+
+class Corpus:
+    """A small corpus, its encoder and its cache in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.audio = folder / "audio"
+        self.manifest = folder / "manifest.csv"
+        self.cache = folder / "acoustic"
+        self.digest = folder / "acoustic.digest"
+        self.params = AcousticParams(encoder=str(folder / "encoder.safetensors"))
+        self.new_encoder(seed=0)
+        self.audio.mkdir()
+        for number, samples in enumerate(LENGTHS):
+            self.record(f"{number:02d}.wav", samples, seed=number)
+        self.describe()
+
+    def new_encoder(self, seed: int, sizes: EncoderConfiguration = SIZES) -> None:
+        encoder = frozen_encoder(sizes, seed).encoder
+        save_checkpoint(Path(self.params.encoder), encoder, (), ())
+
+    def record(self, name: str, samples: int, seed: int) -> None:
+        wave = np.random.default_rng(seed).normal(0, 0.1, samples)
+        soundfile.write(self.audio / name, wave, 16_000)
+
+    def describe(self) -> None:
+        """Write the manifest of the recordings that are there."""
+        paths = sorted(self.audio.iterdir())
+        rows = [
+            (
+                f"tiny/{path.stem}",
+                path.name,
+                ("train", "valid", "test")[number % 3],
+                "",
+                "hello",
+                "greet",
+                soundfile.info(path).duration,
+                hash_file(path),
+            )
+            for number, path in enumerate(paths)
+        ]
+        write_manifest(self.manifest, pd.DataFrame(rows, columns=list(COLUMNS)))
+
+    def extract(self, params: AcousticParams | None = None) -> Summary:
+        return run(
+            params or self.params,
+            manifest=self.manifest,
+            audio=self.audio,
+            cache=self.cache,
+            digest=self.digest,
+            device="cpu",
+            workers=2,
+        )
+
+    def features(self) -> dict[str, np.ndarray]:
+        """Features by path, through the digest and the cache."""
+        digest = read_digest(self.digest)
+        reader = CacheReader(self.cache, fingerprint=digest.header.fingerprint)
+        paths = read_manifest(self.manifest).set_index("id")["path"]
+        return {paths[id]: reader[key] for id, (key, _) in digest.rows.items()}
+
+    def expected(self) -> dict[str, np.ndarray]:
+        """Features by path, each recording by itself."""
+        encoder = load_checkpoint(Path(self.params.encoder)).encoder
+        return {
+            path.name: encoder(torch.from_numpy(load_audio(path))[None])[0].numpy()
+            for path in sorted(self.audio.iterdir())
+        }
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return Corpus(tmp_path)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many utterances each call of the encoder was given."""
+    calls: list[int] = []
+    forward = Encoder.forward
+
+    def counted(self, waves, samples=None):  # type: ignore[no-untyped-def]
+        calls.append(len(waves))
+        return forward(self, waves, samples)
+
+    monkeypatch.setattr(Encoder, "forward", counted)
+    return calls
+
+
+def assert_alike(
+    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], atol: float = 1e-5
+) -> None:
+    assert found.keys() == expected.keys()
+    for name, features in expected.items():
+        np.testing.assert_allclose(found[name], features, rtol=0, atol=atol)
+
+
+def test_cached_features_equal_those_of_each_recording_alone(corpus: Corpus) -> None:
+    summary = corpus.extract()
+    frames = sum(map(frame_count, LENGTHS))
+    assert summary == Summary(corpus.cache, len(LENGTHS), len(LENGTHS), frames)
+    assert f"{len(LENGTHS)} extracted now ({frames} frames), 0 kept" in str(summary)
+    found = corpus.features()
+    assert [len(found[f"{n:02d}.wav"]) for n in range(len(LENGTHS))] == [
+        frame_count(samples) for samples in LENGTHS
+    ]
+    assert all(features.dtype == np.float32 for features in found.values())
+    assert_alike(found, corpus.expected())
+    assert np.ptp(np.concatenate(list(found.values()))) > 0.1
+
+
+def test_a_second_run_does_not_call_the_encoder(
+    corpus: Corpus, encoded: list[int]
+) -> None:
+    corpus.extract()
+    assert sum(encoded) == len(LENGTHS)
+    before = {p.name: p.read_bytes() for p in corpus.cache.glob("*.h5")}
+    digest = corpus.digest.read_bytes()
+    encoded.clear()
+    summary = corpus.extract()
+    assert encoded == []
+    assert (summary.extracted, summary.frames) == (0, 0)
+    assert {p.name: p.read_bytes() for p in corpus.cache.glob("*.h5")} == before
+    assert corpus.digest.read_bytes() == digest
+
+
+def test_one_more_recording_costs_one_utterance(
+    corpus: Corpus, encoded: list[int]
+) -> None:
+    corpus.extract()
+    corpus.record("more.wav", 5000, seed=99)
+    corpus.describe()
+    encoded.clear()
+    assert corpus.extract().extracted == 1
+    assert encoded == [1]
+    assert_alike(corpus.features(), corpus.expected())
+
+
+def test_a_removed_recording_leaves_the_digest(
+    corpus: Corpus, encoded: list[int]
+) -> None:
+    corpus.extract()
+    (corpus.audio / "03.wav").unlink()
+    corpus.describe()
+    encoded.clear()
+    corpus.extract()
+    assert encoded == []
+    assert "tiny/03" not in read_digest(corpus.digest).rows
+    assert len(read_digest(corpus.digest).rows) == len(LENGTHS) - 1
+
+
+def test_a_renamed_recording_costs_nothing(corpus: Corpus, encoded: list[int]) -> None:
+    corpus.extract()
+    (corpus.audio / "05.wav").rename(corpus.audio / "another name.wav")
+    corpus.describe()
+    encoded.clear()
+    assert corpus.extract().extracted == 0
+    assert encoded == []
+    assert_alike(corpus.features(), corpus.expected())
+
+
+def test_equal_recordings_are_encoded_once(corpus: Corpus, encoded: list[int]) -> None:
+    (corpus.audio / "copy.wav").write_bytes((corpus.audio / "06.wav").read_bytes())
+    corpus.describe()
+    summary = corpus.extract()
+    assert sum(encoded) == summary.extracted == len(LENGTHS)
+    assert summary.utterances == len(LENGTHS) + 1
+    assert_alike(corpus.features(), corpus.expected())
+
+
+def test_a_changed_recording_is_encoded_again(
+    corpus: Corpus, encoded: list[int]
+) -> None:
+    corpus.extract()
+    corpus.record("04.wav", 3000, seed=77)
+    corpus.describe()
+    encoded.clear()
+    assert corpus.extract().extracted == 1
+    assert_alike(corpus.features(), corpus.expected())
+
+
+@pytest.mark.parametrize(
+    "seed, sizes", [(1, SIZES), (0, replace(SIZES, front_end="raw"))]
+)
+def test_another_encoder_or_front_end_extracts_everything_again(
+    corpus: Corpus,
+    encoded: list[int],
+    caplog: pytest.LogCaptureFixture,
+    seed: int,
+    sizes: EncoderConfiguration,
+) -> None:
+    corpus.extract()
+    before = read_digest(corpus.digest)
+    corpus.new_encoder(seed, sizes)
+    encoded.clear()
+    with caplog.at_level(logging.WARNING):
+        corpus.extract()
+    assert sum(encoded) == len(LENGTHS)
+    assert f"{len(LENGTHS)} utterances cached with another encoder" in caplog.text
+    after = read_digest(corpus.digest)
+    assert after.header.fingerprint != before.header.fingerprint
+    assert all(after.rows[id][1] != before.rows[id][1] for id in before.rows)
+    assert_alike(corpus.features(), corpus.expected())
+
+
+def test_other_classifiers_extract_nothing_again(
+    corpus: Corpus, encoded: list[int]
+) -> None:
+    corpus.extract()
+    checkpoint = load_checkpoint(Path(corpus.params.encoder))
+    with torch.no_grad():
+        checkpoint.encoder.word_linear.weight += 1
+    save_checkpoint(Path(corpus.params.encoder), checkpoint.encoder, (), ("word",))
+    encoded.clear()
+    assert corpus.extract().extracted == 0
+    assert encoded == []
+
+
+def test_float16_is_another_cache_within_its_rounding(
+    corpus: Corpus, encoded: list[int]
+) -> None:
+    corpus.extract()
+    full = read_digest(corpus.digest).header
+    half = replace(corpus.params, dtype="float16")
+    encoded.clear()
+    corpus.extract(half)
+    assert sum(encoded) == len(LENGTHS)
+    header = read_digest(corpus.digest).header
+    assert (full.dtype, header.dtype) == ("float32", "float16")
+    assert header.fingerprint != full.fingerprint
+    found = corpus.features()
+    assert all(features.dtype == np.float16 for features in found.values())
+    # Features lie within -1 and 1, where half precision rounds by 2^-12 at most.
+    assert_alike(found, corpus.expected(), atol=2**-12 + 1e-5)
+
+
+def test_the_header_says_what_the_features_depend_on(corpus: Corpus) -> None:
+    checkpoint = load_checkpoint(Path(corpus.params.encoder))
+    header = feature_header(checkpoint, corpus.params)
+    assert (header.kind, header.dim, header.frame_step) == ("acoustic", 6, 2560)
+    assert header.encoder == "lugosch log-cmn"
+    assert header.parameters["encoder"] == checkpoint.fingerprint
+    assert header.parameters["configuration"]["hidden"] == 3
+    assert "sinc" in header.parameters["resampling"]
+
+
+def test_the_digest_does_not_depend_on_the_order_of_rows_or_on_parts(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus.extract()
+    expected = corpus.digest.read_bytes()
+    assert len(list(corpus.cache.glob("*.h5"))) == 1
+    header, *rows = corpus.manifest.read_text().splitlines()
+    corpus.manifest.write_text("\n".join([header, *rows[::-1]]) + "\n")
+    monkeypatch.setattr(extract, "_PART_FRAMES", 3)
+    corpus.cache = tmp_path / "other"
+    corpus.extract()
+    assert len(list(corpus.cache.glob("*.h5"))) > 2
+    assert corpus.digest.read_bytes() == expected
+
+
+def test_other_batches_give_the_same_ids_keys_and_features(
+    corpus: Corpus,
+    tmp_path: Path,
+    encoded: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    corpus.extract()
+    found, digest = corpus.features(), read_digest(corpus.digest)
+    assert len(encoded) == 1
+    monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 1.2})
+    corpus.cache = tmp_path / "other"
+    encoded.clear()
+    corpus.extract()
+    assert 1 < len(encoded) < len(LENGTHS)
+    assert_alike(corpus.features(), found)
+    again = read_digest(corpus.digest)
+    assert again.header == digest.header
+    assert {id: key for id, (key, _) in again.rows.items()} == {
+        id: key for id, (key, _) in digest.rows.items()
+    }
+
+
+def test_a_recording_longer_than_a_batch_is_a_batch(
+    corpus: Corpus, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 1e-6})
+    corpus.extract()
+    assert encoded == [1] * len(LENGTHS)
+
+
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 1e-6})
+    monkeypatch.setattr(extract, "_PART_FRAMES", 5)
+
+
+@pytest.mark.parametrize(
+    "harm, complaint",
+    [
+        (lambda path: path.unlink(), "cannot be read"),
+        (lambda path: path.write_bytes(b"no audio"), "changed since the manifest"),
+    ],
+)
+def test_a_bad_recording_stops_by_name_and_what_was_computed_is_kept(
+    corpus: Corpus,
+    encoded: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    harm,  # type: ignore[no-untyped-def]
+    complaint: str,
+) -> None:
+    one_at_a_time(monkeypatch)
+    bad = corpus.audio / "08.wav"
+    content = bad.read_bytes()
+    harm(bad)
+    with pytest.raises(InputError, match=rf"08\.wav: .*{complaint}"):
+        corpus.extract()
+    assert not corpus.digest.exists()
+    kept = sum(encoded)
+    assert kept >= 7
+    bad.write_bytes(content)
+    encoded.clear()
+    corpus.extract()
+    assert sum(encoded) == len(LENGTHS) - kept
+    assert_alike(corpus.features(), corpus.expected())
+
+
+def test_features_that_are_no_numbers_are_not_cached(corpus: Corpus) -> None:
+    checkpoint = load_checkpoint(Path(corpus.params.encoder))
+    with torch.no_grad():
+        checkpoint.encoder.word_layers["4"].bias_hh_l0.fill_(torch.nan)
+    save_checkpoint(Path(corpus.params.encoder), checkpoint.encoder, (), ())
+    with pytest.raises(CacheError, match=r"tiny/00.*NaN"):
+        corpus.extract()
+    assert not list(corpus.cache.glob("*.h5"))
+
+
+@pytest.mark.parametrize("lengths", [(700,), (2560, 2560), (5000, 1, 2561)])
+def test_encode_gives_each_wave_what_it_gives_it_alone(lengths: tuple[int]) -> None:
+    encoder = frozen_encoder(SIZES, seed=0).encoder
+    generator = np.random.default_rng(0)
+    waves = [generator.normal(0, 0.1, n).astype(np.float32) for n in lengths]
+    found = encode(encoder, waves)
+    for wave, features in zip(waves, found, strict=True):
+        alone = encoder(torch.from_numpy(wave)[None])[0].numpy()
+        np.testing.assert_allclose(features, alone, rtol=0, atol=1e-5)
+
+
+def test_encode_never_runs_in_reduced_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    allowed: list[bool] = []
+    forward = Encoder.forward
+
+    def observed(self, waves, samples=None):  # type: ignore[no-untyped-def]
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return forward(self, waves, samples)
+
+    monkeypatch.setattr(Encoder, "forward", observed)
+    before = torch.backends.cudnn.allow_tf32
+    encode(frozen_encoder(SIZES, seed=0).encoder, [np.zeros(3000, np.float32)])
+    assert allowed == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_encode_refuses_an_encoder_that_trains() -> None:
+    encoder = frozen_encoder(SIZES, seed=0).encoder.train()
+    with pytest.raises(AssertionError):
+        encode(encoder, [np.zeros(3000, np.float32)])
+
+
+# Extracts one recording at a time, and stops for good before the seventh.
+_CHILD = """
+import sys, time
+from pathlib import Path
+from stages.acoustic import extract
+from stages.acoustic.params import AcousticParams
+
+folder = Path(sys.argv[1])
+extract._BATCH_SECONDS = {"cpu": 1e-6}
+extract._PART_FRAMES = 5
+encode, calls = extract.encode, []
+
+def slow(encoder, waves):
+    calls.append(len(waves))
+    if len(calls) == 7:
+        (folder / "reached").touch()
+        time.sleep(600)
+    return encode(encoder, waves)
+
+extract.encode = slow
+extract.run(
+    AcousticParams(encoder=str(folder / "encoder.safetensors")),
+    manifest=folder / "manifest.csv",
+    audio=folder / "audio",
+    cache=folder / "acoustic",
+    digest=folder / "acoustic.digest",
+    device="cpu",
+)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on_from_its_finished_parts(
+    corpus: Corpus,
+    tmp_path: Path,
+    encoded: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    how: signal.Signals,
+) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, str(tmp_path)],
+        cwd=Path(__file__).parent.parent,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "reached").exists():
+            assert child.poll() is None, child.stderr and child.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(CacheError, match=f"process {child.pid} is writing"):
+            corpus.extract()
+        child.send_signal(how)
+        assert child.wait(60) != 0
+    finally:
+        child.kill()
+        child.communicate()
+    assert not corpus.digest.exists()
+
+    one_at_a_time(monkeypatch)
+    encoded.clear()
+    corpus.extract()
+    # 1, 1, 1, 2, 2, 2 frames were computed: a killed run loses the part in hand.
+    kept = 6 if how == signal.SIGINT else 4
+    assert sum(encoded) == len(LENGTHS) - kept
+    assert_alike(corpus.features(), corpus.expected())
+    resumed = corpus.digest.read_bytes()
+    corpus.cache = tmp_path / "unbroken"
+    corpus.extract()
+    assert corpus.digest.read_bytes() == resumed
