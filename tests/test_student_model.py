@@ -460,3 +460,24 @@ def test_the_defaults_are_the_papers() -> None:
 def test_alpha_goes_with_the_transfer_loss(system: str, alpha: float | None) -> None:
     with pytest.raises(ConfigurationError, match="alpha"):
         check_system(system, alpha)
+
+
+def test_attention_begins_with_each_frame_at_itself() -> None:
+    torch.manual_seed(0)
+    model = AcousticLinguisticNetwork(
+        system="aln",
+        acoustic_dim=32,
+        linguistic_dim=48,
+        intents=3,
+        gru_width=4,
+        gru_bidirectional=True,
+        dropout=0.0,
+    )
+    features = torch.randn(5, 32)
+    keys = model.key(model.mapping(model.transfer(features)))
+    scores = (model.query(features) @ keys.T).detach().numpy()
+    # W_q = W_k = 2 Q with Q orthogonal, and mapping undoes transfer: 4 x·x'.
+    np.testing.assert_allclose(
+        scores, 4 * features.numpy() @ features.numpy().T, rtol=1e-4, atol=1e-4
+    )
+    assert (scores.argmax(1) == np.arange(5)).all()
