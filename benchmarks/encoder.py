@@ -7,8 +7,8 @@ rooms, background talk and telephone lines that pretraining never heard, and voi
 another synthesiser, flite, which are built from recordings of people (skipped where
 flite is not installed).
 
-    python -m benchmarks.encoder            print the table
-    python -m benchmarks.encoder --write    and put it into the checkpoint's .json
+    python benchmarks/encoder.py            print the table
+    python benchmarks/encoder.py --write    and put it into the checkpoint's .json
 
 Needs the demo's recordings: run `aln-pipeline prepare` first.
 """
@@ -32,6 +32,7 @@ from stages.acoustic.audio import load_audio
 from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint
 from stages.acoustic.encoder import FRAME_STEP, SAMPLE_RATE, Encoder, frame_count
 from stages.acoustic.extract import encode
+from stages.acoustic.params import PretrainingParams
 from stages.atomic import write_json
 from stages.manifest import read_intents, read_manifest
 from stages.runtime import progress
@@ -50,10 +51,13 @@ Features = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 def main() -> None:
+    """Measure and print; with --write, also note it beside the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--encoder", type=Path, default="data/demo/encoder.safetensors")
-    parser.add_argument("--corpus", type=Path, default="cache/demo")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument(
+        "--encoder", type=Path, default=Path("data/demo/encoder.safetensors")
+    )
+    parser.add_argument("--corpus", type=Path, default=Path("cache/demo"))
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
@@ -95,14 +99,7 @@ def _waves(corpus: Path) -> tuple[tuple, tuple, dict[str, tuple]]:
     }
     table["label"] = table["intent"].map(intents)
     voices = pd.read_csv("data/demo/voices.csv").set_index("speaker")
-    held_out = json.loads(
-        Path("data/demo/encoder.json").read_text("utf-8")
-        if Path("data/demo/encoder.json").is_file()
-        else "{}"
-    )
-    unheard = held_out.get("recipe", {}).get(
-        "held_out_accents", ["en-029", "en-gb-scotland"]
-    )
+    unheard = PretrainingParams().held_out_accents
     table["accent"] = np.where(
         table["speaker"].map(voices["accent"]).isin(unheard), "unheard", "heard"
     )
@@ -164,7 +161,7 @@ def _encoded(encoder: Encoder) -> Features:
 
 
 def _log_mel(waves: list[np.ndarray]) -> list[np.ndarray]:
-    """(frames, 320): four 40 ms means of 80 log-mel values, less the utterance's mean."""
+    """(frames, 320): four 40 ms means of 80 log-mel values, centred by utterance."""
     mel = torchaudio.transforms.MelSpectrogram(
         SAMPLE_RATE, n_fft=512, win_length=400, hop_length=160, n_mels=_MELS
     )

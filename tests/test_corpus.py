@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,8 @@ def test_another_seed_or_text_is_spoken_again(
 def test_nothing_of_a_run_cut_short_is_taken_for_another(
     spoken: Demo, copied: Demo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, written = soundfile.write, []
+    write = soundfile.write
+    written: list[Path] = []
 
     def failing(file: Path, *rest: Any) -> None:
         if len(written) == 3:
@@ -423,7 +424,7 @@ def make_audio(root: Path, paths: list[str]) -> None:
 
 def write_table(
     root: Path,
-    rows: list[tuple[str, ...]] | None = None,
+    rows: Sequence[tuple[str, ...]] | None = None,
     heading: tuple[str, ...] = HEADING,
     name: str = "table.csv",
 ) -> Path:

@@ -385,7 +385,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     steps: int,
 ) -> None:
     run = Run(tmp_path / "run", speech)
-    losses, calls = pretrain._losses, []
+    losses = pretrain._losses
+    calls: list[Any] = []
 
     def stopping(*arguments: Any) -> Any:
         if len(calls) == steps:
