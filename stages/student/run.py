@@ -73,6 +73,14 @@ class Summary:
     test_accuracy: float
     test_accuracy_std: float
 
+    def __str__(self) -> str:
+        """One line for the person who waited."""
+        return (
+            f"{self.output}: {len(self.seeds)} seeds, "
+            f"{self.valid_accuracy:.2f} ± {self.valid_accuracy_std:.2f}% of valid, "
+            f"{self.test_accuracy:.2f} ± {self.test_accuracy_std:.2f}% of test"
+        )
+
 
 @dataclass(frozen=True)
 class Job:
