@@ -15,7 +15,6 @@ The same parameters give the same bytes.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +69,12 @@ def read_demo(
         "version": _VERSION,
         "phrases": hash_file(data / "phrases.csv"),
         "voices": hash_file(data / "voices.csv"),
-        "params": asdict(params),
+        "utterances": [
+            params.train_utterances,
+            params.valid_utterances,
+            params.test_utterances,
+        ],
+        "seed": params.seed,
     }
     recipe = fingerprint(sources)
     plans = []

@@ -16,8 +16,6 @@ class CorpusParams:
             id, and by default its folder under `data/`.
         adapter: who reads it: `demo` speaks the embedded commands, `fsc` reads the
             Fluent Speech Commands release, `table` a person's own CSV or TSV.
-        always_check: look at the audio folder on every `dvc repro`, for corpora that
-            lie outside of what DVC watches.
         train_utterances, valid_utterances, test_utterances: demo only: how many
             commands each speaker of that split says.
         seed: demo only: of who says what, where and how loud.
@@ -29,7 +27,6 @@ class CorpusParams:
 
     name: str = "demo"
     adapter: str = "demo"
-    always_check: bool = False
     train_utterances: int = 60
     valid_utterances: int = 45
     test_utterances: int = 45
