@@ -8,9 +8,8 @@ parts, and the next one goes on from there.
 """
 
 import logging
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,7 +71,7 @@ def run(
         cache: folder of the part files.
         digest: file that later stages depend on.
         device: auto, cpu or cuda.
-        workers: batches that are read and encoded at once.
+        workers: threads that read and resample while the encoder works.
 
     Raises:
         InputError: no manifest, a bad checkpoint, or a recording that is missing,
@@ -92,12 +91,10 @@ def run(
         encoder = checkpoint.encoder.to(target)
         with (
             _single_threaded(),
-            progress(
-                total=len(todo), description="extracting", unit="utterance"
-            ) as bar,
+            progress(total=len(todo), description="extracting", unit="file") as bar,
         ):
-            for rows, arrays in _encoded(encoder, todo, audio, target, workers):
-                for row, features in zip(rows, arrays, strict=True):
+            for rows, waves in _batches(todo, audio, target, workers):
+                for row, features in zip(rows, encode(encoder, waves), strict=True):
                     writer.add(row.id, row.audio_sha256, features.astype(params.dtype))
                     frames += len(features)
                     bar.update()
@@ -150,47 +147,38 @@ def encode(encoder: Encoder, waves: list[np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-def _encoded(
-    encoder: Encoder,
-    todo: pd.DataFrame,
-    audio: Path,
-    device: torch.device,
-    workers: int,
+def _batches(
+    todo: pd.DataFrame, audio: Path, device: torch.device, workers: int
 ) -> Iterator[tuple[list, list[np.ndarray]]]:
-    """Rows in batches with their features, in order, a few batches ahead."""
-
-    def work(rows: list) -> list[np.ndarray]:
-        waves = [load_audio(audio / row.path, row.audio_sha256) for row in rows]
-        return encode(encoder, waves)
-
-    waiting = deque(_batches(todo, _BATCH_SECONDS[device.type]))
-    running: deque[tuple[list, Future]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            while waiting or running:
-                while waiting and len(running) <= workers:
-                    rows = waiting.popleft()
-                    running.append((rows, pool.submit(work, rows)))
-                rows, future = running.popleft()
-                yield rows, future.result()
-        finally:
-            for _, future in running:
-                future.cancel()
-
-
-def _batches(todo: pd.DataFrame, seconds: float) -> list[list]:
-    """The rows of `todo`, sorted by duration, in batches of at most `seconds`."""
-    batches: list[list] = []
+    """Rows in batches with their waves, read ahead by one batch."""
+    groups: list[list] = [[]]
     for row in todo.itertuples(index=False):
-        if not batches or (len(batches[-1]) + 1) * row.seconds > seconds:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
+        if (len(groups[-1]) + 1) * row.seconds > _BATCH_SECONDS[device.type]:
+            groups.append([])
+        groups[-1].append(row)
+    groups = [group for group in groups if group]
+    with ThreadPoolExecutor(workers) as pool:
+
+        def start(group: list) -> list:
+            return [
+                pool.submit(load_audio, audio / row.path, row.audio_sha256)
+                for row in group
+            ]
+
+        ahead = start(groups[0]) if groups else []
+        try:
+            for number, group in enumerate(groups):
+                waves = [future.result() for future in ahead]
+                ahead = start(groups[number + 1]) if number + 1 < len(groups) else []
+                yield group, waves
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Let each operation use one thread: whole batches run side by side instead."""
+    """Encode on one thread: a batch's small products lose more by waiting for two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -291,6 +291,8 @@ def _read_encoder_scores(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        if "conditions" not in value:  # pretrained, but not yet measured
+            return {}
         for row in value["conditions"].values():
             for column in _ENCODER_COLUMNS:
                 float(row[column])
