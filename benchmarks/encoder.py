@@ -35,10 +35,10 @@ from stages.acoustic.extract import encode
 from stages.acoustic.params import PretrainingParams
 from stages.atomic import write_json
 from stages.manifest import read_intents, read_manifest
-from stages.runtime import progress
+from stages.runtime import one_thread, progress
 from stages.student.batches import Utterances
 from stages.student.params import StudentParams
-from stages.student.training import Student, classify, one_thread, train_student
+from stages.student.training import Student, classify, train_student
 
 log = logging.getLogger(__name__)
 

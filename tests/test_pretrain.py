@@ -60,31 +60,34 @@ def test_no_voice_of_the_demo_and_no_held_out_one_is_trained_on(plans: list) -> 
     demo = {_family(name) for name in pd.read_csv(VOICES)["variant"]}
     held_out = {_family(name) for name in params.held_out_variants}
     assert not demo & held_out
-    heard = [voice for voice, *_ in plans[: params.sessions]]
+    heard = [plan.voice for plan in plans[: params.sessions]]
     families = {_family(voice.variant) for voice in heard}
     assert not families & (demo | held_out)
     assert len(families) > 20
     assert {voice.accent for voice in heard} == set(params.accents)
-    scored = [voice for voice, *_ in plans[params.sessions :]]
+    scored = [plan.voice for plan in plans[params.sessions :]]
     assert len(scored) == 20
     assert {voice.variant for voice in scored} <= set(params.held_out_variants)
     assert {voice.accent for voice in scored} <= set(params.held_out_accents)
     assert not set(params.accents) & set(params.held_out_accents)
-    assert {warp for _, _, warp, _ in plans[params.sessions :]} == {1.0}
+    assert {plan.warp for plan in plans[params.sessions :]} == {1.0}
     assert {v.variant for v in (*heard, *scored)} <= set(espeak.variants())
 
 
 def test_each_session_has_a_seed_and_the_sentences_asked_for(plans: list) -> None:
-    seeds = [seed for *_, seed in plans]
-    assert len(set(seeds)) == len(plans) == 320
-    assert {len(texts) for _, texts, _, _ in plans} == {80}
+    seeds = [plan.seed for plan in plans]
+    assert len(set(seeds)) == len(plans) == 620
+    assert {len(plan.texts) for plan in plans} == {60}
+    pauses = np.array([plan.pauses for plan in plans])
+    assert pauses.shape == (620, 60)
+    assert 0 <= pauses.min() < 0.01 < 0.59 < pauses.max() <= 0.6
 
 
 def test_no_phrase_of_the_demo_is_said(plans: list) -> None:
     phrases = pd.read_csv(DEMO / "phrases.csv", keep_default_na=False)["text"]
     wanted = {normalise_text(text) for text in phrases}
-    said = [text for _, texts, _, _ in plans for text in texts]
-    assert len(wanted) > 200 and len(said) == 25_600
+    said = [text for plan in plans for text in plan.texts]
+    assert len(wanted) > 200 and len(said) == 37_200
     assert said[0] == normalise_text(said[0])
     assert not wanted & set(said)
     # Nor within a longer sentence, if it has three words or more.
@@ -103,7 +106,7 @@ def test_plans_are_their_parameters(plans: list) -> None:
     few = _plan_sessions(params, VOICES, words, weights)
     assert few[:2] == plans[:2]
     other = _plan_sessions(replace(params, seed=2), VOICES, words, weights)
-    assert other[0][1] != few[0][1]
+    assert other[0].texts != few[0].texts
 
 
 @pytest.mark.parametrize(
@@ -227,7 +230,7 @@ def test_crops_have_the_audio_and_classes_of_one_place() -> None:
         # The audio counts its own samples.
         begin = round(batch.waves[row, 0].item() * 32768)
         begins.add(begin)
-        assert begin == 0 or 25_000 - 4800 < begin <= 25_000
+        assert begin == 0 or 25_000 - 8000 < begin <= 25_000
         np.testing.assert_array_equal(
             batch.waves[row] * 32768, SESSION.audio[begin : begin + samples]
         )
@@ -442,6 +445,10 @@ def test_the_alignment_fits_the_sound(unbroken: Run, speech: Path) -> None:
         for starts in (one.phoneme_starts, one.word_starts, one.sentence_starts):
             assert (np.diff(starts) >= 0).all()
             assert starts[0] >= 0 and starts[-1] <= len(one.audio)
+        # Each sentence begins where its pause ends; the first pause begins the audio.
+        assert one.phonemes[0] == "_" and one.phoneme_starts[0] == 0
+        assert np.abs(one.audio[: int(one.sentence_starts[0]) - 160]).max() < 10
+        assert one.sentence_starts[0] > 320
         # Vowels are louder than voiceless consonants, but not a tenth of a second on.
         frames = one.audio[: len(one.audio) // 320 * 320].reshape(-1, 320)
         power = np.mean(frames.astype(float) ** 2, axis=1)

@@ -43,10 +43,13 @@ def _equaliser(batch: int, hertz: Tensor, generator: torch.Generator) -> Tensor:
     cutoff = _uniform((batch, 1), 3000, 7500, generator)
     cutoff = torch.where(_chance(batch, 0.3, generator), cutoff, 1e9)
     decibels = decibels - 48 * (torch.log2(hertz.clamp_min(1) / cutoff)).clamp_min(0)
-    low = _uniform((batch, 1), 100, 6000, generator)
-    high = low + _uniform((batch, 1), 100, 600, generator)
-    missing = (hertz > low) & (hertz < high) & _chance(batch, 0.2, generator)
-    return 10 ** (decibels / 20) * ~missing
+    gains = 10 ** (decibels / 20)
+    for _ in range(2):
+        low = _uniform((batch, 1), 100, 6000, generator)
+        high = low + _uniform((batch, 1), 100, 600, generator)
+        missing = (hertz > low) & (hertz < high) & _chance(batch, 0.3, generator)
+        gains = gains * ~missing
+    return gains
 
 
 def _room(batch: int, generator: torch.Generator) -> Tensor:

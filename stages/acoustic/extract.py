@@ -10,7 +10,6 @@ parts, and the next one goes on from there.
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from stages.acoustic.params import AcousticParams
 from stages.cache import CacheWriter, Header, write_digest
 from stages.manifest import read_manifest
 from stages.provenance import fingerprint
-from stages.runtime import choose_device, progress
+from stages.runtime import choose_device, one_thread, progress
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ def run(
         frames = 0
         encoder = checkpoint.encoder.to(target)
         with (
-            _single_threaded(),
+            one_thread(),
             progress(total=len(todo), description="extracting", unit="file") as bar,
         ):
             for rows, waves in _batches(todo, audio, target, workers):
@@ -174,14 +173,3 @@ def _batches(
         finally:
             for future in ahead:
                 future.cancel()
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Encode on one thread: a batch's small products lose more by waiting for two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -40,6 +40,7 @@ class PretrainingParams:
     Attributes:
         sessions: voices drawn; each speaks `sentences` sentences in one go.
         sentences: sentences a session.
+        longest_pause: silence before a sentence is at most so long, seconds.
         vocabulary: most frequent English words, which make up text and word classes.
         accents: espeak-ng accents that are heard.
         held_out_accents: accents heard only in the scores.
@@ -54,8 +55,9 @@ class PretrainingParams:
         seed: of text, voices, crops, augmentation and initialisation.
     """
 
-    sessions: int = 300
-    sentences: int = 80
+    sessions: int = 600
+    sentences: int = 60
+    longest_pause: float = 0.6
     vocabulary: int = 2500
     accents: tuple[str, ...] = (
         "en-gb",
@@ -68,8 +70,8 @@ class PretrainingParams:
     held_out_accents: tuple[str, ...] = ("en-029", "en-gb-scotland")
     held_out_variants: tuple[str, ...] = ("Andrea", "Hugo", "belinda", "ian", "m6")
     lengths: tuple[float, ...] = (1.28, 1.92, 2.56, 3.84)
-    batch_size: int = 48
-    steps: int = 2000
+    batch_size: int = 64
+    steps: int = 4000
     learning_rate: float = 0.002
     ctc_weight: float = 0.3
     checkpoint_steps: int = 50

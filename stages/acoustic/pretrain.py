@@ -53,6 +53,25 @@ _UNNATURAL = re.compile(
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a session will be.
+
+    Attributes:
+        voice: who speaks.
+        texts: the sentences.
+        pauses: silence before each of them, seconds.
+        warp: how much faster it is played.
+        seed: of the synthesiser.
+    """
+
+    voice: espeak.Voice
+    texts: list[str]
+    pauses: list[float]
+    warp: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class Session:
     """One voice speaking some sentences.
 
@@ -109,7 +128,7 @@ def run(
     vocabulary = sorted({*words, *grammar_words()})
     plans = _plan_sessions(params, avoided_voices, words, weights)
     # Named after what is said, so that other training parameters reuse the speech.
-    said = fingerprint({"plans": [(asdict(v), *rest) for v, *rest in plans]})[:12]
+    said = fingerprint({"plans": [asdict(plan) for plan in plans]})[:12]
     sessions = _speak_sessions(plans, vocabulary, work / f"speech-{said}", workers)
     heard, held_out = sessions[: params.sessions], sessions[params.sessions :]
     inventory = _phoneme_inventory(sessions)
@@ -145,8 +164,8 @@ def run(
 
 def _plan_sessions(
     params: PretrainingParams, avoided: Path, words: list[str], weights: np.ndarray
-) -> list[tuple[espeak.Voice, list[str], float, int]]:
-    """Voice, texts, warp and seed of each session; the held-out ones come last."""
+) -> list[Plan]:
+    """The sessions to speak; the held-out ones come last."""
     taken = {_family(name) for name in pd.read_csv(avoided)["variant"]}
     taken |= {_family(name) for name in params.held_out_variants}
     variants = [
@@ -176,7 +195,11 @@ def _plan_sessions(
         # vocal tract does.
         warp = 1.0 if held_out else float(generator.choice(np.arange(86, 117, 3))) / 100
         texts = [next(text) for _ in range(params.sentences)]
-        plans.append((voice, texts, warp, params.seed * 1_000_003 + number))
+        # The synthesiser returns speech without the silence that a recording has
+        # around it.
+        pauses = generator.uniform(0, params.longest_pause, params.sentences)
+        seed = params.seed * 1_000_003 + number
+        plans.append(Plan(voice, texts, pauses.tolist(), warp, seed))
     return plans
 
 
@@ -187,7 +210,7 @@ def _family(variant: str) -> str:
 
 
 def _speak_sessions(
-    plans: list[tuple[espeak.Voice, list[str], float, int]],
+    plans: list[Plan],
     vocabulary: list[str],
     work: Path,
     workers: int,
@@ -197,7 +220,7 @@ def _speak_sessions(
     def one(number: int) -> Session:
         path = work / f"session-{number:05d}.npz"
         if not path.exists():
-            session = _speak_session(*plans[number], index)
+            session = _speak_session(plans[number], index)
             with atomic_path(path) as beside, open(beside, "wb") as stream:
                 np.savez(stream, **vars(session))
         with np.load(path) as arrays:
@@ -214,23 +237,22 @@ def _speak_sessions(
         )
 
 
-def _speak_session(
-    voice: espeak.Voice,
-    texts: list[str],
-    warp: float,
-    seed: int,
-    index: dict[str, int],
-) -> Session:
-    spoken = espeak.speak(voice, texts, seed=seed)
-    rate = round(SAMPLE_RATE / warp / 50) * 50
+def _speak_session(plan: Plan, index: dict[str, int]) -> Session:
+    spoken = espeak.speak(plan.voice, plan.texts, seed=plan.seed)
+    rate = round(SAMPLE_RATE / plan.warp / 50) * 50
     scale = rate / espeak.SAMPLE_RATE
-    starts = np.cumsum([0, *(len(one.samples) for one in spoken)])
-    audio = torch.from_numpy(np.concatenate([one.samples for one in spoken])).float()
+    pauses = [round(seconds * espeak.SAMPLE_RATE) for seconds in plan.pauses]
+    parts, starts, place = [], [], 0
+    for pause, one in zip(pauses, spoken, strict=True):
+        parts += [np.zeros(pause, one.samples.dtype), one.samples]
+        starts.append(place + pause)
+        place += pause + len(one.samples)
+    audio = torch.from_numpy(np.concatenate(parts)).float()
     audio = torchaudio.functional.resample(audio, espeak.SAMPLE_RATE, rate)
     phonemes, phoneme_starts, words, word_starts = [], [], [], []
-    for text, one, start in zip(texts, spoken, starts[:-1], strict=True):
+    for text, one, start, pause in zip(plan.texts, spoken, starts, pauses, strict=True):
         # The silence before an utterance's first phoneme.
-        for name, at in [(_SPOKEN_SILENCE, 0), *one.phonemes]:
+        for name, at in [(_SPOKEN_SILENCE, -pause), *one.phonemes]:
             phonemes.append(_plain_phoneme(name))
             phoneme_starts.append((start + at) * scale)
         for word, at in _aligned_words(text, one.words):
@@ -242,7 +264,7 @@ def _speak_session(
         np.array(phoneme_starts),
         np.array(words),
         np.array(word_starts),
-        starts[:-1] * scale,
+        np.array(starts) * scale,
     )
 
 
@@ -290,7 +312,7 @@ class _Corpus:
         ]
 
     def crops(self, size: int, seconds: float, generator: np.random.Generator) -> Batch:
-        """`size` crops that begin up to 0.3 s before a random sentence."""
+        """`size` crops that begin up to 0.5 s before a random sentence."""
         samples = int(seconds * SAMPLE_RATE)
         waves = np.zeros((size, samples), np.float32)
         phonemes = np.zeros((size, samples // PHONEME_STEP), np.int64)
@@ -299,7 +321,7 @@ class _Corpus:
             number = int(generator.integers(len(self.sessions)))
             one = self.sessions[number]
             begin = int(generator.choice(one.sentence_starts))
-            begin -= int(generator.integers(int(0.3 * SAMPLE_RATE)))
+            begin -= int(generator.integers(int(0.5 * SAMPLE_RATE)))
             begin = max(0, min(begin, len(one.audio) - samples))
             part = one.audio[begin : begin + samples]
             waves[row, : len(part)] = part / 32768

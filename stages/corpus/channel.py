@@ -32,6 +32,14 @@ def add_babble(
     return wave + babble * np.sqrt(power / 10 ** (decibels / 10))
 
 
+def add_hiss(
+    wave: np.ndarray, decibels: float, generator: np.random.Generator
+) -> np.ndarray:
+    """`wave` with white noise whose power is so many decibels below the wave's."""
+    deviation = np.sqrt(np.mean(wave**2) / 10 ** (decibels / 10))
+    return wave + deviation * generator.standard_normal(len(wave))
+
+
 def reverberate(wave: np.ndarray, response: np.ndarray) -> np.ndarray:
     """`wave` heard through the impulse response of `room_response`, (samples,)."""
     return signal.fftconvolve(wave, response)[: len(wave)]

@@ -5,13 +5,13 @@ is `heard` in all splits or `unseen`, for test only) and `data/demo/voices.csv` 
 speakers of each split, and a crowd for the background). Writes 16 kHz mono 16-bit WAV
 files and says which recording condition each has:
 
-    clean      as spoken
+    clean      as spoken, but for a microphone's hiss
     babble     people talking behind, 5 to 15 dB below
     room       a reverberant room, one a speaker
     telephone  300 to 3,400 Hz, 8-bit mu-law
 
-Train is clean. In valid and test every other utterance has one of the other three.
-The same parameters give the same bytes.
+In every split, every other utterance has one of the last three. Around the words there
+is silence, as in recordings that people make. The same parameters give the same bytes.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +45,11 @@ _CROWD = "crowd"
 _RECIPE_FILE = "recipe.txt"
 
 # Raised when the sound of the same parameters changes, so that it is spoken again.
-_VERSION = 1
+_VERSION = 2
+
+# Silence before and after the words, seconds; and how far below them the hiss is.
+_MARGIN = (0.1, 0.4)
+_HISS_DECIBELS = (30, 50)
 
 
 def read_demo(
@@ -139,7 +143,7 @@ def _plan(
         # Every intent in turn, in the speaker's own order, in a random wording.
         choice = generator.choice(intents[order[place % len(order)]])
         phrase = allowed.iloc[int(choice)]
-        noisy = split != "train" and place % 2 == 1
+        noisy = place % 2 == 1
         rows.append(
             {
                 "path": f"{split}/{speaker}/{place:03d}.wav",
@@ -191,7 +195,7 @@ def _speak(
     response = channel.room_response(generator)
     spoken = espeak.speak(voice, list(rows["text"]), seed=params.seed + number)
     for row, one in zip(rows.itertuples(index=False), spoken, strict=True):
-        wave = _resampled(one.samples)
+        wave = _with_margins(_resampled(one.samples), generator)
         if row.condition == "babble":
             decibels = generator.uniform(5, 15)
             wave = channel.add_babble(wave, crowd, decibels, generator)
@@ -199,6 +203,8 @@ def _speak(
             wave = channel.reverberate(wave, response)
         elif row.condition == "telephone":
             wave = channel.telephone(wave)
+        decibels = generator.uniform(*_HISS_DECIBELS)
+        wave = channel.add_hiss(wave, decibels, generator)
         level = 10 ** (generator.uniform(-20, -1) / 20)
         wave = wave * level / max(float(np.abs(wave).max()), 1e-9)
         file = audio / row.path
@@ -223,6 +229,11 @@ def _crowd(
             tracks.append(np.concatenate([_resampled(one.samples) for one in spoken]))
     shortest = min(len(track) for track in tracks)
     return np.stack([track[:shortest] / np.std(track) for track in tracks])
+
+
+def _with_margins(wave: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    before, after = generator.uniform(*_MARGIN, 2) * channel.SAMPLE_RATE
+    return np.pad(wave, (int(before), int(after)))
 
 
 def _resampled(samples: np.ndarray) -> np.ndarray:

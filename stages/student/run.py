@@ -41,11 +41,11 @@ from stages.cache import CacheReader, Digest, read_digest
 from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
 from stages.manifest import check_manifest, read_intents, read_manifest
 from stages.provenance import hash_bytes
-from stages.runtime import choose_device, progress
+from stages.runtime import choose_device, one_thread, progress
 from stages.student.batches import Utterances
 from stages.student.model import save_student
 from stages.student.params import StudentParams, check_system
-from stages.student.training import Student, classify, one_thread, train_student
+from stages.student.training import Student, classify, train_student
 from stages.texts import normalise_text
 
 SCORED = ("valid", "test")

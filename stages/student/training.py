@@ -1,7 +1,6 @@
 """Training one student from tensors in memory, and classifying with it."""
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,14 +144,3 @@ def classify(model: AcousticLinguisticNetwork, split: Utterances) -> Tensor:
         output = model.folded(batch.features, batch.means, batch.lengths)
         logits[rows] = output.logits.cpu()
     return logits
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread, since sums over several depend on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
