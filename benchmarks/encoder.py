@@ -30,8 +30,9 @@ import torchaudio
 
 from stages.acoustic.audio import load_audio
 from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint
-from stages.acoustic.encoder import FRAME_STEP, SAMPLE_RATE, Encoder, frame_count
+from stages.acoustic.encoder import Encoder
 from stages.acoustic.extract import encode
+from stages.acoustic.frames import FRAME_STEP, SAMPLE_RATE, frame_count
 from stages.acoustic.params import PretrainingParams
 from stages.atomic import write_json
 from stages.manifest import read_intents, read_manifest

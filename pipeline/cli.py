@@ -214,12 +214,19 @@ def pretrain_asr(settings: Settings, output: Path, device: str, workers: int) ->
 @click.option(
     "--encoder", metavar="FILE", help="This checkpoint instead of acoustic.encoder."
 )
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="onnx (fastest on CPUs), torch, or auto; changes no feature beyond rounding.",
+)
 @_device
 @_workers
 def extract_acoustic(
     settings: Settings,
     root: Path | None,
     encoder: str | None,
+    backend: str,
     device: str,
     workers: int,
 ) -> None:
@@ -235,6 +242,7 @@ def extract_acoustic(
         digest=layout.acoustic_digest,
         device=device,
         workers=workers,
+        backend=backend,
     )
     click.echo(summary)
 

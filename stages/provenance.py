@@ -22,7 +22,7 @@ def hash_file(path: Path) -> str:
 
 def hash_array(array: np.ndarray) -> str:
     """SHA-256 of the array's dtype, shape and little-endian bytes, hexadecimal."""
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(array.data)
     return digest.hexdigest()

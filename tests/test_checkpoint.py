@@ -300,6 +300,12 @@ def test_unusable_metadata_is_refused(
         load_checkpoint(ours)
 
 
+def test_weights_that_are_no_numbers_are_named(ours: Path) -> None:
+    ours_with(ours, {"phoneme_layers.5.bias": torch.tensor([0.0, torch.nan, 0.0])})
+    with pytest.raises(InputError, match=r"phoneme_layers\.5\.bias holds values that"):
+        load_checkpoint(ours)
+
+
 def test_weights_missing_or_left_over_are_named(public: Path) -> None:
     weights = weights_of(SIZES)
     bias = weights.pop("word_layers.0.bias_ih_l0")

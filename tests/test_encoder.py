@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.acoustic.encoder import (
-    FRAME_STEP,
     FRONT_ENDS,
     Encoder,
     EncoderConfiguration,
     SincFilters,
-    frame_count,
 )
+from stages.acoustic.frames import FRAME_STEP, frame_count
 from stages.errors import ConfigurationError
 
 GOLDEN = Path(__file__).parent / "data" / "lugosch_encoder_small.npz"

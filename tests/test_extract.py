@@ -20,11 +20,13 @@ import torch
 from stages.acoustic import extract
 from stages.acoustic.audio import load_audio
 from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint, save_checkpoint
-from stages.acoustic.encoder import Encoder, EncoderConfiguration, frame_count
+from stages.acoustic.encoder import Encoder, EncoderConfiguration
 from stages.acoustic.extract import Summary, encode, feature_header, run
+from stages.acoustic.frames import frame_count
 from stages.acoustic.params import AcousticParams
+from stages.acoustic.session import Session
 from stages.cache import CacheReader, read_digest
-from stages.errors import CacheError, InputError
+from stages.errors import CacheError, ConfigurationError, InputError
 from stages.manifest import COLUMNS, read_manifest, write_manifest
 from stages.provenance import hash_file
 
@@ -73,7 +75,9 @@ class Corpus:
         ]
         write_manifest(self.manifest, pd.DataFrame(rows, columns=list(COLUMNS)))
 
-    def extract(self, params: AcousticParams | None = None) -> Summary:
+    def extract(
+        self, params: AcousticParams | None = None, backend: str = "auto"
+    ) -> Summary:
         return run(
             params or self.params,
             manifest=self.manifest,
@@ -82,6 +86,7 @@ class Corpus:
             digest=self.digest,
             device="cpu",
             workers=2,
+            backend=backend,
         )
 
     def features(self) -> dict[str, np.ndarray]:
@@ -109,13 +114,13 @@ def corpus(tmp_path: Path) -> Corpus:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many utterances each call of the encoder was given."""
     calls: list[int] = []
-    forward = Encoder.forward
+    encode = Session.encode
 
-    def counted(self, waves, samples=None):
+    def counted(self, waves):
         calls.append(len(waves))
-        return forward(self, waves, samples)
+        return encode(self, waves)
 
-    monkeypatch.setattr(Encoder, "forward", counted)
+    monkeypatch.setattr(Session, "encode", counted)
     return calls
 
 
@@ -291,26 +296,60 @@ def test_the_digest_does_not_depend_on_the_order_of_rows_or_on_parts(
     assert corpus.digest.read_bytes() == expected
 
 
-def test_other_batches_give_the_same_ids_keys_and_features(
+@pytest.mark.parametrize("processes", [False, True])
+def test_processes_and_batches_change_no_bit(
     corpus: Corpus,
     tmp_path: Path,
     encoded: list[int],
     monkeypatch: pytest.MonkeyPatch,
+    processes: bool,
 ) -> None:
     corpus.extract()
-    found, digest = corpus.features(), read_digest(corpus.digest)
     assert len(encoded) == 1
+    parts = {path.name for path in corpus.cache.glob("*.h5")}
+    digest = corpus.digest.read_bytes()
+    if processes:
+        monkeypatch.setattr(extract, "_PROCESSES_SECONDS", 0)
     monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 1.2})
-    corpus.cache = tmp_path / "other"
     encoded.clear()
+    corpus.cache = tmp_path / "other"
     corpus.extract()
-    assert 1 < len(encoded) < len(LENGTHS)
+    # Another process counts for itself.
+    assert encoded == [] if processes else 1 < len(encoded) < len(LENGTHS)
+    assert {path.name for path in corpus.cache.glob("*.h5")} == parts
+    assert corpus.digest.read_bytes() == digest
+
+
+def test_backends_agree_and_share_a_cache(
+    corpus: Corpus, tmp_path: Path, encoded: list[int]
+) -> None:
+    corpus.extract(backend="torch")
+    assert encoded == []
+    found, header = corpus.features(), read_digest(corpus.digest).header
+    assert_alike(found, corpus.expected())
+    assert corpus.extract(backend="onnx").extracted == 0
+    corpus.cache = tmp_path / "other"
+    corpus.extract(backend="onnx")
+    assert sum(encoded) == len(LENGTHS)
+    assert read_digest(corpus.digest).header == header
     assert_alike(corpus.features(), found)
-    again = read_digest(corpus.digest)
-    assert again.header == digest.header
-    assert {id: key for id, (key, _) in again.rows.items()} == {
-        id: key for id, (key, _) in digest.rows.items()
-    }
+
+
+def test_an_unknown_backend_is_named_with_the_known_ones(corpus: Corpus) -> None:
+    with pytest.raises(ConfigurationError, match=r"'cuda'.*auto, onnx, torch"):
+        corpus.extract(backend="cuda")
+
+
+def test_the_graph_is_written_once_beside_the_parts(corpus: Corpus) -> None:
+    corpus.extract()
+    (graph,) = corpus.cache.glob("*.onnx")
+    fingerprint = load_checkpoint(Path(corpus.params.encoder)).fingerprint
+    assert graph.name == f"encoder-{fingerprint[:32]}.onnx"
+    before = graph.stat().st_mtime_ns
+    corpus.record("more.wav", 5000, seed=99)
+    corpus.describe()
+    corpus.extract()
+    assert graph.stat().st_mtime_ns == before
 
 
 def test_a_recording_longer_than_a_batch_is_a_batch(
@@ -356,10 +395,13 @@ def test_a_bad_recording_stops_by_name_and_what_was_computed_is_kept(
     assert_alike(corpus.features(), corpus.expected())
 
 
-def test_features_that_are_no_numbers_are_not_cached(corpus: Corpus) -> None:
-    checkpoint = load_checkpoint(Path(corpus.params.encoder))
-    checkpoint.encoder.state_dict()["word_layers.4.bias_hh_l0"].fill_(torch.nan)
-    save_checkpoint(Path(corpus.params.encoder), checkpoint.encoder, (), ())
+def test_features_that_are_no_numbers_are_not_cached(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Session, waves: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.full((frame_count(len(wave)), 6), np.nan, "f4") for wave in waves]
+
+    monkeypatch.setattr(Session, "encode", broken)
     with pytest.raises(CacheError, match=r"tiny/00.*NaN"):
         corpus.extract()
     assert not list(corpus.cache.glob("*.h5"))
@@ -405,20 +447,21 @@ import sys, time
 from pathlib import Path
 from stages.acoustic import extract
 from stages.acoustic.params import AcousticParams
+from stages.acoustic.session import Session
 
 folder = Path(sys.argv[1])
 extract._BATCH_SECONDS = {"cpu": 1e-6}
 extract._PART_FRAMES = 5
-encode, calls = extract.encode, []
+encode, calls = Session.encode, []
 
-def slow(encoder, waves):
+def slow(session, waves):
     calls.append(len(waves))
     if len(calls) == 7:
         (folder / "reached").touch()
         time.sleep(600)
-    return encode(encoder, waves)
+    return encode(session, waves)
 
-extract.encode = slow
+Session.encode = slow
 extract.run(
     AcousticParams(encoder=str(folder / "encoder.safetensors")),
     manifest=folder / "manifest.csv",

@@ -4,15 +4,17 @@ import io
 import math
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
-import torch
-import torchaudio
 
-from stages.acoustic.encoder import SAMPLE_RATE
+from stages.acoustic.frames import SAMPLE_RATE
 from stages.errors import InputError
 from stages.provenance import hash_bytes
+
+if TYPE_CHECKING:
+    import torchaudio
 
 RESAMPLING = "torchaudio sinc_interp_hann, width 6, rolloff 0.99"
 """The resampling kernel; a part of what features depend on."""
@@ -74,11 +76,16 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
     mono = samples.mean(axis=1)
     if rate == SAMPLE_RATE:
         return mono
+    # Not above: a corpus at 16 kHz needs neither, and they take seconds to import.
+    import torch
+
     return _resampler(rate)(torch.from_numpy(mono)).numpy()
 
 
 @lru_cache
-def _resampler(rate: int) -> torchaudio.transforms.Resample:
+def _resampler(rate: int) -> "torchaudio.transforms.Resample":
+    import torchaudio
+
     return torchaudio.transforms.Resample(
         rate,
         SAMPLE_RATE,

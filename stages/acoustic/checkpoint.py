@@ -187,6 +187,12 @@ def _filled(path: Path, encoder: Encoder, weights: dict[str, Tensor]) -> Encoder
                 expected=tuple(expected[name].shape),
                 fix="use a checkpoint of the encoder that its configuration describes",
             )
+        if not weights[name].isfinite().all():
+            raise InputError(
+                f"weight {name} holds values that are no numbers",
+                path=path,
+                fix="copy the checkpoint again, or train it again with a lower rate",
+            )
     encoder.load_state_dict(weights)
     return encoder
 

@@ -23,16 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from stages.acoustic.frames import SAMPLE_RATE, SINC_STRIDE
 from stages.errors import ConfigurationError
 
-SAMPLE_RATE = 16_000
 FRONT_ENDS = ("raw", "log-cmn")
-_SINC_STRIDE = 80
-_PHONEME_STEP = 8 * _SINC_STRIDE
-FRAME_STEP = 32 * _SINC_STRIDE
-"""Samples between two frames of e_acoust: 2,560, which is 160 ms."""
 
-_LOG_FLOOR = 0.02
+LOG_FLOOR = 0.02
 """Added before the logarithm; about the filters' response to 16-bit silence."""
 
 
@@ -66,14 +62,6 @@ class EncoderConfiguration:
                 found=repr(self.front_end),
                 expected=f"one of {', '.join(FRONT_ENDS)}",
             )
-
-
-def frame_count(samples: int) -> int:
-    """Frames of e_acoust for a wave of `samples` at 16 kHz.
-
-    Every stage rounds up, and rounding up repeatedly is rounding up once.
-    """
-    return -(-samples // FRAME_STEP)
 
 
 class SincFilters(nn.Module):
@@ -117,7 +105,7 @@ class SincFilters(nn.Module):
         return functional.conv1d(
             wave[:, None, :],
             self.filter_bank(),
-            stride=_SINC_STRIDE,
+            stride=SINC_STRIDE,
             padding=self.taps // 2,
         )
 
@@ -173,7 +161,7 @@ class Encoder(nn.Module):
         """
         layers = self.phoneme_layers
         bands = layers["0"](waves).abs()
-        count = None if samples is None else _halved(samples, _SINC_STRIDE)
+        count = None if samples is None else _halved(samples, SINC_STRIDE)
         # Zero loses every maximum, for the values are absolute.
         bands = _masked(bands, count)
         bands = functional.max_pool1d(bands, 2, ceil_mode=True)
@@ -199,7 +187,7 @@ class Encoder(nn.Module):
         """(batch, filters, frames) -> the same shape, zero beyond each utterance."""
         if self.configuration.front_end == "raw":
             return functional.leaky_relu(bands, 0.2)
-        bands = _masked(torch.log(bands + _LOG_FLOOR), count)
+        bands = _masked(torch.log(bands + LOG_FLOOR), count)
         if count is None:
             return bands - bands.mean(dim=2, keepdim=True)
         mean = bands.sum(dim=2, keepdim=True) / count[:, None, None]

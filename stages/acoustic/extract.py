@@ -8,10 +8,13 @@ parts, and the next one goes on from there.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +22,12 @@ import torch
 
 from stages.acoustic.audio import RESAMPLING, load_audio
 from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
-from stages.acoustic.encoder import FRAME_STEP, SAMPLE_RATE, Encoder, frame_count
+from stages.acoustic.encoder import Encoder
+from stages.acoustic.frames import FRAME_STEP, SAMPLE_RATE, frame_count
 from stages.acoustic.params import AcousticParams
+from stages.atomic import atomic_path
 from stages.cache import CacheWriter, Header, write_digest
+from stages.errors import ConfigurationError
 from stages.manifest import read_manifest
 from stages.provenance import fingerprint
 from stages.runtime import choose_device, one_thread, progress
@@ -32,7 +38,15 @@ log = logging.getLogger(__name__)
 _PART_FRAMES = 8192
 
 # Seconds of audio encoded at once; utterances of one batch are of similar length.
-_BATCH_SECONDS = {"cpu": 60.0, "cuda": 1200.0}
+_BATCH_SECONDS = {"cpu": 20.0, "cuda": 1200.0}
+
+# Seconds of audio that are worth the start of processes.
+_PROCESSES_SECONDS = 900.0
+
+BACKENDS = ("auto", "onnx", "torch")
+
+Features = Iterator[tuple[Any, np.ndarray]]
+"""Rows of the manifest, each with its features (frames, D)."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,7 @@ def run(
     digest: Path,
     device: str = "auto",
     workers: int = 2,
+    backend: str = "auto",
 ) -> Summary:
     """Bring the cache up to the manifest, then write the digest.
 
@@ -70,9 +85,13 @@ def run(
         cache: folder of the part files.
         digest: file that later stages depend on.
         device: auto, cpu or cuda.
-        workers: threads that read and resample while the encoder works.
+        workers: processes that read, resample and encode; on CUDA, threads that read
+            and resample while the device encodes.
+        backend: onnx (ONNX Runtime, on the CPU), torch, or auto: torch on CUDA, else
+            onnx. None of the three changes a feature by more than rounding.
 
     Raises:
+        ConfigurationError: an unknown backend, or onnx on CUDA.
         InputError: no manifest, a bad checkpoint, or a recording that is missing,
             changed, or not audio; what was computed before it is kept.
         CacheError: a damaged part, or another run is writing.
@@ -81,22 +100,23 @@ def run(
     checkpoint = load_checkpoint(Path(params.encoder))
     header = feature_header(checkpoint, params)
     target = choose_device(device)
+    runtime = _choose_backend(backend, target)
     with CacheWriter(cache, header, part_frames=_PART_FRAMES) as writer:
         absent = set(writer.missing(table["audio_sha256"]))
         todo = table[table["audio_sha256"].isin(absent)]
         # Of recordings with the same bytes, one is enough.
         todo = todo.drop_duplicates("audio_sha256").sort_values(["seconds", "id"])
         frames = 0
-        encoder = checkpoint.encoder.to(target)
-        with (
-            one_thread(),
-            progress(total=len(todo), description="extracting", unit="file") as bar,
-        ):
-            for rows, waves in _batches(todo, audio, target, workers):
-                for row, features in zip(rows, encode(encoder, waves), strict=True):
-                    writer.add(row.id, row.audio_sha256, features.astype(params.dtype))
-                    frames += len(features)
-                    bar.update()
+        if runtime == "onnx":
+            graph = _graph(cache, checkpoint)
+            features = _by_onnx(todo, audio, graph, workers)
+        else:
+            features = _by_torch(todo, audio, checkpoint.encoder.to(target), workers)
+        with progress(total=len(todo), description="extracting", unit="file") as bar:
+            for row, one in features:
+                writer.add(row.id, row.audio_sha256, one.astype(params.dtype))
+                frames += len(one)
+                bar.update()
     pairs = zip(table["id"], table["audio_sha256"], strict=True)
     write_digest(digest, cache, header.fingerprint, pairs)
     return Summary(cache, len(table), len(todo), frames)
@@ -146,30 +166,95 @@ def encode(encoder: Encoder, waves: list[np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-def _batches(
-    todo: pd.DataFrame, audio: Path, device: torch.device, workers: int
-) -> Iterator[tuple[list, list[np.ndarray]]]:
-    """Rows in batches with their waves, read ahead by one batch."""
-    groups: list[list] = [[]]
-    for row in todo.itertuples(index=False):
-        if (len(groups[-1]) + 1) * row.seconds > _BATCH_SECONDS[device.type]:
-            groups.append([])
-        groups[-1].append(row)
-    groups = [group for group in groups if group]
-    with ThreadPoolExecutor(workers) as pool:
+def _choose_backend(name: str, device: torch.device) -> str:
+    if name not in BACKENDS:
+        raise ConfigurationError(
+            "unknown backend",
+            found=repr(name),
+            expected=f"one of {', '.join(BACKENDS)}",
+        )
+    if name == "onnx" and device.type != "cpu":
+        raise ConfigurationError(
+            "the onnx backend runs on the CPU alone",
+            found=f"device {device.type}",
+            fix="use --backend torch, or --device cpu",
+        )
+    if name == "auto":
+        name = "onnx" if device.type == "cpu" else "torch"
+    return name
 
-        def start(group: list) -> list:
+
+def _graph(cache: Path, checkpoint: Checkpoint) -> Path:
+    """The encoder's ONNX graph, written beside the parts when first needed."""
+    path = cache / f"encoder-{checkpoint.fingerprint[:32]}.onnx"
+    if not path.is_file():
+        from stages.acoustic.graph import build_graph
+
+        with atomic_path(path) as beside:
+            beside.write_bytes(build_graph(checkpoint.encoder))
+    return path
+
+
+def _by_onnx(todo: pd.DataFrame, audio: Path, graph: Path, workers: int) -> Features:
+    from stages.acoustic.session import Session, encode_in_processes
+
+    batches = _batches(todo, _BATCH_SECONDS["cpu"])
+    if workers == 1 or todo["seconds"].sum() < _PROCESSES_SECONDS:
+        yield from _encode_here(batches, audio, Session(graph).encode, threads=1)
+        return
+    recordings = (
+        [(audio / row.path, row.audio_sha256) for row in batch] for batch in batches
+    )
+    encoded = encode_in_processes(recordings, graph, workers)
+    with closing(encoded):
+        for batch, features in zip(batches, encoded, strict=True):
+            yield from zip(batch, features, strict=True)
+
+
+def _by_torch(
+    todo: pd.DataFrame, audio: Path, encoder: Encoder, workers: int
+) -> Features:
+    device = next(encoder.parameters()).device.type
+    batches = _batches(todo, _BATCH_SECONDS[device])
+
+    def on_one_thread(waves: list[np.ndarray]) -> list[np.ndarray]:
+        with one_thread():
+            return encode(encoder, waves)
+
+    return _encode_here(batches, audio, on_one_thread, threads=workers)
+
+
+def _batches(todo: pd.DataFrame, seconds: float) -> list[list[Any]]:
+    """Rows in batches of about so many seconds, at least one row each."""
+    batches: list[list[Any]] = [[]]
+    for row in todo.itertuples(index=False):
+        if batches[-1] and (len(batches[-1]) + 1) * row.seconds > seconds:
+            batches.append([])
+        batches[-1].append(row)
+    return batches if batches[-1] else []
+
+
+def _encode_here(
+    batches: Sequence[list[Any]],
+    audio: Path,
+    encode: Callable[[list[np.ndarray]], list[np.ndarray]],
+    threads: int,
+) -> Features:
+    """Encode in this process, while threads read the batch after."""
+    with ThreadPoolExecutor(threads) as pool:
+
+        def start(batch: list[Any]) -> list[Any]:
             return [
                 pool.submit(load_audio, audio / row.path, row.audio_sha256)
-                for row in group
+                for row in batch
             ]
 
-        ahead = start(groups[0]) if groups else []
+        ahead = start(batches[0]) if batches else []
         try:
-            for number, group in enumerate(groups):
+            for batch, after in pairwise([*batches, []]):
                 waves = [future.result() for future in ahead]
-                ahead = start(groups[number + 1]) if number + 1 < len(groups) else []
-                yield group, waves
+                ahead = start(after)
+                yield from zip(batch, encode(waves), strict=True)
         finally:
             for future in ahead:
                 future.cancel()

@@ -24,12 +24,8 @@ from torch.nn import functional
 from stages import espeak
 from stages.acoustic.augment import augment
 from stages.acoustic.checkpoint import save_checkpoint
-from stages.acoustic.encoder import (
-    FRAME_STEP,
-    SAMPLE_RATE,
-    Encoder,
-    EncoderConfiguration,
-)
+from stages.acoustic.encoder import Encoder, EncoderConfiguration
+from stages.acoustic.frames import FRAME_STEP, SAMPLE_RATE
 from stages.acoustic.params import PretrainingParams
 from stages.acoustic.sentences import frequent_words, grammar_words, sentences
 from stages.atomic import atomic_path, write_json

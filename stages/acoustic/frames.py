@@ -1,0 +1,16 @@
+"""How waves and frames of the phoneme/word encoder count."""
+
+SAMPLE_RATE = 16_000
+"""Of every wave that an encoder reads, hertz."""
+
+SINC_STRIDE = 80
+FRAME_STEP = 32 * SINC_STRIDE
+"""Samples between two frames of e_acoust: 2,560, which is 160 ms."""
+
+
+def frame_count(samples: int) -> int:
+    """Frames of e_acoust for a wave of `samples` at 16 kHz.
+
+    Every stage rounds up, and rounding up repeatedly is rounding up once.
+    """
+    return -(-samples // FRAME_STEP)

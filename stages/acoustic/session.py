@@ -1,0 +1,129 @@
+"""The encoder in ONNX Runtime, and the processes that read recordings and run it.
+
+What an utterance gives has the same bits whatever the batch (see `_LEAST_FRAMES`) and
+whichever process computes it. Imports no torch, so that processes start fast.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from stages.acoustic.audio import load_audio
+from stages.acoustic.frames import FRAME_STEP, frame_count
+from stages.errors import PipelineError
+
+# Batches that wait for a process, for each of them: enough that none stands idle.
+_AHEAD = 3
+
+_LEAST_FRAMES = 8
+"""Every batch is padded to at least 1.28 s. For shorter ones the runtime's matrix
+products choose other kernels, which sum in another order."""
+
+
+class Session:
+    """A graph of `graph.build_graph`, ready to run.
+
+    Args:
+        path: the graph's file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        # One thread a process: the products are small, and processes scale better.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        # Its arenas would keep the memory of the longest batch ever seen.
+        options.enable_cpu_mem_arena = False
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+
+    def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """e_acoust of each wave, (frames, 256) float32, as if it were alone.
+
+        Args:
+            waves: each (samples,) float32 at 16 kHz, at least one sample; the more
+                alike their lengths, the less is wasted on padding.
+        """
+        counts = [frame_count(len(wave)) for wave in waves]
+        frames = max(_LEAST_FRAMES, *counts)
+        batch = np.zeros((len(waves), frames * FRAME_STEP), np.float32)
+        for row, wave in zip(batch, waves, strict=True):
+            row[: len(wave)] = wave
+        samples = np.array([len(wave) for wave in waves], np.int64)
+        (features,) = self._session.run(None, {"waves": batch, "samples": samples})
+        return [one[:count].copy() for one, count in zip(features, counts, strict=True)]
+
+
+Recording = tuple[Path, str]
+"""A file and the SHA-256 of its bytes."""
+
+
+def encode_in_processes(
+    batches: Iterable[Sequence[Recording]], graph: Path, processes: int
+) -> Generator[list[np.ndarray], None, None]:
+    """Features of each batch of recordings, in order; each process does all of a batch.
+
+    Args:
+        batches: recordings of similar length.
+        graph: the graph's file.
+        processes: how many.
+
+    Raises:
+        InputError: as `load_audio`.
+        PipelineError: a process died.
+    """
+    # Not forked from here: a fork inherits the state of torch's threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(processes, context, _open_session, (graph,))
+    waiting: deque[Future[list[np.ndarray]]] = deque()
+    try:
+        for batch in batches:
+            waiting.append(pool.submit(_encode_recordings, batch))
+            if len(waiting) > _AHEAD * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise PipelineError(
+            "a process that extracts died",
+            found="killed from outside, perhaps for want of memory",
+            fix="run the same command again, with fewer --workers; finished parts are "
+            "kept",
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_session: Session | None = None
+"""In a process of `encode_in_processes`: what it runs."""
+
+
+def _open_session(graph: Path) -> None:
+    global _session
+    # Ctrl-C reaches every process of a terminal; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    # A first process that was killed cannot end the others.
+    threading.Thread(target=follow, daemon=True).start()
+    _session = Session(graph)
+
+
+def _encode_recordings(batch: Sequence[Recording]) -> list[np.ndarray]:
+    assert _session is not None
+    return _session.encode([load_audio(path, sha256) for path, sha256 in batch])

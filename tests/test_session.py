@@ -1,0 +1,243 @@
+"""ONNX Runtime gives what PyTorch gives, the same bits in any batch and process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.acoustic import session as sessions
+from stages.acoustic.checkpoint import frozen_encoder
+from stages.acoustic.encoder import FRONT_ENDS, Encoder, EncoderConfiguration
+from stages.acoustic.frames import frame_count
+from stages.acoustic.graph import build_graph
+from stages.acoustic.session import Session, encode_in_processes
+from stages.errors import InputError, PipelineError
+from stages.provenance import hash_file
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "data" / "lugosch_encoder_small.npz"
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    wave = np.random.default_rng((samples, seed)).normal(0, 0.1, samples)
+    return wave.astype(np.float32)
+
+
+def opened(folder: Path, encoder: Encoder) -> Session:
+    (folder / "encoder.onnx").write_bytes(build_graph(encoder))
+    return Session(folder / "encoder.onnx")
+
+
+@pytest.fixture(scope="module", params=FRONT_ENDS)
+def both(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Encoder, Session]:
+    """An encoder of the paper's size and its session."""
+    sizes = EncoderConfiguration(request.param, words=3)
+    encoder = frozen_encoder(sizes, seed=0).encoder
+    # As after training, where the gates are not all half open.
+    for layer in (*encoder.phoneme_layers.values(), *encoder.word_layers.values()):
+        if isinstance(layer, torch.nn.GRU):
+            for weight in layer.parameters():
+                weight.mul_(3)
+    return encoder, opened(tmp_path_factory.mktemp(request.param), encoder)
+
+
+lengths = st.lists(st.integers(1, 40_000), min_size=1, max_size=7)
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths)
+def test_any_batch_gives_what_pytorch_gives_each_alone(
+    both: tuple[Encoder, Session], lengths: list[int]
+) -> None:
+    encoder, session = both
+    waves = [noise(samples) for samples in lengths]
+    for wave, found in zip(waves, session.encode(waves), strict=True):
+        with torch.inference_mode():
+            alone = encoder(torch.from_numpy(wave)[None])[0].numpy()
+        assert found.shape == (frame_count(len(wave)), 256)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, alone, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths, st.integers(1, 90_000))
+def test_the_bits_do_not_depend_on_the_batch(
+    both: tuple[Encoder, Session], lengths: list[int], longer: int
+) -> None:
+    session = both[1]
+    waves = [noise(samples) for samples in lengths]
+    together = session.encode([*waves, noise(longer, seed=1)])
+    for wave, found in zip(waves, together, strict=False):
+        np.testing.assert_array_equal(found, session.encode([wave])[0])
+
+
+def test_the_reference_values_are_met(tmp_path: Path) -> None:
+    with np.load(GOLDEN) as arrays:
+        golden = dict(arrays)
+    encoder = Encoder(
+        EncoderConfiguration(filters=8, channels=6, hidden=8, phonemes=5, words=20)
+    )
+    encoder.load_state_dict(
+        {
+            name.removeprefix("weight/"): torch.from_numpy(array)
+            for name, array in golden.items()
+            if name.startswith("weight/")
+        }
+    )
+    session = opened(tmp_path, encoder.eval().requires_grad_(False))
+    for number in range(5):
+        (found,) = session.encode([golden[f"wave/{number}"]])
+        expected = golden[f"features/{number}"]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_same_weights_give_the_same_graph() -> None:
+    sizes = EncoderConfiguration("log-cmn", 4, 21, 3, hidden=3, phonemes=3, words=4)
+    graphs = [build_graph(frozen_encoder(sizes, seed).encoder) for seed in (0, 0, 1)]
+    assert graphs[0] == graphs[1] != graphs[2]
+
+
+def test_a_session_starts_without_torch() -> None:
+    code = "import sys, stages.acoustic.session; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
+# -------------------------------------------------------------------- processes
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    sizes = EncoderConfiguration("log-cmn", 4, 21, 3, hidden=3, phonemes=3, words=4)
+    path = tmp_path / "encoder.onnx"
+    path.write_bytes(build_graph(frozen_encoder(sizes, seed=0).encoder))
+    return path
+
+
+@pytest.fixture
+def batches(tmp_path: Path) -> list[list[tuple[Path, str]]]:
+    """Ten batches of one to three recordings."""
+    made = []
+    for number in range(10):
+        batch = []
+        for place in range(1 + number % 3):
+            path = tmp_path / f"{number}-{place}.wav"
+            soundfile.write(path, noise(2000 + 700 * number + place), 16_000)
+            batch.append((path, hash_file(path)))
+        made.append(batch)
+    return made
+
+
+def test_processes_give_the_same_bits_in_order(
+    graph: Path, batches: list[list[tuple[Path, str]]]
+) -> None:
+    session = Session(graph)
+    found = list(encode_in_processes(batches, graph, 2))
+    assert len(found) == len(batches)
+    for batch, features in zip(batches, found, strict=True):
+        waves = [sessions.load_audio(path) for path, _ in batch]
+        for one, other in zip(features, session.encode(waves), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_bad_recording_is_named_and_what_came_before_it_is_given(
+    graph: Path, batches: list[list[tuple[Path, str]]]
+) -> None:
+    batches[6][0][0].write_bytes(b"no audio")
+    given = []
+    with pytest.raises(InputError, match=r"6-0\.wav: .*changed since the manifest"):
+        for features in encode_in_processes(batches, graph, 2):
+            given.append(features)
+    assert len(given) == 6
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if fields[0] != "Z" and int(fields[1]) == parent:
+                found.append(int(folder.name))
+    return found
+
+
+def _workers(first: int) -> list[int]:
+    """The processes that the fork server of `first` has forked."""
+    return [pid for server in _children(first) for pid in _children(server)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_process_that_is_killed_ends_the_run_with_advice(
+    graph: Path, batches: list[list[tuple[Path, str]]]
+) -> None:
+    stream = encode_in_processes(batches * 50, graph, 2)
+    next(stream)
+    victims = _workers(os.getpid())
+    assert len(victims) >= 2
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(PipelineError, match=r"process that extracts died.*--workers"):
+        list(stream)
+
+
+_CHILD = """
+import sys, time
+from pathlib import Path
+from stages.acoustic.session import encode_in_processes
+
+import stages.acoustic.session as sessions
+pool = sessions.ProcessPoolExecutor
+class Waiting(pool):
+    def shutdown(self, **options):
+        print("ready", flush=True)
+        time.sleep(600)
+sessions.ProcessPoolExecutor = Waiting
+recordings = [[(Path(sys.argv[2]), sys.argv[3])]] * 4
+list(encode_in_processes(recordings, Path(sys.argv[1]), 2))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_no_process_outlives_a_killed_run(
+    graph: Path, batches: list[list[tuple[Path, str]]]
+) -> None:
+    path, sha256 = batches[0][0]
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, graph, path, sha256],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    workers = _workers(child.pid)
+    assert len(workers) >= 2
+    child.kill()
+    child.communicate()
+    deadline = time.monotonic() + 30
+    while any(_alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, workers
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
