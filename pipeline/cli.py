@@ -1,7 +1,7 @@
 """`aln-pipeline`: a command a stage; the only place that turns errors into exit codes.
 
     0    done
-    1    `cache verify` found a problem
+    1    `cache verify` found a problem, `cache diff` a difference
     2    bad input, named in one line on stderr, or wrong usage
     130  interrupted by Ctrl-C, 143 by SIGTERM: what is finished is kept
 
@@ -456,6 +456,19 @@ def export(
     from pipeline.caches import export_cache
 
     click.echo(export_cache(settings.layout, kind, path, splits=splits, force=force))
+
+
+@cache.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.pass_context
+def diff(ctx: click.Context, a: Path, b: Path) -> None:
+    """Say where two caches differ: A and B are folders of parts, or digests."""
+    from stages.difference import compare
+
+    difference = compare(a, b)
+    click.echo(difference)
+    ctx.exit(1 if difference else 0)
 
 
 @cache.command()

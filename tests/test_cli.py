@@ -289,6 +289,17 @@ def test_cache_export_of_targets(finished):
     assert not Path("u.h5").exists()
 
 
+def test_cache_diff_tells_by_its_exit_status(finished):
+    acoustic, known = CACHE / "acoustic", CACHE / "acoustic.digest"
+    equal = pipeline("cache", "diff", acoustic, known)
+    assert (equal.exit_code, equal.stdout) == (0, "equal: 24 features in both\n")
+    different = pipeline("cache", "diff", acoustic, CACHE / "targets")
+    assert different.exit_code == 1
+    assert "header: kind acoustic in A, targets in B" in different.stdout
+    assert "only in A: 24 (tiny/" in different.stdout
+    assert "cache/none" in refused("cache", "diff", acoustic, "cache/none")
+
+
 def test_cache_merge_makes_the_encoder_superfluous(finished):
     known = (CACHE / "acoustic.digest").read_bytes()
     shutil.move(CACHE / "acoustic", "theirs")
