@@ -1,7 +1,7 @@
 """`aln-pipeline`: a command a stage; the only place that turns errors into exit codes.
 
     0    done
-    1    `cache verify` found a problem
+    1    `cache verify` found a problem, `cache diff` a difference
     2    bad input, named in one line on stderr, or wrong usage
     130  interrupted by Ctrl-C, 143 by SIGTERM: what is finished is kept
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from pipeline.layout import Layout, student_name
+from pipeline.layout import KINDS, Layout, student_name
 from pipeline.params import PARAMS_FILE, Params, load_params
 from stages.errors import PipelineError
 from stages.student.params import SYSTEMS
@@ -385,14 +385,23 @@ def status(settings: Settings) -> None:
 
 @main.group()
 def cache() -> None:
-    """Look into the caches of features and targets."""
+    """Look after the caches of features and targets."""
+
+
+_kind = click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default="acoustic",
+    show_default=True,
+    help="Features of the recordings, or the teacher's of the texts.",
+)
 
 
 @cache.command()
 @_configured
 def info(settings: Settings) -> None:
-    """Say what is cached, and from which encoder."""
-    from pipeline.status import list_caches
+    """Say what is cached, from which encoder, and how much of it is needed."""
+    from pipeline.caches import list_caches
 
     click.echo(list_caches(settings.layout))
 
@@ -402,13 +411,83 @@ def info(settings: Settings) -> None:
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings) -> None:
     """Recompute every checksum and look for every utterance of the manifest."""
-    from pipeline.status import verify_caches
+    from pipeline.caches import verify_caches
 
     problems, summary = verify_caches(settings.layout)
     for problem in problems:
         click.echo(problem, err=True)
     click.echo(summary)
     ctx.exit(1 if problems else 0)
+
+
+@cache.command()
+@_configured
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    multiple=True,
+    default=KINDS,
+    show_default="both",
+    help="Reclaim from this cache alone.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be reclaimed.")
+def gc(settings: Settings, kind: tuple[str, ...], dry_run: bool) -> None:
+    """Reclaim what the manifest does not need, and join small parts.
+
+    Removes features of other encoders than the digest's, and of recordings and texts
+    that the manifest does not have. Interrupted at any moment, it loses nothing that is
+    needed.
+    """
+    from pipeline.caches import collect_garbage
+
+    kinds = tuple(one for one in KINDS if one in kind)
+    summary = collect_garbage(settings.layout, kinds, dry_run=dry_run, say=click.echo)
+    click.echo(summary)
+
+
+@cache.command()
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@_configured
+@_kind
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    type=click.Choice(["train", "valid", "test"]),
+    help="Only what is said in this split; may be repeated.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+def export(
+    settings: Settings, path: Path, kind: str, splits: tuple[str, ...], force: bool
+) -> None:
+    """Write the features to FILE, one HDF5 file for other tools."""
+    from pipeline.caches import export_cache
+
+    click.echo(export_cache(settings.layout, kind, path, splits=splits, force=force))
+
+
+@cache.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.pass_context
+def diff(ctx: click.Context, a: Path, b: Path) -> None:
+    """Say where two caches differ: A and B are folders of parts, or digests."""
+    from stages.difference import compare
+
+    difference = compare(a, b)
+    click.echo(difference)
+    ctx.exit(1 if difference else 0)
+
+
+@cache.command()
+@click.argument("other", type=click.Path(path_type=Path))
+@_configured
+@_kind
+def merge(settings: Settings, other: Path, kind: str) -> None:
+    """Take over what is cached in OTHER, a folder of parts, and not yet here."""
+    from pipeline.caches import merge_cache
+
+    click.echo(merge_cache(settings.layout, kind, other))
 
 
 def _audio_root(settings: Settings, root: Path | None, spoken: Path | None) -> Any:

@@ -24,7 +24,8 @@ from stages.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 SHARED_VARIABLE = "ALN_CACHE_DIR"
-_SHARED = ("audio", "acoustic", "targets")
+KINDS = ("acoustic", "targets")
+_SHARED = ("audio", *KINDS)
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,13 @@ class Layout:
     def targets_digest(self) -> Path:
         """What the targets of this corpus are."""
         return self.folder / "targets.digest"
+
+    def features(self, kind: str) -> tuple[Path, Path]:
+        """Parts and digest of one of `KINDS`."""
+        return {
+            "acoustic": (self.acoustic, self.acoustic_digest),
+            "targets": (self.targets, self.targets_digest),
+        }[kind]
 
     def student(self, system: str, alpha: float | None) -> Path:
         """The folder of a student; α as it is written in params.yaml."""

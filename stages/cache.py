@@ -1,5 +1,7 @@
 """The feature cache: a matrix an utterance, in HDF5. Only this module imports h5py.
 
+What keeps a cache in order, and no stage needs, stands in `stages/upkeep.py`.
+
     <directory>/
         .lock         held with flock by the one process that writes, and names it
         <32 hex>.h5   a part, named after the SHA-256 of its own bytes
@@ -40,7 +42,7 @@ import numpy as np
 
 from stages.atomic import atomic_path, write_text
 from stages.errors import CacheError, ConfigurationError, PipelineError
-from stages.provenance import hash_array, hash_bytes, hash_file
+from stages.provenance import hash_array, hash_bytes
 
 FORMAT = "aln-features"
 VERSION = 1
@@ -49,6 +51,9 @@ COMMANDS = {
     "targets": "`aln-pipeline cache-targets`",
 }
 DTYPES = ("float32", "float16")
+PLAIN_FORMAT = "aln-features-plain"
+# HDF5 1.10 whatever the library: the bytes must not depend on it.
+_LIBVER = ("v110", "v110")
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 logger = logging.getLogger(__name__)
@@ -89,17 +94,6 @@ class Digest:
     rows: dict[str, tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What a directory holds of one encoder."""
-
-    header: Header
-    parts: int
-    utterances: int
-    frames: int
-    bytes: int
-
-
 class CacheWriter:
     """Adds features to a cache, part by part; a context manager.
 
@@ -132,25 +126,21 @@ class CacheWriter:
                 fingerprint has another header.
         """
         with ExitStack() as stack:
-            stack.enter_context(_locked(self.directory))
-            # The lock is ours, so whoever began these files is dead.
-            for leftover in sorted(self.directory.glob(".*.h5.*.tmp")):
-                leftover.unlink(missing_ok=True)
+            stack.enter_context(locked(self.directory))
             others: dict[str, int] = {}
-            for part in map(_read_part, _part_paths(self.directory)):
+            for part in map(read_part, part_paths(self.directory)):
                 fingerprint = part.header.fingerprint
                 if fingerprint == self.header.fingerprint:
-                    _check_header(part, self.header)
+                    check_header(part, self.header)
                     self._finished.update(part.keys)
                 else:
                     others[fingerprint] = others.get(fingerprint, 0) + len(part.keys)
             if others:
                 logger.warning(
                     "%d utterances cached with another encoder (%s) are not used; "
-                    "deleting %s reclaims the space",
+                    "`aln-pipeline cache gc` reclaims the space",
                     sum(others.values()),
                     ", ".join(f"{name[:6]}…" for name in sorted(others)),
-                    self.directory,
                 )
             self._stack = stack.pop_all()
         return self
@@ -204,18 +194,7 @@ class CacheWriter:
         """
         if not self._pending:
             return
-        content = _part_bytes(self.header, self._pending)
-        path = self.directory / f"{hash_bytes(content)[:32]}.h5"
-        try:
-            if not path.exists():
-                with atomic_path(path) as beside:
-                    beside.write_bytes(content)
-        except OSError as error:
-            raise CacheError(
-                f"cannot be written ({error})",
-                path=path,
-                fix="make room or mend the permissions; finished parts are kept",
-            ) from error
+        write_part(self.directory, part_bytes(self.header, self._pending))
         self._finished.update(self._pending)
         self._pending = {}
         self._pending_frames = 0
@@ -237,7 +216,7 @@ class CacheReader:
 
     def __init__(self, directory: Path, *, fingerprint: str | None = None) -> None:
         self.directory = directory
-        parts = [_read_part(path) for path in _part_paths(directory)]
+        parts = [read_part(path) for path in part_paths(directory)]
         encoders = {p.header.fingerprint: p.header.encoder for p in parts}
         chosen = fingerprint
         if chosen is None and len(encoders) == 1:
@@ -245,19 +224,19 @@ class CacheReader:
         if chosen not in encoders:
             several = fingerprint is None and encoders
             names = [f"{encoders[code]} {code}" for code in sorted(encoders)]
-            command = _command(directory, parts[0].header.kind if parts else None)
+            stage = command(directory, parts[0].header.kind if parts else None)
             raise CacheError(
                 "features of several encoders" if several else "no such features there",
                 path=directory,
                 found=", ".join(names) or "nothing",
                 expected=fingerprint or "one encoder's features",
-                fix=f"{'delete the folder and ' * bool(several)}run {command}",
+                fix=f"run {stage}" + ", then `aln-pipeline cache gc`" * bool(several),
             )
         self._parts = [p for p in parts if p.header.fingerprint == chosen]
         self.header = self._parts[0].header
         self._index: dict[str, tuple[int, int, int]] = {}  # part, start, stop
         for number, part in enumerate(self._parts):
-            _check_header(part, self.header)
+            check_header(part, self.header)
             spans = zip(part.keys, part.offsets[:-1], part.offsets[1:], strict=True)
             for key, start, stop in spans:
                 self._index.setdefault(key, (number, start, stop))
@@ -303,7 +282,7 @@ class CacheReader:
     def _locate(self, keys: Sequence[str]) -> list[tuple[int, int, int]]:
         absent = [f"{key:.12}" for key in keys if key not in self._index]
         if absent:
-            raise _absent(self.directory, absent, len(keys), self.header.kind)
+            raise no_features(self.directory, absent, len(keys), self.header.kind)
         return [self._index[key] for key in keys]
 
 
@@ -319,7 +298,7 @@ def write_digest(
     reader = CacheReader(directory, fingerprint=fingerprint)
     absent = [id for id, key in rows if key not in reader]
     if absent:
-        raise _absent(directory, absent, len(rows), reader.header.kind)
+        raise no_features(directory, absent, len(rows), reader.header.kind)
     keys: dict[str, str] = {}
     for id, key in rows:
         _check_names(path, id, key)
@@ -351,79 +330,89 @@ def read_digest(path: Path) -> Digest:
     return Digest(header, rows)
 
 
-def info(directory: Path) -> list[Contents]:
-    """What `directory` holds, an entry for each encoder, sorted by fingerprint.
-
-    Raises:
-        CacheError: a part is damaged.
-    """
-    groups: dict[str, list[_Part]] = {}
-    for part in map(_read_part, _part_paths(directory)):
-        groups.setdefault(part.header.fingerprint, []).append(part)
-    return [
-        Contents(
-            header=parts[0].header,
-            parts=len(parts),
-            utterances=sum(len(part.keys) for part in parts),
-            frames=sum(part.offsets[-1] for part in parts),
-            bytes=sum(part.path.stat().st_size for part in parts),
-        )
-        for _, parts in sorted(groups.items())
-    ]
-
-
-def verify(
-    directory: Path,
-    rows: Iterable[tuple[str, str]] | None = None,
+def write_plain(
+    path: Path,
+    reader: CacheReader,
+    rows: Sequence[tuple[str, str]],
+    columns: Mapping[str, Sequence[str]],
     *,
-    fingerprint: str | None = None,
-) -> list[str]:
-    """Recompute every checksum; return what is wrong, a line each, naming the file.
+    hashes: Mapping[str, str],
+    slice_frames: int = 8192,
+) -> None:
+    """Write the features of `rows`, (id, key) of U utterances, for other programs.
+
+    One HDF5 file, the utterances in the order of `rows`, nothing compressed:
+
+        frames   (N, D)   as they are cached, contiguous
+        offsets  (U + 1)  int64: utterance u is frames[offsets[u]:offsets[u + 1]]
+        ids      (U)      UTF-8 of fixed length, and so `keys` and each of `columns`
+
+    Its attributes are the fields of `Header`, `parameters` as JSON, and a `format` of
+    its own. Memory: about three slices, however many features there are.
 
     Args:
-        directory: the cache.
-        rows: (id, key) of the utterances whose features must be there.
-        fingerprint: of the encoder whose features they must be; None for any.
+        path: the file, replaced if it is there.
+        reader: of the cache.
+        rows: what to write.
+        columns: more about each row by name, (U).
+        hashes: of the features by key, which must be those that are written.
+        slice_frames: at least so many frames are written at once.
+
+    Raises:
+        CacheError: features that are missing, damaged or others than `hashes` say, or
+            the disk refuses.
     """
-    problems: list[str] = []
-    headers: dict[str, Header] = {}
-    holders: dict[tuple[str, str], str] = {}
-    paths = _part_paths(directory)
-    if not paths:
-        return [f"{directory}: no features there; fix: run {_command(directory)}"]
-    for path in paths:
-        try:
-            part = _read_part(path)
-            code = part.header.fingerprint
-            _check_header(part, headers.setdefault(code, part.header))
-            frames = part.map_frames()
-            if hash_array(frames) != part.frames_sha256:
-                raise _damaged(path, "the checksum of frames does not hold")
-            if hash_file(path)[:32] != path.stem:
-                raise _damaged(path, "its bytes are not those it was named after")
-        except (CacheError, OSError) as error:
-            problems.append(str(error))
-            continue
-        if not np.isfinite(frames).all():
-            problems.append(f"{path}: NaN or infinite values in frames")
-        if len(set(part.ids)) < len(part.ids):
-            problems.append(f"{path}: an id stands twice")
-        for key in part.keys:
-            if (code, key) in holders:
-                other = holders[code, key]
-                problems.append(f"{path}: key {key} stands twice, first in {other}")
-            holders[code, key] = path.name
-    if rows is not None:
-        rows = list(rows)
-        present = {key for code, key in holders if fingerprint in (None, code)}
-        absent = [id for id, key in rows if key not in present]
-        if absent:
-            problems.append(str(_absent(directory, absent, len(rows))))
-    return problems
+    header = reader.header
+    keys = [key for _, key in rows]
+    offsets = _cumulate(reader.lengths(keys))
+    texts = {"ids": [id for id, _ in rows], "keys": keys, **columns}
+    attributes = {
+        **_describe(header),
+        "format": PLAIN_FORMAT,
+        "parameters": json.dumps(header.parameters, sort_keys=True),
+    }
+    try:
+        with (
+            atomic_path(path) as beside,
+            h5py.File(beside, "w", libver=_LIBVER) as file,
+        ):
+            for name, value in attributes.items():
+                file.attrs[name] = value
+            file.create_dataset("offsets", data=offsets, track_times=False)
+            for name, column in texts.items():
+                encoded = [text.encode() for text in column]
+                longest = max(map(len, encoded), default=0)
+                dtype = h5py.string_dtype("utf-8", max(longest, 1))  # never empty
+                array = np.array(encoded, dtype)
+                file.create_dataset(name, data=array, track_times=False)
+            frames = file.create_dataset(
+                "frames",
+                shape=(int(offsets[-1]), header.dim),
+                dtype=header.stored_dtype,
+                track_times=False,
+            )
+            first = 0
+            while first < len(keys):
+                stop = np.searchsorted(offsets, offsets[first] + slice_frames)
+                last = min(int(stop), len(keys))
+                matrices = [reader[key] for key in keys[first:last]]
+                for key, matrix in zip(keys[first:last], matrices, strict=True):
+                    if hash_array(matrix) != hashes[key]:
+                        raise CacheError(
+                            f"the features of {key:.12} are not those of the digest",
+                            path=reader.directory,
+                            fix="see what `aln-pipeline cache verify` says",
+                        )
+                frames[offsets[first] : offsets[last]] = np.concatenate(matrices)
+                first = last
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
+    """A part's content but its frames: U utterances, offsets (U + 1)."""
+
     path: Path
     header: Header
     ids: list[str]
@@ -433,22 +422,27 @@ class _Part:
     frames_sha256: str
 
     def map_frames(self) -> np.ndarray:
-        """The part's frames (N, D), memory-mapped read-only."""
+        """The part's frames (N, D), memory-mapped read-only.
+
+        Raises:
+            CacheError: the file is gone or shorter than it was.
+        """
         shape = (self.offsets[-1], self.header.dim)
         dtype = self.header.stored_dtype
         try:
             mapped = np.memmap(self.path, dtype, "r", offset=self.start, shape=shape)
         except (OSError, ValueError) as error:
-            raise _damaged(self.path, error) from error
+            raise damaged(self.path, error) from error
         # As a plain array: slicing numpy's memmap class is several times slower.
         return mapped.view(np.ndarray)
 
 
-def _part_paths(directory: Path) -> list[Path]:
+def part_paths(directory: Path) -> list[Path]:
+    """The files of the parts in `directory`, sorted."""
     return sorted(directory.glob("[!.]*.h5"))
 
 
-def _part_bytes(header: Header, pending: Mapping[str, tuple[str, np.ndarray]]) -> bytes:
+def part_bytes(header: Header, pending: Mapping[str, tuple[str, np.ndarray]]) -> bytes:
     """A part as a file's content; `pending` has (id, features) by key."""
     rows = sorted((id, key) for key, (id, _) in pending.items())
     matrices = [pending[key][1] for _, key in rows]
@@ -461,10 +455,10 @@ def _part_bytes(header: Header, pending: Mapping[str, tuple[str, np.ndarray]]) -
     parameters = json.dumps(header.parameters, sort_keys=True)
     attributes = {**_describe(header), "parameters": parameters}
     buffer = io.BytesIO()
-    # A fixed version, fixed-length strings and no times: nothing varies between runs.
+    # Fixed-length strings and no times: nothing varies between runs.
     # Aligned to a cache line, so that mapped frames can be used as they are.
     alignment = {"alignment_threshold": 1, "alignment_interval": 64}
-    with h5py.File(buffer, "w", libver=("v110", "v110"), **alignment) as file:
+    with h5py.File(buffer, "w", libver=_LIBVER, **alignment) as file:
         for name, value in attributes.items():
             text = isinstance(value, str)
             file.attrs[name] = np.bytes_(value.encode()) if text else value
@@ -474,7 +468,27 @@ def _part_bytes(header: Header, pending: Mapping[str, tuple[str, np.ndarray]]) -
     return buffer.getvalue()
 
 
-def _read_part(path: Path) -> _Part:
+def part_name(content: bytes) -> str:
+    """What a part is called, by all its bytes."""
+    return f"{hash_bytes(content)[:32]}.h5"
+
+
+def write_part(directory: Path, content: bytes) -> None:
+    """Write a part under its name, if it is not there.
+
+    Raises:
+        CacheError: the disk refuses.
+    """
+    path = directory / part_name(content)
+    try:
+        if not path.exists():
+            with atomic_path(path) as beside:
+                beside.write_bytes(content)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def read_part(path: Path) -> Part:
     """All of a part but its frames.
 
     Raises:
@@ -503,7 +517,7 @@ def _read_part(path: Path) -> _Part:
             raise ValueError(f"frames are {dtype} {shape}")
         if start is None:
             raise ValueError("frames are not contiguous")
-        return _Part(
+        return Part(
             path=path,
             header=header,
             ids=[id.decode() for id in ids],
@@ -514,7 +528,7 @@ def _read_part(path: Path) -> _Part:
         )
     # h5py meets a damaged file with almost any exception.
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _describe(header: Header) -> dict[str, Any]:
@@ -527,8 +541,12 @@ def _make_header(head: Mapping[str, Any]) -> Header:
     return Header(**{field.name: head[field.name] for field in fields(Header)})
 
 
-def _check_header(part: _Part, expected: Header) -> None:
-    """Hold a part against the header that others of its fingerprint have."""
+def check_header(part: Part, expected: Header) -> None:
+    """Hold a part against the header that others of its fingerprint have.
+
+    Raises:
+        CacheError: they differ; names the fields.
+    """
     wanted = json.loads(json.dumps(asdict(expected)))
     found = {k: v for k, v in asdict(part.header).items() if v != wanted[k]}
     if found:
@@ -537,8 +555,7 @@ def _check_header(part: _Part, expected: Header) -> None:
             path=part.path,
             found=", ".join(f"{name} {value!r}" for name, value in found.items()),
             expected=", ".join(f"{name} {wanted[name]!r}" for name in found),
-            fix="delete the folder and run "
-            + _command(part.path.parent, expected.kind),
+            fix="delete the folder and run " + command(part.path.parent, expected.kind),
         )
 
 
@@ -552,29 +569,40 @@ def _check_names(path: Path, id: str, key: str) -> None:
         )
 
 
-def _absent(
+def no_features(
     directory: Path, names: Sequence[str], total: int, kind: str | None = None
 ) -> CacheError:
+    """An error that says how many features are not there and how to get them."""
     first = ", ".join(names[:3]) + ", …" * (len(names) > 3)
     return CacheError(
         f"no features of {len(names)} of {total} utterances ({first})",
         path=directory,
-        fix=f"run {_command(directory, kind)}",
+        fix=f"run {command(directory, kind)}",
     )
 
 
-def _damaged(path: Path, why: object) -> CacheError:
+def damaged(path: Path, why: object) -> CacheError:
+    """An error that says what is wrong with a part and how to replace it."""
     clause = " ".join(str(why).split())  # HDF5 breaks its lines
     if isinstance(why, OSError) and why.errno:
         return CacheError(f"cannot be read ({clause})", path=path)
     return CacheError(
         f"damaged, or not a part of version {VERSION} ({clause})",
         path=path,
-        fix=f"delete it and run {_command(path.parent)}; the other parts are kept",
+        fix=f"delete it and run {command(path.parent)}; the other parts are kept",
     )
 
 
-def _command(directory: Path, kind: str | None = None) -> str:
+def unwritable(path: Path, why: OSError) -> CacheError:
+    """An error that says that the disk refuses."""
+    return CacheError(
+        f"cannot be written ({why})",
+        path=path,
+        fix="make room or mend the permissions; what is finished is kept",
+    )
+
+
+def command(directory: Path, kind: str | None = None) -> str:
     """What fills the cache; where nothing can be read, its folder's name tells."""
     return COMMANDS.get(kind or directory.name, " or ".join(COMMANDS.values()))
 
@@ -584,8 +612,12 @@ def _cumulate(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock, which dies with the process."""
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock, which dies with the process.
+
+    Raises:
+        CacheError: another process holds it, or there can be no such directory.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         stream = (directory / ".lock").open("a+")
@@ -606,6 +638,9 @@ def _locked(directory: Path) -> Iterator[None]:
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")
             stream.flush()
+            # The lock is ours, so whoever began these files is dead.
+            for leftover in sorted(directory.glob(".*.h5.*.tmp")):
+                leftover.unlink(missing_ok=True)
             yield
         finally:
             # Empty again, since DVC hashes the directory; and unlocked by hand, since

@@ -25,13 +25,12 @@ from stages.cache import (
     CacheReader,
     CacheWriter,
     Header,
-    info,
     read_digest,
-    verify,
     write_digest,
 )
 from stages.errors import CacheError, ConfigurationError
 from stages.provenance import hash_array, hash_bytes
+from stages.upkeep import info, verify
 
 DIM = 4
 HEADER = Header(

@@ -143,6 +143,184 @@ def test_cache_info_of_nothing_says_so(given):
     assert "nothing cached yet" in pipeline("cache", "info").stdout
 
 
+def shrink_corpus() -> None:
+    """Take the intent `play` out of the corpus, its texts too."""
+    table = Path("data/tiny/table.csv")
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(one for one in lines if not one.endswith(",play")))
+    assert pipeline("prepare").exit_code == 0
+
+
+def test_cache_info_says_what_is_needed(finished):
+    def needs() -> list[str]:
+        lines = pipeline("cache", "info").stdout.splitlines()
+        assert re.split("  +", lines[0])[-2:] == ["of the manifest", "not needed"]
+        return [" | ".join(re.split("  +", line)[-2:]) for line in lines[1:]]
+
+    texts = 2 * len(TONES)
+    assert needs() == [f"{UTTERANCES} of {UTTERANCES} | 0", f"{texts} of {texts} | 0"]
+    shrink_corpus()
+    gone = UTTERANCES // len(TONES)
+    acoustic, targets = needs()
+    assert re.fullmatch(f"16 of 16 \\| {gone}, [0-9.]+ kB", acoustic)
+    assert re.fullmatch(r"4 of 4 \| 2, 128 B", targets)
+    write_encoder(Path("other.safetensors"), seed=2)
+    assert pipeline("extract-acoustic", "--encoder", "other.safetensors").exit_code == 0
+    others = sorted(needs())
+    assert others[0] == "16 of 16 | 0" and others[2].startswith("another encoder | 24,")
+    (CACHE / "targets.digest").unlink()
+    assert needs()[2] == "no usable digest | unknown"
+    (CACHE / "manifest.csv").unlink()
+    assert set(needs()) == {"no usable manifest | unknown"}
+
+
+def test_cache_gc_reclaims_what_the_corpus_dropped(finished, snapshot):
+    write_encoder(Path("other.safetensors"), seed=2)
+    pipeline("extract-acoustic", "--encoder", "other.safetensors")
+    pipeline("extract-acoustic")
+    shrink_corpus()
+    before = snapshot(finished)
+    told = pipeline("cache", "gc", "--dry-run")
+    assert told.exit_code == 0 and told.stderr == ""
+    assert snapshot(finished) == before
+    *reasons, last = told.stdout.splitlines()
+    assert re.search("24 utterances of another encoder, lugosch", reasons[0])
+    assert "acoustic: 8 utterances that the manifest has not" in reasons[1]
+    assert "acoustic: 1 parts, small or needed in part" in reasons[2]
+    assert "targets: 2 utterances that the manifest has not" in reasons[3]
+    assert last.startswith("cache/tiny: 3 parts, ")
+    assert "; 2 parts, " in last and "34 utterances to be dropped" in last
+
+    done = pipeline("cache", "gc")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[:-1] == reasons
+    as_told = last.replace("if done", "now").replace("to be dropped", "dropped")
+    assert done.stdout.splitlines()[-1] == as_told
+    size = sum(path.stat().st_size for path in CACHE.glob("[at]*/*.h5"))
+    assert f"2 parts, {size / 1000:.1f} kB now" in as_told
+    assert pipeline("cache", "verify").exit_code == 0
+    assert "16 utterances, 0 extracted" in pipeline("extract-acoustic").stdout
+    assert "4 texts" in pipeline("cache-targets").stdout
+    assert "nothing to reclaim" in pipeline("cache", "gc").stdout
+    old = before["cache/tiny/acoustic.digest"].decode().splitlines()
+    new = (CACHE / "acoustic.digest").read_text().splitlines()
+    assert new == [line for line in old if "/play-" not in line]
+
+
+def test_cache_gc_without_a_digest_names_the_command(finished, snapshot):
+    (CACHE / "targets.digest").unlink()
+    shrink_corpus()
+    before = snapshot(finished)
+    assert "cache-targets" in refused("cache", "gc")
+    assert snapshot(finished) == before
+    result = pipeline("cache", "gc", "--kind", "acoustic")
+    assert "8 utterances dropped" in result.stdout
+    after = snapshot(finished)
+    changed = {name for name, _ in before.items() ^ after.items()}
+    assert {name.rsplit("/", 1)[0] for name in changed} == {"cache/tiny/acoustic"}
+
+
+def test_cache_gc_leaves_the_cache_of_another_repository_alone(
+    finished, monkeypatch, tmp_path, snapshot
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("cache", "report"))
+    monkeypatch.setenv("ALN_CACHE_DIR", str(finished / "cache"))
+    monkeypatch.chdir(copy)
+    shrink_corpus()
+    pipeline("extract-acoustic")
+    monkeypatch.delenv("ALN_CACHE_DIR")
+    before = snapshot(finished)
+    line = refused("cache", "gc")
+    assert str(finished / "cache/tiny/acoustic") in line
+    assert snapshot(finished) == before
+
+
+def test_cache_gc_goes_where_a_link_of_ones_own_leads(finished, tmp_path):
+    shutil.move(CACHE / "acoustic", tmp_path / "large")
+    (CACHE / "acoustic").symlink_to(tmp_path / "large")
+    shrink_corpus()
+    assert "10 utterances dropped" in pipeline("cache", "gc").stdout
+    assert pipeline("cache", "verify").exit_code == 0
+
+
+def test_cache_gc_of_nothing_says_so(given):
+    assert "prepare" in refused("cache", "gc")
+    pipeline("prepare")
+    result = pipeline("cache", "gc")
+    assert (result.exit_code, result.stdout) == (0, "cache/tiny: nothing cached yet\n")
+    assert not (CACHE / "acoustic").exists()
+
+
+def test_cache_export_has_the_manifests_columns(finished):
+    import h5py
+
+    result = pipeline("cache", "export", "all.h5")
+    assert result.exit_code == 0, result.output
+    assert f"all.h5: features of {UTTERANCES} utterances" in result.stdout
+    table = pd.read_csv(CACHE / "manifest.csv")
+    with h5py.File("all.h5", "r") as file:
+        assert file["ids"].asstr()[:].tolist() == table["id"].tolist()
+        assert file["keys"].asstr()[:].tolist() == table["audio_sha256"].tolist()
+        for name in ("split", "speaker", "text", "intent"):
+            assert file[name].asstr()[:].tolist() == table[name].tolist()
+        assert file["frames"].shape == (file["offsets"][-1], 12)
+    assert "--force" in refused("cache", "export", "all.h5")
+    options = ("--force", "--split", "valid", "--split", "test")
+    assert pipeline("cache", "export", "all.h5", *options).exit_code == 0
+    with h5py.File("all.h5", "r") as file:
+        assert set(file["split"].asstr()[:]) == {"valid", "test"}
+        assert len(file["ids"]) == (COUNTS["valid"] + COUNTS["test"]) * len(TONES)
+
+
+def test_cache_export_of_targets(finished):
+    import h5py
+
+    result = pipeline("cache", "export", "t.h5", "--kind", "targets")
+    assert "t.h5: targets of 6 texts" in result.stdout
+    with h5py.File("t.h5", "r") as file:
+        assert set(file) == {"frames", "offsets", "ids", "keys"}
+        assert "let_there_be_light" in file["ids"].asstr()[:]
+        assert file["frames"].shape == (6, 16)
+    options = ("--kind", "targets", "--split", "train", "--force")
+    assert "3 texts" in pipeline("cache", "export", "t.h5", *options).stdout
+    (CACHE / "targets.digest").unlink()
+    assert "cache-targets" in refused("cache", "export", "u.h5", "--kind", "targets")
+    assert not Path("u.h5").exists()
+
+
+def test_cache_diff_tells_by_its_exit_status(finished):
+    acoustic, known = CACHE / "acoustic", CACHE / "acoustic.digest"
+    equal = pipeline("cache", "diff", acoustic, known)
+    assert (equal.exit_code, equal.stdout) == (0, "equal: 24 features in both\n")
+    different = pipeline("cache", "diff", acoustic, CACHE / "targets")
+    assert different.exit_code == 1
+    assert "header: kind acoustic in A, targets in B" in different.stdout
+    assert "only in A: 24 (tiny/" in different.stdout
+    assert "cache/none" in refused("cache", "diff", acoustic, "cache/none")
+
+
+def test_cache_merge_makes_the_encoder_superfluous(finished):
+    known = (CACHE / "acoustic.digest").read_bytes()
+    shutil.move(CACHE / "acoustic", "theirs")
+    (CACHE / "acoustic.digest").unlink()
+    result = pipeline("cache", "merge", "theirs")
+    assert result.exit_code == 0, result.output
+    assert "24 utterances of lugosch log-cmn" in result.stdout
+    assert "extract-acoustic" in result.stdout
+    assert "24 utterances, 0 extracted" in pipeline("extract-acoustic").stdout
+    assert (CACHE / "acoustic.digest").read_bytes() == known
+    again = pipeline("cache", "merge", "theirs").stdout
+    assert "0 utterances" in again and "24 were here already" in again
+    assert "--kind acoustic" in refused("cache", "merge", "theirs", "--kind", "targets")
+    write_encoder(Path("other.safetensors"), seed=2)
+    pipeline("extract-acoustic", "--encoder", "other.safetensors")
+    assert "another encoder" in refused("cache", "merge", "theirs")
+    (path,) = Path("theirs").glob("*.h5")
+    os.truncate(path, path.stat().st_size - 1)
+    assert str(path) in refused("cache", "merge", "theirs")
+
+
 def test_cache_verify_is_content_with_what_the_pipeline_wrote(finished):
     result = pipeline("cache", "verify")
     assert result.exit_code == 0, result.output
@@ -378,6 +556,22 @@ def test_help_names_every_command():
     text = pipeline("--help").stdout
     for name in (*{command[0] for command in LINE}, "pretrain-asr", "status", "cache"):
         assert name in text
+
+
+@pytest.mark.parametrize("command", ["gc", "export", "merge"])
+def test_a_kind_that_is_none_shows_the_kinds(finished, command):
+    arguments = ("x",) * (command != "gc")
+    result = pipeline("cache", command, *arguments, "--kind", "other")
+    assert result.exit_code == 2
+    assert "'acoustic', 'targets'" in result.stderr
+
+
+def test_a_split_that_is_none_shows_the_splits(finished):
+    from stages.manifest import SPLITS
+
+    result = pipeline("cache", "export", "x", "--split", "other")
+    assert result.exit_code == 2
+    assert ", ".join(map(repr, SPLITS)) in result.stderr
 
 
 def test_a_copy_links_the_shared_cache_and_computes_nothing(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from conftest import pipeline, write_encoder
 from ruamel.yaml import YAML
 
 from pipeline.layout import Layout
@@ -343,6 +344,17 @@ def test_status_tells_fresh_stale_and_missing(repository):
     shutil.rmtree("cache/tiny/student/aln-1")
     assert states()["student@aln-1"] == "missing"
     assert stale() == {"student@aln-1", "report"}
+
+
+def test_reclaimed_space_makes_no_stage_compute_again(repository):
+    write_encoder(Path("other.safetensors"), seed=2)
+    pipeline("extract-acoustic", "--encoder", "other.safetensors")
+    pipeline("extract-acoustic")
+    commit(repository)
+    assert "24 utterances dropped" in pipeline("cache", "gc").stdout
+    assert stale() == {"acoustic"}
+    assert " 0 extracted now" in pipeline("extract-acoustic").stdout
+    assert stale() == {"acoustic"}  # its digest too is what it was
 
 
 @pytest.mark.slow

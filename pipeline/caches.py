@@ -1,0 +1,227 @@
+"""A corpus' caches of features and targets: what they hold, and their upkeep."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.layout import KINDS, Layout
+from pipeline.table import format_size, format_table
+from stages.errors import CacheError, PipelineError
+
+if TYPE_CHECKING:
+    from stages.cache import Digest, Part
+    from stages.upkeep import Cache, Contents, Survey
+
+_COLUMNS = ("split", "speaker", "text", "intent")
+
+
+def list_caches(layout: Layout) -> str:
+    """A table of what the caches hold, and how much of it the manifest needs."""
+    from stages.upkeep import info
+
+    rows = [
+        (
+            "cache",
+            "encoder",
+            "fingerprint",
+            "utterances",
+            "frames",
+            "parts",
+            "size",
+            "of the manifest",
+            "not needed",
+        )
+    ]
+    for kind in KINDS:
+        directory, _ = layout.features(kind)
+        for found in info(directory):
+            header = found.header
+            rows.append(
+                (
+                    str(directory),
+                    f"{header.encoder}, {header.dim} {header.dtype}",
+                    header.fingerprint[:12],
+                    f"{found.utterances:,}",
+                    f"{found.frames:,}",
+                    f"{found.parts:,}",
+                    format_size(found.bytes),
+                    *_need(layout, kind, found),
+                )
+            )
+    if len(rows) == 1:
+        return f"{layout.folder}: nothing cached yet"
+    return format_table(rows)
+
+
+def verify_caches(layout: Layout) -> tuple[list[str], str]:
+    """The problems of both caches, a line each, and a line in sum.
+
+    Raises:
+        PipelineError: no usable manifest.
+    """
+    from stages.upkeep import verify
+
+    problems = []
+    counts = []
+    for kind in KINDS:
+        cache = _cache(layout, kind)
+        rows = [(id, key) for key, ids in cache.needed.items() for id in ids]
+        digest, missing = _digest(cache.digest)
+        problems += missing
+        fingerprint = digest.header.fingerprint if digest else None
+        problems += verify(cache.directory, rows, fingerprint=fingerprint)
+        counts.append(len(rows))
+    state = f"{len(problems)} problems" if problems else "sound and complete"
+    checked = "features of {:,} utterances, targets of {:,} texts".format(*counts)
+    return problems, f"{layout.folder}: {checked}: {state}"
+
+
+def collect_garbage(
+    layout: Layout, kinds: Sequence[str], *, dry_run: bool, say: Callable[[str], None]
+) -> str:
+    """Reclaim what the manifest does not need; `say` what, line by line, before.
+
+    Returns:
+        A line in sum.
+
+    Raises:
+        PipelineError: as `stages.upkeep.collect`, or another repository's cache.
+    """
+    from stages.upkeep import collect
+
+    caches = [_cache(layout, kind) for kind in kinds]
+    for cache in caches:
+        _check_owned(layout, cache.directory)
+
+    def tell(survey: "Survey") -> None:
+        for line in _plan(survey):
+            say(f"{survey.directory}: {line}")
+
+    done = collect(caches, dry_run=dry_run, tell=tell)
+    if not done.parts:
+        return f"{layout.folder}: nothing cached yet"
+    return (
+        f"{layout.folder}: {done.parts:,} parts, {format_size(done.bytes)} before; "
+        f"{done.parts_left:,} parts, {format_size(done.bytes_left)} "
+        f"{'if done' if dry_run else 'now'}; {done.dropped:,} utterances "
+        f"{'to be dropped' if dry_run else 'dropped'}"
+    )
+
+
+def export_cache(
+    layout: Layout, kind: str, path: Path, *, splits: Sequence[str], force: bool
+) -> str:
+    """Write a cache's features to one file for other tools; a line on what it holds.
+
+    Raises:
+        PipelineError: as `stages.upkeep.export`, or no usable manifest.
+    """
+    from stages.manifest import read_manifest
+    from stages.upkeep import export
+
+    columns = {}
+    if kind == "acoustic":
+        table = read_manifest(layout.manifest).set_index("id")
+        columns = {name: table[name].to_dict() for name in _COLUMNS}
+    cache = _cache(layout, kind, splits)
+    count = export(path, cache, columns=columns, force=force)
+    what = "features" if kind == "acoustic" else "targets"
+    unit = "utterances" if kind == "acoustic" else "texts"
+    return f"{path}: {what} of {count:,} {unit}, {format_size(path.stat().st_size)}"
+
+
+def merge_cache(layout: Layout, kind: str, other: Path) -> str:
+    """Take over another cache's parts; a line on what was taken.
+
+    Raises:
+        PipelineError: as `stages.upkeep.merge`, or a damaged digest.
+    """
+    from stages.cache import COMMANDS, read_digest
+    from stages.upkeep import encoder_names, merge
+
+    directory, path = layout.features(kind)
+    digest = read_digest(path) if path.exists() else None
+    done = merge(directory, other, kind=kind, digest=digest)
+    text = (
+        f"{directory}: {done.utterances:,} utterances of {encoder_names(done.taken)} "
+        f"taken in {done.parts:,} parts, {done.known:,} were here already"
+    )
+    if done.foreign:
+        text += f"; those of {encoder_names(done.foreign)}, another encoder, were left"
+    if done.utterances:
+        text += f"; {COMMANDS[kind]} brings the digest up to date"
+    return text
+
+
+def _cache(layout: Layout, kind: str, splits: Sequence[str] = ()) -> "Cache":
+    from stages.upkeep import Cache, needed_ids
+
+    directory, digest = layout.features(kind)
+    return Cache(directory, digest, needed_ids(layout.manifest, kind, splits))
+
+
+def _digest(path: Path) -> tuple["Digest | None", list[str]]:
+    """A digest, or what is wrong with it."""
+    from stages.cache import read_digest
+
+    try:
+        return read_digest(path), []
+    except CacheError as error:
+        return None, [str(error)]
+
+
+def _need(layout: Layout, kind: str, found: "Contents") -> tuple[str, str]:
+    """How much of the manifest an encoder's features cover; what nobody needs."""
+    from stages.upkeep import survey
+
+    try:
+        cache = _cache(layout, kind)
+    except PipelineError:
+        return "no usable manifest", "unknown"
+    digest, _ = _digest(cache.digest)
+    if digest is None:
+        return "no usable digest", "unknown"
+    if found.header.fingerprint != digest.header.fingerprint:
+        return "another encoder", f"{found.utterances:,}, {format_size(found.bytes)}"
+    one = survey(cache, digest)
+    total = sum(map(len, cache.needed.values()))
+    spare = one.unneeded + one.repeated
+    size = f", {format_size(one.spare_bytes)}" * bool(spare)
+    return f"{one.covered:,} of {total:,}", f"{spare:,}{size}"
+
+
+def _plan(survey: "Survey") -> list[str]:
+    """What is to be reclaimed, a line a reason."""
+    from stages.upkeep import encoder_names
+
+    lines = []
+    encoders: dict[str, list[Part]] = {}
+    for part in survey.foreign:
+        encoders.setdefault(encoder_names([part.header]), []).append(part)
+    for name, parts in sorted(encoders.items()):
+        count = sum(len(part.keys) for part in parts)
+        size = format_size(sum(part.path.stat().st_size for part in parts))
+        lines.append(f"{count:,} utterances of another encoder, {name}, {size}")
+    if survey.unneeded or survey.repeated:
+        twice = f" and {survey.repeated:,} cached twice" * bool(survey.repeated)
+        size = format_size(survey.spare_bytes)
+        lines.append(
+            f"{survey.unneeded:,} utterances that the manifest has not{twice}, {size}"
+        )
+    if survey.rewritten:
+        count = len(survey.rewritten)
+        lines.append(f"{count:,} parts, small or needed in part alone, to be joined")
+    return lines or ["nothing to reclaim"]
+
+
+def _check_owned(layout: Layout, directory: Path) -> None:
+    """Refuse a cache that ALN_CACHE_DIR linked: its owner may need other features."""
+    owner = directory.resolve().parent
+    foreign = owner != layout.folder.resolve()
+    if foreign and (owner / layout.manifest.name).exists():
+        raise CacheError(
+            "another repository's cache, which may need what this one does not",
+            path=directory,
+            found=f"a link to {directory.resolve()}",
+            fix="run this command there",
+        )
