@@ -1,0 +1,202 @@
+"""How fast is extraction? Against the encoder as its authors published it.
+
+Writes a corpus of the size of Fluent Speech Commands, 30,043 recordings of 2.3 s on
+average, of noise, which costs what speech costs; then runs
+
+    reference    the published way: PyTorch, zero-padded batches of 64, the sinc layer's
+                 convolution once for each of its 80 filters; encoding alone, on a
+                 sample, recordings already in memory
+    hoisted      the same, each convolution once
+    extraction   `aln-pipeline extract-acoustic`'s stage as a whole, with its defaults:
+                 reading, hashing, decoding, encoding, writing the cache and the digest
+    again        the same once more, with nothing to do
+    one percent  and with one recording in a hundred new
+
+and says what one process spends its time on.
+
+    python benchmarks/extraction.py [--utterances N] [--sample N] [--folder DIR]
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stages.acoustic.audio import load_audio
+from stages.acoustic.checkpoint import load_checkpoint
+from stages.acoustic.encoder import Encoder, SincFilters
+from stages.acoustic.extract import feature_header, run
+from stages.acoustic.frames import SAMPLE_RATE, SINC_STRIDE
+from stages.acoustic.graph import build_graph
+from stages.acoustic.params import AcousticParams
+from stages.acoustic.session import Session
+from stages.cache import CacheWriter
+from stages.manifest import COLUMNS, write_manifest
+from stages.provenance import hash_file
+from stages.runtime import progress
+
+_MEAN_SECONDS = 2.3
+_BATCH = 64
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--utterances", type=int, default=30_043)
+    parser.add_argument("--sample", type=int, default=1280)
+    parser.add_argument("--folder", type=Path, help="where the corpus is written")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        _measure(Path(folder), arguments.utterances, arguments.sample)
+
+
+def _measure(folder: Path, utterances: int, sample: int) -> None:
+    params = AcousticParams()
+    encoder = load_checkpoint(Path(params.encoder)).encoder
+    table = _speak(folder / "audio", utterances + utterances // 100)
+    hours = table["seconds"][:utterances].sum() / 3600
+    print(f"{utterances} recordings, {hours:.1f} h; {torch.get_num_threads()} threads")
+    few = table[:sample]
+    heard = float(few["seconds"].sum())
+    waves = [load_audio(folder / "audio" / path) for path in few["path"]]
+    paces = {
+        "reference": heard / _seconds(lambda: _published(encoder, waves, True)),
+        "hoisted": heard / _seconds(lambda: _published(encoder, waves, False)),
+    }
+
+    def extract(rows: pd.DataFrame) -> float:
+        write_manifest(folder / "manifest.csv", rows)
+        return _seconds(
+            lambda: run(
+                params,
+                manifest=folder / "manifest.csv",
+                audio=folder / "audio",
+                cache=folder / "acoustic",
+                digest=folder / "acoustic.digest",
+                device="cpu",
+                workers=torch.get_num_threads(),
+            )
+        )
+
+    took = extract(table[:utterances])
+    paces["extraction"] = 3600 * hours / took
+    again = extract(table[:utterances])
+    more = extract(table)
+    for name, pace in paces.items():
+        ratio = pace / paces["reference"]
+        print(f"{name:12} {pace:6.0f} x real time  {ratio:5.1f} x reference")
+    print(f"again        {again:6.1f} s, {100 * again / took:.1f}% of extraction")
+    print(f"one percent  {more:6.1f} s, {100 * more / took:.1f}% of extraction")
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(f"peak memory  {own / 1e6:.2f} GB, each process besides {child / 1e6:.2f} GB")
+    print("one process spends")
+    for name, share in _shares(folder, few, encoder, waves).items():
+        print(f"  {name:20} {100 * share:5.1f}%")
+
+
+def _speak(folder: Path, count: int) -> pd.DataFrame:
+    """Noise of the lengths that short commands have, and its manifest."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 0.1, 60 * SAMPLE_RATE)
+    rows = []
+    for number in progress(range(count), description="writing recordings"):
+        seconds = float(np.clip(generator.gamma(12, _MEAN_SECONDS / 12), 0.6, 8))
+        start = int(generator.integers(len(noise) - 8 * SAMPLE_RATE))
+        wave = noise[start : start + int(seconds * SAMPLE_RATE)]
+        path = folder / f"{number:06d}.wav"
+        soundfile.write(path, wave, SAMPLE_RATE, "PCM_16")
+        rows.append(
+            (
+                f"noise/{number:06d}",
+                path.name,
+                ("valid", "test", "train")[min(number, 2)],
+                "",
+                "noise",
+                "noise",
+                len(wave) / SAMPLE_RATE,
+                hash_file(path),
+            )
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+class _Published(SincFilters):
+    """The sinc layer that computes every output channel as often as it has filters."""
+
+    def forward(self, wave: Tensor) -> Tensor:
+        bank = self.filter_bank()
+        for _ in bank:
+            found = functional.conv1d(
+                wave[:, None], bank, stride=SINC_STRIDE, padding=self.taps // 2
+            )
+        return found
+
+
+@torch.inference_mode()
+def _published(encoder: Encoder, waves: list[np.ndarray], looped: bool) -> None:
+    """Batches in the corpus's order, zero-padded, lengths not looked at."""
+    network = Encoder(encoder.configuration).eval()
+    network.load_state_dict(encoder.state_dict())
+    if looped:
+        layer = _Published(encoder.configuration.filters, encoder.configuration.taps)
+        layer.load_state_dict(network.phoneme_layers["0"].state_dict())
+        network.phoneme_layers["0"] = layer
+    for start in range(0, len(waves), _BATCH):
+        batch = [torch.from_numpy(wave) for wave in waves[start : start + _BATCH]]
+        network(nn.utils.rnn.pad_sequence(batch, batch_first=True))
+
+
+def _shares(
+    folder: Path, rows: pd.DataFrame, encoder: Encoder, waves: list[np.ndarray]
+) -> dict[str, float]:
+    """What part of one process's time goes where."""
+    graph = folder / "encoder.onnx"
+    graph.write_bytes(build_graph(encoder))
+    session = Session(graph)
+    order = np.argsort([len(wave) for wave in waves], kind="stable")
+    features: list[np.ndarray] = []
+    paths = [folder / "audio" / path for path in rows["path"]]
+
+    def encode() -> None:
+        for start in range(0, len(order), 8):
+            features.extend(
+                session.encode([waves[i] for i in order[start : start + 8]])
+            )
+
+    def write() -> None:
+        header = feature_header(load_checkpoint(Path(AcousticParams().encoder)), params)
+        with CacheWriter(folder / "other", header) as writer:
+            for place, one in zip(order, features, strict=True):
+                writer.add(rows["id"][place], rows["audio_sha256"][place], one)
+
+    params = AcousticParams()
+    hashing = _seconds(lambda: [hash_file(path) for path in paths])
+    seconds = {
+        "reading and hashing": hashing,
+        "decoding": _seconds(lambda: [load_audio(path) for path in paths]),
+        "encoding": _seconds(encode),
+        "writing": _seconds(write),
+    }
+    total = sum(seconds.values())
+    return {name: value / total for name, value in seconds.items()}
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
