@@ -350,6 +350,10 @@ def test_the_graph_is_written_once_beside_the_parts(corpus: Corpus) -> None:
     corpus.describe()
     corpus.extract()
     assert graph.stat().st_mtime_ns == before
+    corpus.new_encoder(seed=1)
+    corpus.extract()
+    (other,) = corpus.cache.glob("*.onnx")
+    assert other.name != graph.name
 
 
 def test_a_recording_longer_than_a_batch_is_a_batch(

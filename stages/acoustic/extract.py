@@ -117,8 +117,10 @@ def run(
                 writer.add(row.id, row.audio_sha256, one.astype(params.dtype))
                 frames += len(one)
                 bar.update()
-    pairs = zip(table["id"], table["audio_sha256"], strict=True)
-    write_digest(digest, cache, header.fingerprint, pairs)
+        writer.flush()
+        # Under the lock, since `cache gc` removes what the digest does not name.
+        pairs = zip(table["id"], table["audio_sha256"], strict=True)
+        write_digest(digest, cache, header.fingerprint, pairs)
     return Summary(cache, len(table), len(todo), frames)
 
 
@@ -185,11 +187,13 @@ def _choose_backend(name: str, device: torch.device) -> str:
 
 
 def _graph(cache: Path, checkpoint: Checkpoint) -> Path:
-    """The encoder's ONNX graph, written beside the parts when first needed."""
+    """The encoder's ONNX graph, written beside the parts in place of another's."""
     path = cache / f"encoder-{checkpoint.fingerprint[:32]}.onnx"
     if not path.is_file():
         from stages.acoustic.graph import build_graph
 
+        for other in cache.glob("encoder-*.onnx"):
+            other.unlink()
         with atomic_path(path) as beside:
             beside.write_bytes(build_graph(checkpoint.encoder))
     return path

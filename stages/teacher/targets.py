@@ -92,8 +92,10 @@ def run(
                 for text, vector in bar:
                     key = hash_bytes(text.encode())
                     writer.add(text_id(text), key, vector[None])
-    rows = [(text_id(text), key) for key, text in by_key.items()]
-    write_digest(digest, cache, header.fingerprint, rows)
+            writer.flush()
+            # Under the lock, since `cache gc` removes what the digest does not name.
+            rows = [(text_id(text), key) for key, text in by_key.items()]
+            write_digest(digest, cache, header.fingerprint, rows)
     return Summary(cache, texts=len(texts), computed=len(missing), dim=header.dim)
 
 
