@@ -462,17 +462,18 @@ def test_a_value_out_of_a_list_shows_the_list(finished, arguments, named):
 )
 def test_an_interrupted_extraction_goes_on(given, monkeypatch, interrupt, code):
     from stages.acoustic import extract
+    from stages.acoustic.session import Session
 
     pipeline("prepare")
-    encode, sizes = extract.encode, []
+    encode, sizes = Session.encode, []
 
-    def counted(encoder, waves):
+    def counted(session, waves):
         if len(sizes) == 3:
             interrupt()
         sizes.append(len(waves))
-        return encode(encoder, waves)
+        return encode(session, waves)
 
-    monkeypatch.setattr(extract, "encode", counted)
+    monkeypatch.setattr(Session, "encode", counted)
     monkeypatch.setitem(extract._BATCH_SECONDS, "cpu", 1.2)
     result = pipeline("extract-acoustic")
     assert result.exit_code == code
@@ -493,21 +494,22 @@ def test_an_extraction_that_was_interrupted_gives_the_digest_of_one_that_was_not
     given, monkeypatch
 ):
     from stages.acoustic import extract
+    from stages.acoustic.session import Session
 
     pipeline("prepare")
     pipeline("extract-acoustic")
     whole = (CACHE / "acoustic.digest").read_bytes()
     shutil.rmtree(CACHE / "acoustic")
     (CACHE / "acoustic.digest").unlink()
-    encode, calls = extract.encode, []
+    encode, calls = Session.encode, []
 
-    def interrupted(encoder, waves):
+    def interrupted(session, waves):
         calls.append(waves)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return encode(encoder, waves)
+        return encode(session, waves)
 
-    monkeypatch.setattr(extract, "encode", interrupted)
+    monkeypatch.setattr(Session, "encode", interrupted)
     monkeypatch.setitem(extract._BATCH_SECONDS, "cpu", 1.2)
     assert pipeline("extract-acoustic").exit_code == 130
     monkeypatch.undo()
