@@ -117,7 +117,7 @@ def _waves(corpus: Path) -> tuple[tuple, tuple, dict[str, tuple]]:
         for (accent, condition), rows in test.groupby(["accent", "condition"])
     }
     if shutil.which("flite"):
-        tests["voices of another synthesiser"] = _flite(intents)
+        tests |= _flite(intents)
     else:
         log.warning("flite is not installed: its voices are left out")
     return (
@@ -127,14 +127,17 @@ def _waves(corpus: Path) -> tuple[tuple, tuple, dict[str, tuple]]:
     )
 
 
-def _flite(intents: dict[str, int]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Every phrase of the demo in each of flite's voices."""
-    phrases = pd.read_csv("data/demo/phrases.csv")
+def _flite(intents: dict[str, int]) -> dict[str, tuple]:
+    """Every phrase of the demo in each of flite's voices, by wording."""
+    phrases = pd.read_csv("data/demo/phrases.csv", keep_default_na=False)
+    names = phrases["action"] + "|" + phrases["object"] + "|" + phrases["location"]
+    phrases["label"] = names.map(intents)
     with tempfile.TemporaryDirectory() as folder:
 
-        def speak(job: tuple[int, str, str]) -> np.ndarray:
-            number, voice, text = job
+        def speak(job: tuple[str, int]) -> np.ndarray:
+            voice, number = job
             file = Path(folder) / f"{voice}-{number}.wav"
+            text = phrases["text"][number]
             subprocess.run(
                 ["flite", "-voice", voice, "-t", text, "-o", file],
                 check=True,
@@ -142,16 +145,16 @@ def _flite(intents: dict[str, int]) -> tuple[list[np.ndarray], np.ndarray]:
             )
             return load_audio(file)
 
-        jobs = [
-            (number, voice, text)
-            for voice in FLITE_VOICES
-            for number, text in enumerate(phrases["text"])
-        ]
+        tests = {}
         with ThreadPoolExecutor(2) as pool:
-            waves = list(pool.map(speak, jobs))
-    names = phrases["action"] + "|" + phrases["object"] + "|" + phrases["location"]
-    labels = np.tile(names.map(intents).to_numpy(), len(FLITE_VOICES))
-    return waves, labels
+            for wording, rows in phrases.groupby("wording"):
+                jobs = [
+                    (voice, place) for voice in FLITE_VOICES for place in rows.index
+                ]
+                labels = np.tile(rows["label"].to_numpy(), len(FLITE_VOICES))
+                name = f"voices of another synthesiser, {wording} wordings"
+                tests[name] = (list(pool.map(speak, jobs)), labels)
+    return tests
 
 
 def _encoded(encoder: Encoder) -> Features:
