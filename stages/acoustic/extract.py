@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _PART_FRAMES = 8192
 
 # Seconds of audio encoded at once; utterances of one batch are of similar length.
-_BATCH_SECONDS = {"cpu": 20.0, "cuda": 1200.0}
+_BATCH_SECONDS = {"cpu": 15.0, "cuda": 1200.0}
 
 # Seconds of audio that are worth the start of processes.
 _PROCESSES_SECONDS = 900.0

@@ -40,8 +40,6 @@ class Session:
         options = onnxruntime.SessionOptions()
         # One thread a process: the products are small, and processes scale better.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # Its arenas would keep the memory of the longest batch ever seen.
-        options.enable_cpu_mem_arena = False
         self._session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]
         )
