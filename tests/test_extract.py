@@ -350,6 +350,11 @@ def test_the_graph_is_written_once_beside_the_parts(corpus: Corpus) -> None:
     corpus.describe()
     corpus.extract()
     assert graph.stat().st_mtime_ns == before
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    corpus.record("again.wav", 5000, seed=98)
+    corpus.describe()
+    corpus.extract()
+    assert_alike(corpus.features(), corpus.expected())
     corpus.new_encoder(seed=1)
     corpus.extract()
     (other,) = corpus.cache.glob("*.onnx")

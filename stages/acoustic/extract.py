@@ -108,8 +108,7 @@ def run(
         todo = todo.drop_duplicates("audio_sha256").sort_values(["seconds", "id"])
         frames = 0
         if runtime == "onnx":
-            graph = _graph(cache, checkpoint)
-            features = _by_onnx(todo, audio, graph, workers)
+            features = _by_onnx(todo, audio, cache, checkpoint, workers)
         else:
             features = _by_torch(todo, audio, checkpoint.encoder.to(target), workers)
         with progress(total=len(todo), description="extracting", unit="file") as bar:
@@ -187,21 +186,29 @@ def _choose_backend(name: str, device: torch.device) -> str:
 
 
 def _graph(cache: Path, checkpoint: Checkpoint) -> Path:
-    """The encoder's ONNX graph, written beside the parts in place of another's."""
-    path = cache / f"encoder-{checkpoint.fingerprint[:32]}.onnx"
-    if not path.is_file():
-        from stages.acoustic.graph import build_graph
+    """The encoder's ONNX graph, beside the parts in place of another's."""
+    from stages.acoustic.graph import build_graph
 
+    path = cache / f"encoder-{checkpoint.fingerprint[:32]}.onnx"
+    graph = build_graph(checkpoint.encoder)
+    # Built anew in hundredths of a second, since a damaged file would give features
+    # that nobody could tell from right ones.
+    if not path.is_file() or path.read_bytes() != graph:
         for other in cache.glob("encoder-*.onnx"):
             other.unlink()
         with atomic_path(path) as beside:
-            beside.write_bytes(build_graph(checkpoint.encoder))
+            beside.write_bytes(graph)
     return path
 
 
-def _by_onnx(todo: pd.DataFrame, audio: Path, graph: Path, workers: int) -> Features:
+def _by_onnx(
+    todo: pd.DataFrame, audio: Path, cache: Path, checkpoint: Checkpoint, workers: int
+) -> Features:
     from stages.acoustic.session import Session, encode_in_processes
 
+    if todo.empty:
+        return
+    graph = _graph(cache, checkpoint)
     batches = _batches(todo, _BATCH_SECONDS["cpu"])
     if workers == 1 or todo["seconds"].sum() < _PROCESSES_SECONDS:
         yield from _encode_here(batches, audio, Session(graph).encode, threads=1)
