@@ -8,17 +8,20 @@ average, of noise, which costs what speech costs; then runs
                  sample, recordings already in memory
     hoisted      the same, each convolution once
     extraction   `aln-pipeline extract-acoustic`'s stage as a whole, with its defaults:
-                 reading, hashing, decoding, encoding, writing the cache and the digest
+                 starting, reading, hashing, decoding, encoding, writing the cache and
+                 the digest
     again        the same once more, with nothing to do
     one percent  and with one recording in a hundred new
 
 and says what one process spends its time on.
 
-    python benchmarks/extraction.py [--utterances N] [--sample N] [--folder DIR]
+    python -m benchmarks.extraction [--utterances N] [--sample N] [--folder DIR]
 """
 
 import argparse
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -60,8 +63,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, utterances: int, sample: int) -> None:
-    params = AcousticParams()
-    encoder = load_checkpoint(Path(params.encoder)).encoder
+    encoder = load_checkpoint(Path(AcousticParams().encoder)).encoder
     table = _speak(folder / "audio", utterances + utterances // 100)
     hours = table["seconds"][:utterances].sum() / 3600
     print(f"{utterances} recordings, {hours:.1f} h; {torch.get_num_threads()} threads")
@@ -75,17 +77,10 @@ def _measure(folder: Path, utterances: int, sample: int) -> None:
 
     def extract(rows: pd.DataFrame) -> float:
         write_manifest(folder / "manifest.csv", rows)
-        return _seconds(
-            lambda: run(
-                params,
-                manifest=folder / "manifest.csv",
-                audio=folder / "audio",
-                cache=folder / "acoustic",
-                digest=folder / "acoustic.digest",
-                device="cpu",
-                workers=torch.get_num_threads(),
-            )
-        )
+        # In a process of its own, whose memory can be told from this one's.
+        code = f"from benchmarks.extraction import extract; extract({str(folder)!r})"
+        command = [sys.executable, "-c", code]
+        return _seconds(lambda: subprocess.run(command, check=True))
 
     took = extract(table[:utterances])
     paces["extraction"] = 3600 * hours / took
@@ -96,12 +91,24 @@ def _measure(folder: Path, utterances: int, sample: int) -> None:
         print(f"{name:12} {pace:6.0f} x real time  {ratio:5.1f} x reference")
     print(f"again        {again:6.1f} s, {100 * again / took:.1f}% of extraction")
     print(f"one percent  {more:6.1f} s, {100 * more / took:.1f}% of extraction")
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(f"peak memory  {own / 1e6:.2f} GB, each process besides {child / 1e6:.2f} GB")
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(f"peak memory  {largest / 1e6:.2f} GB in the largest process")
     print("one process spends")
     for name, share in _shares(folder, few, encoder, waves).items():
         print(f"  {name:20} {100 * share:5.1f}%")
+
+
+def extract(folder: str) -> None:
+    """Run the stage on the manifest and the recordings in `folder`."""
+    run(
+        AcousticParams(),
+        manifest=Path(folder) / "manifest.csv",
+        audio=Path(folder) / "audio",
+        cache=Path(folder) / "acoustic",
+        digest=Path(folder) / "acoustic.digest",
+        device="cpu",
+        workers=torch.get_num_threads(),
+    )
 
 
 def _speak(folder: Path, count: int) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from stages.cache import CacheReader, read_digest
 from stages.errors import CacheError, ConfigurationError, InputError
 from stages.manifest import COLUMNS, read_manifest, write_manifest
 from stages.provenance import hash_file
+from stages.upkeep import verify
 
 SIZES = EncoderConfiguration("log-cmn", 4, 21, 3, hidden=3, phonemes=3, words=4)
 LENGTHS = (1, 900, 2560, 2561, 2561, 4000, 7000, 9000, 12_345, 16_000)
@@ -522,3 +524,86 @@ def test_a_stopped_run_goes_on_from_its_finished_parts(
     corpus.cache = tmp_path / "unbroken"
     corpus.extract()
     assert corpus.digest.read_bytes() == resumed
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+from stages.acoustic import extract
+from stages.acoustic.params import AcousticParams
+from stages.acoustic.session import Session
+
+folder = Path(sys.argv[1])
+extract._BATCH_SECONDS = {"cpu": 1.2}
+extract._PART_FRAMES = 5
+extract._PROCESSES_SECONDS = 0
+print("begun", flush=True)
+extract.run(
+    AcousticParams(encoder=str(folder / "encoder.safetensors")),
+    manifest=folder / "manifest.csv",
+    audio=folder / "audio",
+    cache=folder / "acoustic",
+    digest=folder / "acoustic.digest",
+    device="cpu",
+    workers=2,
+)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_loses_no_part_and_no_bit(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(60):
+        samples = int(generator.integers(1, 20_000))
+        corpus.record(f"more-{number}.wav", samples, seed=1000 + number)
+    corpus.describe()
+    directory = corpus.cache
+    corpus.cache = tmp_path / "unbroken"
+    corpus.extract()
+    expected = corpus.digest.read_bytes()
+    corpus.digest.unlink()
+    corpus.cache = directory
+
+    def start() -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _KILLED, str(tmp_path)],
+            cwd=Path(__file__).parent.parent,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begun\n"
+        return child
+
+    def parts() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in directory.glob("[!.]*.h5")}
+
+    child = start()
+    began = time.monotonic()
+    assert child.wait() == 0
+    lasted = time.monotonic() - began
+    shutil.rmtree(directory)
+    corpus.digest.unlink()
+    before: dict[str, bytes] = {}
+    killed = 0
+    while killed < 12:
+        child = start()
+        time.sleep(generator.uniform(0, lasted))
+        child.kill()
+        killed += child.wait() == -signal.SIGKILL
+        child.communicate()
+        found = parts()
+        # What was finished is there, as it was, and every part is whole.
+        assert before.items() <= found.items()
+        if found:
+            assert verify(directory) == []
+        before = found
+        if corpus.digest.exists():
+            assert corpus.digest.read_bytes() == expected
+            shutil.rmtree(directory)
+            corpus.digest.unlink()
+            before = {}
+    assert start().wait() == 0
+    assert corpus.digest.read_bytes() == expected
