@@ -19,7 +19,6 @@ and says what one process spends its time on.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import soundfile
 import torch
 from torch import Tensor, nn
@@ -79,9 +79,13 @@ def _measure(folder: Path, utterances: int, sample: int) -> None:
         write_manifest(folder / "manifest.csv", rows)
         # In a process of its own, whose memory can be told from this one's.
         code = f"from benchmarks.extraction import extract; extract({str(folder)!r})"
-        command = [sys.executable, "-c", code]
-        return _seconds(lambda: subprocess.run(command, check=True))
+        began = time.perf_counter()
+        with subprocess.Popen([sys.executable, "-c", code]) as process:
+            peaks.append(_watch(psutil.Process(process.pid), process))
+        assert process.returncode == 0
+        return time.perf_counter() - began
 
+    peaks: list[float] = []
     took = extract(table[:utterances])
     paces["extraction"] = 3600 * hours / took
     again = extract(table[:utterances])
@@ -91,11 +95,26 @@ def _measure(folder: Path, utterances: int, sample: int) -> None:
         print(f"{name:12} {pace:6.0f} x real time  {ratio:5.1f} x reference")
     print(f"again        {again:6.1f} s, {100 * again / took:.1f}% of extraction")
     print(f"one percent  {more:6.1f} s, {100 * more / took:.1f}% of extraction")
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(f"peak memory  {largest / 1e6:.2f} GB in the largest process")
+    print(f"peak memory  {peaks[0] / 1e9:.2f} GB, all processes together")
     print("one process spends")
     for name, share in _shares(folder, few, encoder, waves).items():
         print(f"  {name:20} {100 * share:5.1f}%")
+
+
+def _watch(first: psutil.Process, process: subprocess.Popen[bytes]) -> float:
+    """The most bytes that it and all that it starts hold at once, until it ends."""
+    most = 0
+    while process.poll() is None:
+        total = 0
+        try:
+            for one in (first, *first.children(recursive=True)):
+                # Unique, since processes share the pages of libraries.
+                total += one.memory_full_info().uss
+        except psutil.NoSuchProcess:
+            pass
+        most = max(most, total)
+        time.sleep(0.5)
+    return most
 
 
 def extract(folder: str) -> None:
@@ -191,6 +210,7 @@ def _shares(
     hashing = _seconds(lambda: [hash_file(path) for path in paths])
     seconds = {
         "reading and hashing": hashing,
+        # Which reads again, from memory.
         "decoding": _seconds(lambda: [load_audio(path) for path in paths]),
         "encoding": _seconds(encode),
         "writing": _seconds(write),

@@ -538,6 +538,8 @@ def _describe(header: Header) -> dict[str, Any]:
 def _make_header(head: Mapping[str, Any]) -> Header:
     if (head["format"], head["version"]) != (FORMAT, VERSION):
         raise ValueError(f"{head['format']!r}, version {head['version']}")
+    if not isinstance(head["parameters"], dict):
+        raise ValueError("its parameters are no object")
     return Header(**{field.name: head[field.name] for field in fields(Header)})
 
 
@@ -639,7 +641,7 @@ def locked(directory: Path) -> Iterator[None]:
             stream.write(f"{os.getpid()}\n")
             stream.flush()
             # The lock is ours, so whoever began these files is dead.
-            for leftover in sorted(directory.glob(".*.h5.*.tmp")):
+            for leftover in sorted(directory.glob(".*.tmp")):
                 leftover.unlink(missing_ok=True)
             yield
         finally:

@@ -312,7 +312,7 @@ def test_processes_and_batches_change_no_bit(
     digest = corpus.digest.read_bytes()
     if processes:
         monkeypatch.setattr(extract, "_PROCESSES_SECONDS", 0)
-    monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 1.2})
+    monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 4.0})
     encoded.clear()
     corpus.cache = tmp_path / "other"
     corpus.extract()
@@ -404,6 +404,46 @@ def test_a_bad_recording_stops_by_name_and_what_was_computed_is_kept(
     corpus.extract()
     assert sum(encoded) == len(LENGTHS) - kept
     assert_alike(corpus.features(), corpus.expected())
+
+
+def test_a_recording_far_beyond_full_scale_is_refused(corpus: Corpus) -> None:
+    wave = np.full(5000, 3e37)
+    soundfile.write(corpus.audio / "loud.wav", wave, 16_000, subtype="FLOAT")
+    corpus.describe()
+    with pytest.raises(InputError, match=r"loud\.wav: .*no samples; found .*3e\+37"):
+        corpus.extract()
+
+
+def test_no_room_for_the_graph_is_one_line(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(extract, "atomic_path", full)
+    with pytest.raises(CacheError, match=r"\.onnx: cannot be written .*No space"):
+        corpus.extract()
+
+
+def test_what_a_killed_run_began_to_write_is_removed(corpus: Corpus) -> None:
+    corpus.cache.mkdir()
+    begun = [corpus.cache / f".{name}.999.tmp" for name in ("a.h5", "encoder-x.onnx")]
+    for path in begun:
+        path.write_bytes(b"half")
+    corpus.extract()
+    assert not any(path.exists() for path in begun)
+
+
+def test_many_short_recordings_are_not_one_batch(
+    corpus: Corpus, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 4.0})
+    for number in range(30):
+        corpus.record(f"short-{number}.wav", 2 + number, seed=number)
+    corpus.describe()
+    corpus.extract()
+    # Each is padded to 1.28 s.
+    assert max(encoded) == 3
 
 
 def test_features_that_are_no_numbers_are_not_cached(

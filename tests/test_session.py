@@ -82,6 +82,24 @@ def test_the_bits_do_not_depend_on_the_batch(
         np.testing.assert_array_equal(found, session.encode([wave])[0])
 
 
+def test_a_crowd_of_short_waves_changes_no_bit(both: tuple[Encoder, Session]) -> None:
+    waves = [noise(1 + 37 * number) for number in range(120)]
+    together = both[1].encode(waves)
+    for wave, found in list(zip(waves, together, strict=True))[::9]:
+        np.testing.assert_array_equal(found, both[1].encode([wave])[0])
+
+
+def test_minutes_are_as_near_to_pytorch_as_seconds(
+    both: tuple[Encoder, Session],
+) -> None:
+    encoder, session = both
+    wave = np.concatenate([noise(48_000, seed) for seed in range(60)])
+    (found,) = session.encode([wave])
+    with torch.inference_mode():
+        alone = encoder(torch.from_numpy(wave)[None])[0].numpy()
+    np.testing.assert_allclose(found, alone, rtol=0, atol=1e-5)
+
+
 def test_the_reference_values_are_met(tmp_path: Path) -> None:
     with np.load(GOLDEN) as arrays:
         golden = dict(arrays)
@@ -211,6 +229,14 @@ sessions.ProcessPoolExecutor = Waiting
 recordings = [[(Path(sys.argv[2]), sys.argv[3])]] * 4
 list(encode_in_processes(recordings, Path(sys.argv[1]), 2))
 """
+
+
+def test_a_graph_that_does_not_open_says_so(
+    graph: Path, batches: list[list[tuple[Path, str]]]
+) -> None:
+    graph.write_bytes(b"no graph")
+    with pytest.raises(Exception, match="Load model from"):
+        list(encode_in_processes(batches, graph, 2))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RESAMPLING = "torchaudio sinc_interp_hann, width 6, rolloff 0.99"
 """The resampling kernel; a part of what features depend on."""
 
+_LARGEST_SAMPLE = 40_000
+"""Leaves room for files whose floats are 16-bit integers."""
+
 _LARGEST_KERNEL = 50_000_000
 """Taps of all phases; a rate with few common factors would need gigabytes."""
 
@@ -71,8 +74,15 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
         )
     if len(samples) == 0:
         raise InputError("the recording is empty", path=path, fix="drop its row")
-    if not np.isfinite(samples).all():
-        raise InputError("the recording holds values that are no numbers", path=path)
+    # NaN fails this comparison too. Far beyond full scale, arithmetic would overflow.
+    if not (np.abs(samples) <= _LARGEST_SAMPLE).all():
+        raise InputError(
+            "the recording holds values that are no samples",
+            path=path,
+            found=f"a largest magnitude of {np.abs(samples).max():g}",
+            expected="numbers, with full scale at 1",
+            fix="restore the file or drop its row",
+        )
     mono = samples.mean(axis=1)
     if rate == SAMPLE_RATE:
         return mono

@@ -188,10 +188,11 @@ class Encoder(nn.Module):
         if self.configuration.front_end == "raw":
             return functional.leaky_relu(bands, 0.2)
         bands = _masked(torch.log(bands + LOG_FLOOR), count)
+        # Over minutes, sums in single precision would be 1e-4 off.
+        total = bands.sum(dim=2, keepdim=True, dtype=torch.float64)
         if count is None:
-            return bands - bands.mean(dim=2, keepdim=True)
-        mean = bands.sum(dim=2, keepdim=True) / count[:, None, None]
-        return _masked(bands - mean, count)
+            return bands - (total / bands.shape[2]).float()
+        return _masked(bands - (total / count[:, None, None]).float(), count)
 
 
 def _recurrent(inputs: int, hidden: int) -> nn.GRU:

@@ -8,7 +8,7 @@ parts, and the next one goes on from there.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -23,10 +23,15 @@ import torch
 from stages.acoustic.audio import RESAMPLING, load_audio
 from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
 from stages.acoustic.encoder import Encoder
-from stages.acoustic.frames import FRAME_STEP, SAMPLE_RATE, frame_count
+from stages.acoustic.frames import (
+    FRAME_STEP,
+    LEAST_SECONDS,
+    SAMPLE_RATE,
+    frame_count,
+)
 from stages.acoustic.params import AcousticParams
 from stages.atomic import atomic_path
-from stages.cache import CacheWriter, Header, write_digest
+from stages.cache import CacheWriter, Header, unwritable, write_digest
 from stages.errors import ConfigurationError
 from stages.manifest import read_manifest
 from stages.provenance import fingerprint
@@ -45,7 +50,7 @@ _PROCESSES_SECONDS = 900.0
 
 BACKENDS = ("auto", "onnx", "torch")
 
-Features = Iterator[tuple[Any, np.ndarray]]
+Features = Generator[tuple[Any, np.ndarray], None, None]
 """Rows of the manifest, each with its features (frames, D)."""
 
 
@@ -111,7 +116,9 @@ def run(
             features = _by_onnx(todo, audio, cache, checkpoint, workers)
         else:
             features = _by_torch(todo, audio, checkpoint.encoder.to(target), workers)
-        with progress(total=len(todo), description="extracting", unit="file") as bar:
+        bar = progress(total=len(todo), description="extracting", unit="file")
+        # Closed at once if a feature is refused: processes may be at work for it.
+        with bar, closing(features):
             for row, one in features:
                 writer.add(row.id, row.audio_sha256, one.astype(params.dtype))
                 frames += len(one)
@@ -194,10 +201,13 @@ def _graph(cache: Path, checkpoint: Checkpoint) -> Path:
     # Built anew in hundredths of a second, since a damaged file would give features
     # that nobody could tell from right ones.
     if not path.is_file() or path.read_bytes() != graph:
-        for other in cache.glob("encoder-*.onnx"):
-            other.unlink()
-        with atomic_path(path) as beside:
-            beside.write_bytes(graph)
+        try:
+            for other in cache.glob("encoder-*.onnx"):
+                other.unlink()
+            with atomic_path(path) as beside:
+                beside.write_bytes(graph)
+        except OSError as error:
+            raise unwritable(path, error) from error
     return path
 
 
@@ -236,10 +246,11 @@ def _by_torch(
 
 
 def _batches(todo: pd.DataFrame, seconds: float) -> list[list[Any]]:
-    """Rows in batches of about so many seconds, at least one row each."""
+    """Rows, by rising length, in batches of about so many seconds with padding."""
     batches: list[list[Any]] = [[]]
     for row in todo.itertuples(index=False):
-        if batches[-1] and (len(batches[-1]) + 1) * row.seconds > seconds:
+        longest = max(row.seconds, LEAST_SECONDS)
+        if batches[-1] and (len(batches[-1]) + 1) * longest > seconds:
             batches.append([])
         batches[-1].append(row)
     return batches if batches[-1] else []

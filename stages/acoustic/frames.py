@@ -7,6 +7,11 @@ SINC_STRIDE = 80
 FRAME_STEP = 32 * SINC_STRIDE
 """Samples between two frames of e_acoust: 2,560, which is 160 ms."""
 
+LEAST_FRAMES = 8
+LEAST_SECONDS = LEAST_FRAMES * FRAME_STEP / SAMPLE_RATE
+"""ONNX Runtime is given at least 1.28 s. For shorter waves its matrix products choose
+other kernels, which sum in another order."""
+
 
 def frame_count(samples: int) -> int:
     """Frames of e_acoust for a wave of `samples` at 16 kHz.

@@ -76,3 +76,11 @@ class PretrainingParams:
     ctc_weight: float = 0.3
     checkpoint_steps: int = 50
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.longest_pause < 0:
+            raise ConfigurationError(
+                "pretraining.longest_pause cannot be used",
+                found=self.longest_pause,
+                expected="0 or more seconds",
+            )

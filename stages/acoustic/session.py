@@ -1,7 +1,7 @@
 """The encoder in ONNX Runtime, and the processes that read recordings and run it.
 
-What an utterance gives has the same bits whatever the batch (see `_LEAST_FRAMES`) and
-whichever process computes it. Imports no torch, so that processes start fast.
+What an utterance gives has the same bits whatever the batch (see `frames.LEAST_FRAMES`)
+and whichever process computes it. Imports no torch, so that processes start fast.
 """
 
 import multiprocessing
@@ -12,21 +12,19 @@ from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from stages.acoustic.audio import load_audio
-from stages.acoustic.frames import FRAME_STEP, frame_count
+from stages.acoustic.frames import FRAME_STEP, LEAST_FRAMES, frame_count
 from stages.errors import PipelineError
 
 # Batches that wait for a process, for each of them: enough that none stands idle.
 _AHEAD = 3
-
-_LEAST_FRAMES = 8
-"""Every batch is padded to at least 1.28 s. For shorter ones the runtime's matrix
-products choose other kernels, which sum in another order."""
 
 
 class Session:
@@ -52,7 +50,7 @@ class Session:
                 alike their lengths, the less is wasted on padding.
         """
         counts = [frame_count(len(wave)) for wave in waves]
-        frames = max(_LEAST_FRAMES, *counts)
+        frames = max(LEAST_FRAMES, *counts)
         batch = np.zeros((len(waves), frames * FRAME_STEP), np.float32)
         for row, wave in zip(batch, waves, strict=True):
             row[: len(wave)] = wave
@@ -82,7 +80,14 @@ def encode_in_processes(
     # Not forked from here: a fork inherits the state of torch's threads.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    pool = ProcessPoolExecutor(processes, context, _open_session, (graph,))
+    # Ctrl-C reaches every process of a terminal; all but this one leave it alone, from
+    # their first moment on, and this one ends the others.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    pool = ProcessPoolExecutor(processes, context, _begin, (graph,))
     waiting: deque[Future[list[np.ndarray]]] = deque()
     try:
         for batch in batches:
@@ -102,14 +107,13 @@ def encode_in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-_session: Session | None = None
+_graph: Path | None = None
 """In a process of `encode_in_processes`: what it runs."""
 
 
-def _open_session(graph: Path) -> None:
-    global _session
-    # Ctrl-C reaches every process of a terminal; the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin(graph: Path) -> None:
+    global _graph
+    _graph = graph
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -119,9 +123,15 @@ def _open_session(graph: Path) -> None:
 
     # A first process that was killed cannot end the others.
     threading.Thread(target=follow, daemon=True).start()
-    _session = Session(graph)
+
+
+@cache
+def _session(graph: Path) -> Session:
+    return Session(graph)
 
 
 def _encode_recordings(batch: Sequence[Recording]) -> list[np.ndarray]:
-    assert _session is not None
-    return _session.encode([load_audio(path, sha256) for path, sha256 in batch])
+    assert _graph is not None
+    # Opened here rather than at the start, where an error would only say that a process
+    # has died.
+    return _session(_graph).encode([load_audio(path, sha256) for path, sha256 in batch])

@@ -1,6 +1,6 @@
 """What lies between a mouth and a file: a room, other people, a telephone.
 
-Waves are (samples,) float64 at 16 kHz. These are the conditions of the demo's test;
+Waves are (samples,) float64 at 16 kHz. These are the conditions of the demo;
 pretraining makes its own, other ones, so that a condition here is one never heard.
 """
 

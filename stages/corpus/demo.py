@@ -5,13 +5,14 @@ is `heard` in all splits or `unseen`, for test only) and `data/demo/voices.csv` 
 speakers of each split, and a crowd for the background). Writes 16 kHz mono 16-bit WAV
 files and says which recording condition each has:
 
-    clean      as spoken, but for a microphone's hiss
+    clean      as spoken
     babble     people talking behind, 5 to 15 dB below
     room       a reverberant room, one a speaker
     telephone  300 to 3,400 Hz, 8-bit mu-law
 
-In every split, every other utterance has one of the last three. Around the words there
-is silence, as in recordings that people make. The same parameters give the same bytes.
+In every split, every other utterance has one of the last three. As in recordings that
+people make, there is silence around the words, and over all of it, whatever the
+condition, a faint hiss. The same parameters give the same bytes.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +48,8 @@ _RECIPE_FILE = "recipe.txt"
 # Raised when the sound of the same parameters changes, so that it is spoken again.
 _VERSION = 2
 
-# Silence before and after the words, seconds; and how far below them the hiss is.
+# Silence before and after the words, seconds; and how far the hiss is below the power
+# of the recording.
 _MARGIN = (0.1, 0.4)
 _HISS_DECIBELS = (30, 50)
 
