@@ -7,7 +7,7 @@ average, of noise, which costs what speech costs; then runs
                  convolution once for each of its 80 filters; encoding alone, on a
                  sample, recordings already in memory
     hoisted      the same, each convolution once
-    extraction   `aln-pipeline extract-acoustic`'s stage as a whole, with its defaults:
+    extraction   `aln-pipeline extract-acoustic`'s stage as a whole, a process a core:
                  starting, reading, hashing, decoding, encoding, writing the cache and
                  the digest
     again        the same once more, with nothing to do
@@ -19,7 +19,6 @@ and says what one process spends its time on.
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.acoustic.audio import load_audio
-from stages.acoustic.checkpoint import load_checkpoint
+from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
 from stages.acoustic.encoder import Encoder, SincFilters
 from stages.acoustic.extract import feature_header, run
 from stages.acoustic.frames import SAMPLE_RATE, SINC_STRIDE
@@ -63,7 +62,8 @@ def main() -> None:
 
 
 def _measure(folder: Path, utterances: int, sample: int) -> None:
-    encoder = load_checkpoint(Path(AcousticParams().encoder)).encoder
+    checkpoint = load_checkpoint(Path(AcousticParams().encoder))
+    encoder = checkpoint.encoder
     table = _speak(folder / "audio", utterances + utterances // 100)
     hours = table["seconds"][:utterances].sum() / 3600
     print(f"{utterances} recordings, {hours:.1f} h; {torch.get_num_threads()} threads")
@@ -75,21 +75,21 @@ def _measure(folder: Path, utterances: int, sample: int) -> None:
         "hoisted": heard / _seconds(lambda: _published(encoder, waves, False)),
     }
 
-    def extract(rows: pd.DataFrame) -> float:
+    def timed(rows: pd.DataFrame) -> float:
         write_manifest(folder / "manifest.csv", rows)
         # In a process of its own, whose memory can be told from this one's.
         code = f"from benchmarks.extraction import extract; extract({str(folder)!r})"
         began = time.perf_counter()
-        with subprocess.Popen([sys.executable, "-c", code]) as process:
-            peaks.append(_watch(psutil.Process(process.pid), process))
+        with psutil.Popen([sys.executable, "-c", code]) as process:
+            peaks.append(_watch(process))
         assert process.returncode == 0
         return time.perf_counter() - began
 
     peaks: list[float] = []
-    took = extract(table[:utterances])
+    took = timed(table[:utterances])
     paces["extraction"] = 3600 * hours / took
-    again = extract(table[:utterances])
-    more = extract(table)
+    again = timed(table[:utterances])
+    more = timed(table)
     for name, pace in paces.items():
         ratio = pace / paces["reference"]
         print(f"{name:12} {pace:6.0f} x real time  {ratio:5.1f} x reference")
@@ -97,17 +97,17 @@ def _measure(folder: Path, utterances: int, sample: int) -> None:
     print(f"one percent  {more:6.1f} s, {100 * more / took:.1f}% of extraction")
     print(f"peak memory  {peaks[0] / 1e9:.2f} GB, all processes together")
     print("one process spends")
-    for name, share in _shares(folder, few, encoder, waves).items():
+    for name, share in _shares(folder, few, checkpoint, waves).items():
         print(f"  {name:20} {100 * share:5.1f}%")
 
 
-def _watch(first: psutil.Process, process: subprocess.Popen[bytes]) -> float:
+def _watch(process: psutil.Popen) -> float:
     """The most bytes that it and all that it starts hold at once, until it ends."""
     most = 0
     while process.poll() is None:
         total = 0
         try:
-            for one in (first, *first.children(recursive=True)):
+            for one in (process, *process.children(recursive=True)):
                 # Unique, since processes share the pages of libraries.
                 total += one.memory_full_info().uss
         except psutil.NoSuchProcess:
@@ -184,11 +184,11 @@ def _published(encoder: Encoder, waves: list[np.ndarray], looped: bool) -> None:
 
 
 def _shares(
-    folder: Path, rows: pd.DataFrame, encoder: Encoder, waves: list[np.ndarray]
+    folder: Path, rows: pd.DataFrame, checkpoint: Checkpoint, waves: list[np.ndarray]
 ) -> dict[str, float]:
     """What part of one process's time goes where."""
     graph = folder / "encoder.onnx"
-    graph.write_bytes(build_graph(encoder))
+    graph.write_bytes(build_graph(checkpoint.encoder))
     session = Session(graph)
     order = np.argsort([len(wave) for wave in waves], kind="stable")
     features: list[np.ndarray] = []
@@ -201,15 +201,13 @@ def _shares(
             )
 
     def write() -> None:
-        header = feature_header(load_checkpoint(Path(AcousticParams().encoder)), params)
+        header = feature_header(checkpoint, AcousticParams())
         with CacheWriter(folder / "other", header) as writer:
             for place, one in zip(order, features, strict=True):
                 writer.add(rows["id"][place], rows["audio_sha256"][place], one)
 
-    params = AcousticParams()
-    hashing = _seconds(lambda: [hash_file(path) for path in paths])
     seconds = {
-        "reading and hashing": hashing,
+        "reading and hashing": _seconds(lambda: [hash_file(path) for path in paths]),
         # Which reads again, from memory.
         "decoding": _seconds(lambda: [load_audio(path) for path in paths]),
         "encoding": _seconds(encode),

@@ -492,8 +492,8 @@ def test_encode_refuses_an_encoder_that_trains() -> None:
         encode(encoder, [np.zeros(3000, np.float32)])
 
 
-# Extracts one recording at a time, and stops for good before the seventh.
-_CHILD = """
+# The stage in a process of its own, after what a test has to say to it.
+_STAGE = """
 import sys, time
 from pathlib import Path
 from stages.acoustic import extract
@@ -501,8 +501,23 @@ from stages.acoustic.params import AcousticParams
 from stages.acoustic.session import Session
 
 folder = Path(sys.argv[1])
-extract._BATCH_SECONDS = {"cpu": 1e-6}
 extract._PART_FRAMES = 5
+{}
+extract.run(
+    AcousticParams(encoder=str(folder / "encoder.safetensors")),
+    manifest=folder / "manifest.csv",
+    audio=folder / "audio",
+    cache=folder / "acoustic",
+    digest=folder / "acoustic.digest",
+    device="cpu",
+    workers=2,
+)
+"""
+
+
+# One recording at a time, and a stop for good before the seventh.
+_STOPS = """
+extract._BATCH_SECONDS = {"cpu": 1e-6}
 encode, calls = Session.encode, []
 
 def slow(session, waves):
@@ -513,14 +528,6 @@ def slow(session, waves):
     return encode(session, waves)
 
 Session.encode = slow
-extract.run(
-    AcousticParams(encoder=str(folder / "encoder.safetensors")),
-    manifest=folder / "manifest.csv",
-    audio=folder / "audio",
-    cache=folder / "acoustic",
-    digest=folder / "acoustic.digest",
-    device="cpu",
-)
 """
 
 
@@ -533,7 +540,7 @@ def test_a_stopped_run_goes_on_from_its_finished_parts(
     how: signal.Signals,
 ) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(tmp_path)],
+        [sys.executable, "-c", _STAGE.replace("{}", _STOPS), str(tmp_path)],
         cwd=Path(__file__).parent.parent,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -566,27 +573,11 @@ def test_a_stopped_run_goes_on_from_its_finished_parts(
     assert corpus.digest.read_bytes() == resumed
 
 
-_KILLED = """
-import sys
-from pathlib import Path
-from stages.acoustic import extract
-from stages.acoustic.params import AcousticParams
-from stages.acoustic.session import Session
-
-folder = Path(sys.argv[1])
+# Small batches, in processes.
+_BEGINS = """
 extract._BATCH_SECONDS = {"cpu": 1.2}
-extract._PART_FRAMES = 5
 extract._PROCESSES_SECONDS = 0
 print("begun", flush=True)
-extract.run(
-    AcousticParams(encoder=str(folder / "encoder.safetensors")),
-    manifest=folder / "manifest.csv",
-    audio=folder / "audio",
-    cache=folder / "acoustic",
-    digest=folder / "acoustic.digest",
-    device="cpu",
-    workers=2,
-)
 """
 
 
@@ -608,7 +599,7 @@ def test_killed_at_any_moment_a_run_loses_no_part_and_no_bit(
 
     def start() -> subprocess.Popen[str]:
         child = subprocess.Popen(
-            [sys.executable, "-c", _KILLED, str(tmp_path)],
+            [sys.executable, "-c", _STAGE.replace("{}", _BEGINS), str(tmp_path)],
             cwd=Path(__file__).parent.parent,
             stdout=subprocess.PIPE,
             text=True,

@@ -28,6 +28,7 @@ from stages.errors import ConfigurationError
 
 FRONT_ENDS = ("raw", "log-cmn")
 
+LEAKY_SLOPE = 0.2
 LOG_FLOOR = 0.02
 """Added before the logarithm; about the filters' response to 16-bit silence."""
 
@@ -168,7 +169,7 @@ class Encoder(nn.Module):
         count = _halved(count)
         hidden = self._front_end(bands, count)
         for name in ("5", "9"):
-            hidden = functional.leaky_relu(layers[name](hidden), 0.2)
+            hidden = functional.leaky_relu(layers[name](hidden), LEAKY_SLOPE)
             hidden = _masked(hidden, count)
         frames = hidden.transpose(1, 2)
         for name in ("14", "18"):
@@ -186,13 +187,12 @@ class Encoder(nn.Module):
     def _front_end(self, bands: Tensor, count: Tensor | None) -> Tensor:
         """(batch, filters, frames) -> the same shape, zero beyond each utterance."""
         if self.configuration.front_end == "raw":
-            return functional.leaky_relu(bands, 0.2)
+            return functional.leaky_relu(bands, LEAKY_SLOPE)
         bands = _masked(torch.log(bands + LOG_FLOOR), count)
         # Over minutes, sums in single precision would be 1e-4 off.
         total = bands.sum(dim=2, keepdim=True, dtype=torch.float64)
-        if count is None:
-            return bands - (total / bands.shape[2]).float()
-        return _masked(bands - (total / count[:, None, None]).float(), count)
+        frames = bands.shape[2] if count is None else count[:, None, None]
+        return _masked(bands - (total / frames).float(), count)
 
 
 def _recurrent(inputs: int, hidden: int) -> nn.GRU:

@@ -7,11 +7,11 @@ is cached for that pair is never computed again. An interrupted run keeps its fi
 parts, and the next one goes on from there.
 """
 
-import logging
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,6 @@ from stages.errors import ConfigurationError
 from stages.manifest import read_manifest
 from stages.provenance import fingerprint
 from stages.runtime import choose_device, one_thread, progress
-
-log = logging.getLogger(__name__)
 
 # About 20 minutes of speech, 8 MB: what a killed run loses at most.
 _PART_FRAMES = 8192
@@ -221,7 +219,7 @@ def _by_onnx(
     graph = _graph(cache, checkpoint)
     batches = _batches(todo, _BATCH_SECONDS["cpu"])
     if workers == 1 or todo["seconds"].sum() < _PROCESSES_SECONDS:
-        yield from _encode_here(batches, audio, Session(graph).encode, threads=1)
+        yield from _encode_here(batches, audio, Session(graph).encode, 1)
         return
     recordings = (
         [(audio / row.path, row.audio_sha256) for row in batch] for batch in batches
@@ -238,11 +236,8 @@ def _by_torch(
     device = next(encoder.parameters()).device.type
     batches = _batches(todo, _BATCH_SECONDS[device])
 
-    def on_one_thread(waves: list[np.ndarray]) -> list[np.ndarray]:
-        with one_thread():
-            return encode(encoder, waves)
-
-    return _encode_here(batches, audio, on_one_thread, threads=workers)
+    with one_thread():
+        yield from _encode_here(batches, audio, partial(encode, encoder), workers)
 
 
 def _batches(todo: pd.DataFrame, seconds: float) -> list[list[Any]]:

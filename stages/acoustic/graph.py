@@ -19,12 +19,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from stages.acoustic.encoder import LOG_FLOOR, Encoder
+from stages.acoustic.encoder import LEAKY_SLOPE, LOG_FLOOR, Encoder
 from stages.acoustic.frames import SINC_STRIDE
 from stages.provenance import hash_array
 
 _OPSET = 17
-_SLOPE = 0.2
 
 _FIXED_POINT = 2.0**32
 """Logarithms lie within ±10: precise to 1e-9, and days of them fit into 64 bits."""
@@ -51,7 +50,7 @@ class _Graph:
             assert isinstance(layer, nn.Conv1d)
             padding = int(layer.padding[0])
             bands = self.convolve(bands, layer.weight, layer.bias, padding)
-            bands = self.masked(self.add("LeakyRelu", bands, alpha=_SLOPE), frames)
+            bands = self.masked(self.add("LeakyRelu", bands, alpha=LEAKY_SLOPE), frames)
         # (batch, channels, frames) -> (frames, batch, channels)
         sequence = self.add("Transpose", bands, perm=[2, 0, 1])
         for recurrent in (phonemes["14"], phonemes["18"], *words.values()):
@@ -95,7 +94,7 @@ class _Graph:
         bands = self.add("MaxPool", bands, kernel_shape=[2], strides=[2])
         count = self.halved(count)
         if self.encoder.configuration.front_end == "raw":
-            return self.add("LeakyRelu", bands, alpha=_SLOPE), count
+            return self.add("LeakyRelu", bands, alpha=LEAKY_SLOPE), count
         floor = self.constant(np.array(LOG_FLOOR, np.float32))
         bands = self.masked(self.add("Log", self.add("Add", bands, floor)), count)
         mean = self.mean(bands, count)

@@ -87,11 +87,11 @@ def encode_in_processes(
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    pool = ProcessPoolExecutor(processes, context, _begin, (graph,))
+    pool = ProcessPoolExecutor(processes, context, _follow_parent)
     waiting: deque[Future[list[np.ndarray]]] = deque()
     try:
         for batch in batches:
-            waiting.append(pool.submit(_encode_recordings, batch))
+            waiting.append(pool.submit(_encode_recordings, graph, batch))
             if len(waiting) > _AHEAD * processes:
                 yield waiting.popleft().result()
         while waiting:
@@ -107,13 +107,8 @@ def encode_in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-_graph: Path | None = None
-"""In a process of `encode_in_processes`: what it runs."""
-
-
-def _begin(graph: Path) -> None:
-    global _graph
-    _graph = graph
+def _follow_parent() -> None:
+    """End with the first process, which cannot end the others if it is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -121,7 +116,6 @@ def _begin(graph: Path) -> None:
         parent.join()
         os._exit(1)
 
-    # A first process that was killed cannot end the others.
     threading.Thread(target=follow, daemon=True).start()
 
 
@@ -130,8 +124,7 @@ def _session(graph: Path) -> Session:
     return Session(graph)
 
 
-def _encode_recordings(batch: Sequence[Recording]) -> list[np.ndarray]:
-    assert _graph is not None
+def _encode_recordings(graph: Path, batch: Sequence[Recording]) -> list[np.ndarray]:
     # Opened here rather than at the start, where an error would only say that a process
     # has died.
-    return _session(_graph).encode([load_audio(path, sha256) for path, sha256 in batch])
+    return _session(graph).encode([load_audio(path, sha256) for path, sha256 in batch])
