@@ -125,6 +125,7 @@ def extract(folder: str) -> None:
         audio=Path(folder) / "audio",
         cache=Path(folder) / "acoustic",
         digest=Path(folder) / "acoustic.digest",
+        quarantine=Path(folder) / "quarantine.csv",
         device="cpu",
         workers=torch.get_num_threads(),
     )

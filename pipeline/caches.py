@@ -157,7 +157,12 @@ def _cache(layout: Layout, kind: str, splits: Sequence[str] = ()) -> "Cache":
     from stages.upkeep import Cache, needed_ids
 
     directory, digest = layout.features(kind)
-    return Cache(directory, digest, needed_ids(layout.manifest, kind, splits))
+    # A text is there though its recording was set aside.
+    needless = layout.quarantine if kind == "acoustic" else None
+    if needless is not None and not needless.exists():
+        needless = None
+    needed = needed_ids(layout.manifest, kind, splits, quarantine=needless)
+    return Cache(directory, digest, needed)
 
 
 def _digest(path: Path) -> tuple["Digest | None", list[str]]:

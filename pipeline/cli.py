@@ -25,6 +25,7 @@ import click
 
 from pipeline.layout import KINDS, Layout, student_name
 from pipeline.params import PARAMS_FILE, Params, load_params
+from stages.corpus.params import ON_ERROR
 from stages.errors import PipelineError
 from stages.student.params import SYSTEMS
 
@@ -137,6 +138,14 @@ _workers = click.option(
 )
 
 
+_on_error = click.option(
+    "--on-error",
+    type=click.Choice(ON_ERROR),
+    help="Stop at a recording that is no audio, empty or too long, or set it aside; "
+    "instead of corpus.on_error.",
+)
+
+
 @click.group(
     cls=_Pipeline,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
@@ -160,20 +169,61 @@ def main(verbose: bool) -> None:
 
 
 @main.command()
+@click.argument("preset", metavar="PRESET")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Where the corpus lies; linked to data/<corpus>.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Put this value, written as in YAML, into it; may be repeated.",
+)
+@click.option("--force", is_flag=True, help="Replace a params.yaml of your own.")
+def configure(
+    preset: str, root: Path | None, overrides: tuple[str, ...], force: bool
+) -> None:
+    """Write params.yaml for a corpus, and say what is there and what to do next.
+
+    PRESET is demo, fsc, atis, slurp, timers-and-such, snips, or table for a corpus of
+    your own.
+    """
+    from pipeline.configure import configure
+
+    for line in configure(
+        preset, PARAMS_FILE, root=root, overrides=overrides, force=force
+    ):
+        click.echo(line)
+
+
+@main.command()
 @_configured
 @_root
+@_on_error
 @_workers
-def prepare(settings: Settings, root: Path | None, workers: int) -> None:
-    """Write the manifest: every recording with its text, intent and hash."""
+def prepare(
+    settings: Settings, root: Path | None, on_error: str | None, workers: int
+) -> None:
+    """Write the manifest: every recording with its text, intent and hash.
+
+    Shows its figures as in the paper's Table 1, beside the published ones.
+    """
+    from pipeline.table1 import describe_manifest
     from stages.corpus.run import run
 
+    params = settings.params.corpus
     summary = run(
-        settings.params.corpus,
+        replace(params, on_error=on_error) if on_error else params,
         root=_audio_root(settings, root, spoken=None),
         data=settings.layout.data,
         output=settings.layout.folder,
         workers=workers,
     )
+    click.echo(describe_manifest(params.name, summary.manifest))
     click.echo(summary)
 
 
@@ -212,7 +262,9 @@ def pretrain_asr(settings: Settings, output: Path, device: str, workers: int) ->
 @_configured
 @_root
 @click.option(
-    "--encoder", metavar="FILE", help="This checkpoint instead of acoustic.encoder."
+    "--encoder",
+    metavar="NAME",
+    help="This checkpoint, folder or hub's name instead of acoustic.encoder.",
 )
 @click.option(
     "--backend",
@@ -220,6 +272,7 @@ def pretrain_asr(settings: Settings, output: Path, device: str, workers: int) ->
     show_default=True,
     help="onnx (fastest on CPUs), torch, or auto; changes no feature beyond rounding.",
 )
+@_on_error
 @_device
 @_workers
 def extract_acoustic(
@@ -227,6 +280,7 @@ def extract_acoustic(
     root: Path | None,
     encoder: str | None,
     backend: str,
+    on_error: str | None,
     device: str,
     workers: int,
 ) -> None:
@@ -234,12 +288,16 @@ def extract_acoustic(
     from stages.acoustic.extract import run
 
     params, layout = settings.params.acoustic, settings.layout
+    corpus = settings.params.corpus
     summary = run(
         replace(params, encoder=encoder) if encoder else params,
         manifest=layout.manifest,
         audio=_audio_root(settings, root, spoken=layout.audio),
         cache=layout.acoustic,
         digest=layout.acoustic_digest,
+        quarantine=layout.quarantine,
+        on_error=on_error or corpus.on_error,
+        longest_seconds=corpus.longest_seconds,
         device=device,
         workers=workers,
         backend=backend,
@@ -329,6 +387,7 @@ def train_student(
             manifest=layout.manifest,
             acoustic=layout.acoustic,
             acoustic_digest=layout.acoustic_digest,
+            quarantine=layout.quarantine,
             targets=layout.targets,
             targets_digest=layout.targets_digest,
             output=layout.student(system, one),
@@ -363,6 +422,7 @@ def report(settings: Settings, output: Path | None) -> None:
         corpus=params.corpus.name,
         manifest=layout.manifest,
         intents=layout.intents,
+        quarantine=layout.quarantine,
         teacher=layout.teacher,
         students={
             student_name(system, alpha): layout.student(system, alpha)

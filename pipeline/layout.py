@@ -3,6 +3,7 @@
     cache/<corpus>/manifest.csv, intents.json, conditions.csv   the corpus
                    audio/                        what the demo corpus speaks
                    acoustic/, acoustic.digest    features of the recordings
+                   quarantine.csv                recordings set aside
                    teacher/                      the fine-tuned BERT
                    targets/, targets.digest      its vectors of the texts
                    student/<system>[-<alpha>]/   a student
@@ -73,6 +74,11 @@ class Layout:
     def acoustic_digest(self) -> Path:
         """What the acoustic features of this corpus are."""
         return self.folder / "acoustic.digest"
+
+    @property
+    def quarantine(self) -> Path:
+        """The recordings that extraction set aside."""
+        return self.folder / "quarantine.csv"
 
     @property
     def teacher(self) -> Path:

@@ -45,19 +45,6 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
         ConfigurationError: no such file, not YAML, an unknown section or key, or a
             value of another type or out of range; names the key, lists the known ones.
     """
-    sections = _read(path)
-    for override in overrides:
-        _apply(sections, override)
-    kinds = get_type_hints(Params)
-    _check_known(path, "section", sections, kinds)
-    given = {
-        name: _section(path, name, kinds[name], keys) for name, keys in sections.items()
-    }
-    return Params(**given)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The file as nested dictionaries."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -67,6 +54,31 @@ def _read(path: Path) -> dict[str, Any]:
             found=getattr(error, "strerror", None) or error,
             fix="run this in the folder that holds params.yaml, or give --params FILE",
         ) from None
+    return parse_params(path, text, overrides)
+
+
+def parse_params(path: Path, text: str, overrides: Sequence[str] = ()) -> Params:
+    """The parameters in `text`, which stands or will stand in `path`.
+
+    Raises:
+        ConfigurationError: as `load_params`.
+    """
+    sections = _sections(path, text)
+    for override in overrides:
+        section, key, value = parse_override(override)
+        keys = sections.get(section) or {}
+        if isinstance(keys, dict):  # anything else is complained of with its section
+            sections[section] = {**keys, key: value}
+    kinds = get_type_hints(Params)
+    _check_known(path, "section", sections, kinds)
+    given = {
+        name: _section(path, name, kinds[name], keys) for name, keys in sections.items()
+    }
+    return Params(**given)
+
+
+def _sections(path: Path, text: str) -> dict[str, Any]:
+    """The text as nested dictionaries."""
     sections = _parse(path, text)
     if sections is None:
         return {}
@@ -89,17 +101,19 @@ def _parse(where: Path | str, text: str) -> Any:
         ) from None
 
 
-def _apply(sections: dict[str, Any], override: str) -> None:
-    """Put `section.key=value` into `sections`."""
+def parse_override(override: str) -> tuple[str, str, Any]:
+    """`section.key=value` as its parts, the value as YAML reads it.
+
+    Raises:
+        ConfigurationError: it has another form, or the value is not YAML.
+    """
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (section and dot and key and equals):
         raise ConfigurationError(
             "--set cannot be used", found=override, expected="SECTION.KEY=VALUE"
         )
-    keys = sections.get(section) or {}
-    if isinstance(keys, dict):  # anything else is complained of with its section
-        sections[section] = {**keys, key: _parse(f"--set {override}", text)}
+    return section, key, _parse(f"--set {override}", text)
 
 
 def _section(path: Path, name: str, kind: type, values: Any) -> Any:

@@ -41,5 +41,27 @@ class InputError(PipelineError):
     """A corpus, audio file or checkpoint that cannot be used."""
 
 
+class RecordingError(InputError):
+    """A recording that is bad in itself: no audio, empty, too long, no numbers.
+
+    Unlike one that is missing or has changed, it can be set aside.
+
+    Attributes:
+        reason: what is wrong and what was found, without the path.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: Path | str | None = None,
+        found: object = None,
+        expected: object = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(what, path=path, found=found, expected=expected, fix=fix)
+        self.reason = what if found is None else f"{what}: {found}"
+
+
 class CacheError(PipelineError):
     """A cached file that is missing, damaged or made by other parameters."""

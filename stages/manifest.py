@@ -8,11 +8,14 @@ Columns, one row an utterance, sorted by id:
     speaker       who speaks
     text          what is said
     intent        its label
-    seconds       duration
+    seconds       duration; 0 where the file cannot be read
     audio_sha256  hash of the audio file's bytes
 
 `intents.json` is the sorted list of the train split's intents; an intent's place in
 it is its class number. Neither file holds a time or an absolute path.
+
+`quarantine.csv`, which extraction writes, names the recordings that were set aside:
+id, path, audio_sha256 and reason. Later stages read the manifest without them.
 """
 
 import json
@@ -34,6 +37,7 @@ COLUMNS = (
     "audio_sha256",
 )
 SPLITS = ("train", "valid", "test")
+QUARANTINE_COLUMNS = ("id", "path", "audio_sha256", "reason")
 
 
 def write_manifest(path: Path, table: pd.DataFrame) -> None:
@@ -50,11 +54,16 @@ def write_manifest(path: Path, table: pd.DataFrame) -> None:
     write_json(path.with_name("intents.json"), intents)
 
 
-def read_manifest(path: Path) -> pd.DataFrame:
+def read_manifest(path: Path, *, quarantine: Path | None = None) -> pd.DataFrame:
     """The table in `path`, columns as `COLUMNS`, every text column a `str`.
 
+    Args:
+        path: the manifest.
+        quarantine: the list of recordings whose rows are left out; a row whose bytes
+            have changed since is not.
+
     Raises:
-        InputError: the file is missing or not a manifest.
+        InputError: a file is missing or not what it should be.
     """
     if not path.is_file():
         raise InputError(
@@ -78,6 +87,46 @@ def read_manifest(path: Path) -> pd.DataFrame:
             found=f"columns {', '.join(table.columns)}",
             expected=", ".join(COLUMNS),
             fix="run `aln-pipeline prepare`",
+        )
+    if quarantine is None:
+        return table
+    bad = read_quarantine(quarantine)
+    names = set(zip(bad["id"], bad["audio_sha256"], strict=True))
+    rows = zip(table["id"], table["audio_sha256"], strict=True)
+    return table.loc[[row not in names for row in rows]].reset_index(drop=True)
+
+
+def write_quarantine(path: Path, table: pd.DataFrame) -> None:
+    """Write the recordings set aside, columns as `QUARANTINE_COLUMNS`, sorted by id."""
+    table = table.loc[:, list(QUARANTINE_COLUMNS)].sort_values("id")
+    with atomic_path(path) as beside:
+        table.to_csv(beside, index=False, lineterminator="\n")
+
+
+def read_quarantine(path: Path) -> pd.DataFrame:
+    """The recordings that extraction set aside, columns as `QUARANTINE_COLUMNS`.
+
+    Raises:
+        InputError: the file is missing or not such a list.
+    """
+    fix = "run `aln-pipeline extract-acoustic`"
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(
+            "no list of the recordings set aside", path=path, fix=fix
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"not a readable table ({error})", path=path, fix=fix) from (
+            error
+        )
+    if tuple(table.columns) != QUARANTINE_COLUMNS:
+        raise InputError(
+            "not a list of recordings set aside",
+            path=path,
+            found=f"columns {', '.join(table.columns)}",
+            expected=", ".join(QUARANTINE_COLUMNS),
+            fix=fix,
         )
     return table
 

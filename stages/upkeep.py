@@ -130,7 +130,11 @@ class Merged:
 
 
 def needed_ids(
-    manifest: Path, kind: str, splits: Collection[str] = ()
+    manifest: Path,
+    kind: str,
+    splits: Collection[str] = (),
+    *,
+    quarantine: Path | None = None,
 ) -> dict[str, list[str]]:
     """What the corpus needs: by key, the ids of all utterances (or texts) that have it.
 
@@ -139,11 +143,12 @@ def needed_ids(
         kind: acoustic, keyed by the recording's hash, or targets, by the text's; of
             targets the id is the normalised text.
         splits: those of the utterances; all if empty.
+        quarantine: names the recordings that nothing can be cached of.
 
     Raises:
         InputError: no usable manifest.
     """
-    table = read_manifest(manifest)
+    table = read_manifest(manifest, quarantine=quarantine)
     if splits:
         table = table[table["split"].isin(list(splits))]
     ids: dict[str, list[str]] = {}

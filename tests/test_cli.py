@@ -11,6 +11,7 @@ import pytest
 from conftest import COUNTS, LINE, TONES, pipeline, write_encoder
 
 from pipeline.layout import Layout
+from stages.cache import CacheReader, read_digest
 
 UTTERANCES = len(TONES) * sum(COUNTS.values())
 CACHE = Path("cache/tiny")
@@ -36,6 +37,8 @@ def test_every_command_ends_with_a_line_a_result(results, command):
     result = results[command]
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
+    if command == ("prepare",):
+        lines = lines[-1:]  # after the corpus in figures
     assert len(lines) == (2 if command[-1].startswith("aln") else 1)
     wrote = {"report": "report/"}.get(command[0], "cache/tiny/")
     assert all(wrote in line for line in lines)
@@ -48,6 +51,7 @@ def test_the_whole_line_leaves_every_file_where_the_layout_says(finished):
         layout.manifest,
         layout.intents,
         layout.acoustic_digest,
+        layout.quarantine,
         layout.teacher / "scores.json",
         layout.targets_digest,
         *(CACHE / "student" / name / "metrics.json" for name in students),
@@ -609,3 +613,105 @@ def test_its_own_cache_is_not_linked_to_itself(given, monkeypatch):
     monkeypatch.setenv("ALN_CACHE_DIR", str(given / "cache"))
     Layout("tiny").link_shared()
     assert not Path("cache").exists()
+
+
+# ------------------------------------------------------------- bad recordings
+
+
+def test_a_bad_recording_is_set_aside_from_the_manifest_to_the_report(given):
+    """The whole line with a recording of train and one of test that are no audio."""
+    for name in ("train/play-1.wav", "test/play-1.wav"):
+        (Path("data/tiny") / name).write_bytes(f"{name} is no audio".encode())
+    refused = pipeline("prepare")
+    assert refused.exit_code == 2
+    assert "play-1.wav: not an audio file" in refused.stderr
+    assert "--on-error quarantine" in refused.stderr
+    lenient = ("--set", "corpus.on_error=quarantine")
+    prepared = pipeline("prepare", "--on-error", "quarantine")
+    assert "; 2 cannot be read, extraction sets them aside" in prepared.stdout
+    refused = pipeline("extract-acoustic")
+    assert refused.exit_code == 2
+    assert "play-1.wav: not an audio file" in refused.stderr
+    assert not Layout("tiny").acoustic_digest.exists()
+    extracted = pipeline("extract-acoustic", *lenient)
+    assert extracted.exit_code == 0
+    assert "; 2 set aside, named in cache/tiny/quarantine.csv" in extracted.stdout
+    for command in LINE[2:]:
+        result = pipeline(*command)
+        assert result.exit_code == 0, result.output
+    page = Path("report/results.md").read_text(encoding="utf-8")
+    assert "**2 recordings could not be used**" in page
+    assert "| `tiny/test/play-1` | not an audio file" in page
+    verified = pipeline("cache", "verify")
+    assert verified.exit_code == 0, verified.output
+    exported = pipeline("cache", "export", "features.h5")
+    assert exported.exit_code == 0, exported.output
+    assert "features of 22 utterances" in exported.stdout
+
+
+# -------------------------------------------------- an encoder of transformers
+
+
+@pytest.fixture
+def hubert(given: Path) -> Path:
+    """A folder with a small HuBERT, 12 values a frame of 20 ms."""
+    from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+    folder = given / "data" / "hubert"
+    HubertModel(
+        HubertConfig(
+            hidden_size=12,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=16,
+            conv_dim=(6,) * 7,
+            num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2,
+        )
+    ).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def test_another_encoder_goes_from_its_folder_to_a_student(hubert):
+    assert pipeline("prepare").exit_code == 0
+    command = ("extract-acoustic", "--encoder", "data/hubert")
+    settings = ("--set", "acoustic.layer=1", "--set", "acoustic.pooling=4")
+    result = pipeline(*command, *settings)
+    assert result.exit_code == 0, result.output
+    assert "24 extracted now" in result.stdout
+    assert "0 extracted now" in pipeline(*command, *settings).stdout
+    digest = read_digest(Layout("tiny").acoustic_digest)
+    header = digest.header
+    assert (header.dim, header.frame_step) == (12, 4 * 320)
+    assert header.encoder == "hubert layer 1 of 2, mean of 4 frames"
+    reader = CacheReader(Layout("tiny").acoustic)
+    # 0.35 s are 17 frames of 20 ms, of which the last stands alone.
+    lengths = set(map(int, reader.lengths([key for key, _ in digest.rows.values()])))
+    assert min(lengths) == 5
+    trained = pipeline("train-student", "baseline2")
+    assert trained.exit_code == 0, trained.output
+    # Another layer is another encoder.
+    other = pipeline(*command, "--set", "acoustic.layer=2")
+    assert "24 extracted now" in other.stdout
+    assert "cached with another encoder" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (("--encoder", "data/hubert", "--backend", "onnx"), "use --backend torch"),
+        (("--encoder", "data/hubert", "--set", "acoustic.layer=3"), "0 to 2"),
+        (("--encoder", "data/nowhere"), "data/nowhere: "),
+        (("--set", "acoustic.pooling=8"), "leave out acoustic.layer, acoustic.pool"),
+        (("--set", "acoustic.pooling=0"), "1 frame or more"),
+        (("--set", "acoustic.precision=tf32"), "phoneme/word encoder on CUDA"),
+        (("--set", "acoustic.precision=half"), "one of float32, tf32"),
+    ],
+)
+def test_an_encoder_that_cannot_be_used_so_is_named(hubert, arguments, complaint):
+    pipeline("prepare")
+    result = pipeline("extract-acoustic", *arguments)
+    assert result.exit_code == 2, result.output
+    assert complaint in result.stderr
+    assert len(result.stderr.splitlines()) == 1

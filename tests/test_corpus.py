@@ -19,7 +19,7 @@ from stages.corpus import channel, demo, recordings
 from stages.corpus.params import CorpusParams
 from stages.corpus.recordings import inspect_recordings
 from stages.corpus.run import Summary, run
-from stages.errors import ConfigurationError, InputError
+from stages.errors import ConfigurationError, InputError, RecordingError
 from stages.manifest import SPLITS, read_intents, read_manifest
 from stages.provenance import hash_file
 from stages.texts import normalise_text
@@ -528,7 +528,7 @@ def changed(row: int, column: int, value: str) -> list[tuple[str, ...]]:
         (changed(2, 0, "a.wav"), r"a\.wav: the same recording stands in several rows"),
         (changed(2, 0, "./a.wav"), r"a\.wav: the same recording"),
         (changed(2, 0, "../c.wav"), r"row 4 leaves the corpus root; found '\.\./c"),
-        (changed(2, 0, "sub/../c.wav"), "row 4 leaves the corpus root"),
+        (changed(2, 0, "sub/../../c.wav"), "row 4 leaves the corpus root"),
         (changed(2, 0, "/c.wav"), "row 4 leaves the corpus root"),
         (changed(2, 0, " "), "row 4 has no path"),
         (changed(1, 3, ""), "row 3 has no text"),
@@ -555,6 +555,141 @@ def test_a_bad_row_is_refused_by_file_and_row(
     assert "\n" not in str(caught.value)
     if "row " in complaint and "recording" not in complaint:
         assert str(caught.value).startswith(f"{root / 'table.csv'}: row ")
+
+
+def records(rows: Sequence[tuple[str, ...]] = GOOD) -> list[dict[str, str]]:
+    return [dict(zip(HEADING, row, strict=True)) for row in rows]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_json_lines_and_parquet_are_tables_too(
+    root: Path, prepare: Callable[..., Summary], name: str
+) -> None:
+    write_table(root)
+    expected = read_manifest(prepare().manifest)
+    if name.endswith("jsonl"):
+        # Other types become text, and what nobody asked for is let be.
+        lines = [json.dumps({**one, "wer": [0.5], "x": None}) for one in records()]
+        (root / name).write_text("\n".join(lines) + "\n")
+    else:
+        pd.DataFrame(records()).assign(x=[1, None, 2, 3]).to_parquet(root / name)
+    found = read_manifest(prepare(replace(TABLE, table=name)).manifest)
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_numbers_and_nothing_are_texts_in_any_table(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    rows = records()
+    for number, row in enumerate(rows):
+        row["speaker"] = number or None  # type: ignore[assignment]
+    lines = "\n".join(map(json.dumps, rows))
+    (root / "rows.jsonl").write_text(lines)
+    pd.DataFrame(rows).astype({"speaker": "Int64"}).to_parquet(root / "rows.parquet")
+    for name in ("rows.jsonl", "rows.parquet"):
+        table = read_manifest(prepare(replace(TABLE, table=name)).manifest)
+        assert list(table["speaker"]) == ["", "2", "3", "1"]  # a, c, d, sub/b
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        ('{"path": "a.wav"}\n{"path"\n', "line 2 is not JSON"),
+        ("[1]\n", "line 1 is no object; found list"),
+        ('{"path": "a.wav"}\n', "no column intent, speaker, split, text; found path"),
+        ("", "no column intent"),
+    ],
+)
+def test_bad_json_lines_are_refused_by_line(
+    root: Path, prepare: Callable[..., Summary], content: str, complaint: str
+) -> None:
+    (root / "rows.jsonl").write_text(content)
+    with pytest.raises(InputError, match=rf"rows\.jsonl: {complaint}"):
+        prepare(replace(TABLE, table="rows.jsonl"))
+
+
+def test_a_bad_row_of_json_lines_has_its_lines_number(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    lines = map(json.dumps, records(changed(3, 1, "dev")))
+    (root / "rows.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"rows\.jsonl: row 4 has an unknown split"):
+        prepare(replace(TABLE, table="rows.jsonl"))
+
+
+def test_what_is_no_parquet_is_refused(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    (root / "rows.parquet").write_bytes(b"PAR1, or so it says")
+    with pytest.raises(InputError, match=r"rows\.parquet: not a readable table"):
+        prepare(replace(TABLE, table="rows.parquet"))
+
+
+def test_without_pyarrow_parquet_names_the_extra(
+    root: Path, prepare: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(*_: object) -> None:
+        raise ImportError
+
+    monkeypatch.setattr(pd, "read_parquet", absent)
+    (root / "rows.parquet").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match=r"rows\.parquet: .*\[parquet\]"):
+        prepare(replace(TABLE, table="rows.parquet"))
+
+
+def test_paths_are_relative_to_the_table(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    (root / "tables").mkdir()
+    rows = [(f"../{path}", *rest) for path, *rest in GOOD]
+    write_table(root, rows, name="tables/rows.csv")
+    table = read_manifest(prepare(replace(TABLE, table="tables/rows.csv")).manifest)
+    assert list(table["path"]) == ["a.wav", "c.wav", "d.wav", "sub/b.wav"]
+
+
+def test_splits_can_be_made_of_a_table_without_any(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    rows = [
+        (
+            f"{number}.wav",
+            "",
+            f"speaker {number % 10}",
+            "lights",
+            ("on", "off")[number % 2],
+        )
+        for number in range(40)
+    ]
+    make_audio(root, [path for path, *_ in rows])
+    write_table(
+        root,
+        [(path, *rest) for path, _, *rest in rows],
+        heading=tuple(name for name in HEADING if name != "split"),
+    )
+    with pytest.raises(InputError, match=r"no column split; .*corpus\.splits"):
+        prepare()
+    made = replace(TABLE, splits="speakers", test_share=0.3)
+    table = read_manifest(prepare(made).manifest)
+    assert (table.groupby("speaker")["split"].nunique() == 1).all()
+    assert table["split"].value_counts().to_dict() == {
+        "train": 24,
+        "test": 12,
+        "valid": 4,
+    }
+
+
+def test_what_one_would_not_wish_for_is_said(
+    root: Path, prepare: Callable[..., Summary], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_table(root)
+    prepare()
+    assert not caplog.text
+    rows = [*changed(3, 2, "ann"), ("e.wav", "train", "dan", "dim it", "dim")]
+    make_audio(root, ["e.wav"])
+    write_table(root, rows)
+    prepare()
+    assert "1 speakers are in train and in test (ann)" in caplog.text
+    assert "1 intents have a single utterance: dim (e.wav)" in caplog.text
 
 
 def test_recordings_that_differ_in_suffix_only_have_one_id(
@@ -628,9 +763,40 @@ def test_an_empty_recording_is_named(
         prepare()
 
 
-@pytest.mark.parametrize("change", [{"adapter": "ftp"}, {"name": "a/b"}, {"name": ""}])
+def test_bad_recordings_can_be_left_to_extraction(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    write_table(root)
+    soundfile.write(root / "c.wav", np.zeros(0), 16_000)
+    (root / "sub" / "b.wav").write_bytes(b"no audio")
+    lenient = replace(TABLE, on_error="quarantine")
+    for _ in range(2):  # the second time from notes
+        summary = prepare(lenient)
+        assert summary.unreadable == 2
+        assert "; 2 cannot be read, extraction sets them aside" in str(summary)
+        table = read_manifest(summary.manifest).set_index("path")
+        assert table["seconds"][["c.wav", "sub/b.wav"]].tolist() == [0, 0]
+        assert (table["seconds"].drop(["c.wav", "sub/b.wav"]) > 0).all()
+        assert table["audio_sha256"]["c.wav"] == hash_file(root / "c.wav")
+    # What was remembered of them does not get past a stricter run.
+    with pytest.raises(RecordingError, match=r"(b|c)\.wav: .*--on-error quarantine"):
+        prepare()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"adapter": "ftp"},
+        {"name": "a/b"},
+        {"name": ""},
+        {"on_error": "skip"},
+        {"splits": "any"},
+        {"valid_share": 0.8},
+        {"longest_seconds": 0},
+    ],
+)
 def test_parameters_that_cannot_be_used_are_refused(change: dict[str, str]) -> None:
-    with pytest.raises(ConfigurationError, match=r"corpus\.(adapter|name)"):
+    with pytest.raises(ConfigurationError, match=rf"corpus\.{next(iter(change))}"):
         replace(TABLE, **change)  # type: ignore[arg-type]
 
 

@@ -27,13 +27,30 @@ from stages.acoustic.frames import frame_count
 from stages.acoustic.params import AcousticParams
 from stages.acoustic.session import Session
 from stages.cache import CacheReader, read_digest
-from stages.errors import CacheError, ConfigurationError, InputError
-from stages.manifest import COLUMNS, read_manifest, write_manifest
+from stages.errors import (
+    CacheError,
+    ConfigurationError,
+    InputError,
+    RecordingError,
+)
+from stages.manifest import (
+    COLUMNS,
+    read_manifest,
+    read_quarantine,
+    write_manifest,
+)
 from stages.provenance import hash_file
 from stages.upkeep import verify
 
 SIZES = EncoderConfiguration("log-cmn", 4, 21, 3, hidden=3, phonemes=3, words=4)
 LENGTHS = (1, 900, 2560, 2561, 2561, 4000, 7000, 9000, 12_345, 16_000)
+
+
+def duration(path: Path) -> float:
+    try:
+        return soundfile.info(path).duration
+    except soundfile.LibsndfileError:
+        return 0.0
 
 
 class Corpus:
@@ -44,6 +61,7 @@ class Corpus:
         self.manifest = folder / "manifest.csv"
         self.cache = folder / "acoustic"
         self.digest = folder / "acoustic.digest"
+        self.quarantine = folder / "quarantine.csv"
         self.params = AcousticParams(encoder=str(folder / "encoder.safetensors"))
         self.new_encoder(seed=0)
         self.audio.mkdir()
@@ -70,7 +88,7 @@ class Corpus:
                 "",
                 "hello",
                 "greet",
-                soundfile.info(path).duration,
+                duration(path),
                 hash_file(path),
             )
             for number, path in enumerate(paths)
@@ -78,7 +96,11 @@ class Corpus:
         write_manifest(self.manifest, pd.DataFrame(rows, columns=list(COLUMNS)))
 
     def extract(
-        self, params: AcousticParams | None = None, backend: str = "auto"
+        self,
+        params: AcousticParams | None = None,
+        backend: str = "auto",
+        on_error: str = "stop",
+        longest_seconds: float = 120.0,
     ) -> Summary:
         return run(
             params or self.params,
@@ -86,6 +108,9 @@ class Corpus:
             audio=self.audio,
             cache=self.cache,
             digest=self.digest,
+            quarantine=self.quarantine,
+            on_error=on_error,
+            longest_seconds=longest_seconds,
             device="cpu",
             workers=2,
             backend=backend,
@@ -137,7 +162,8 @@ def assert_alike(
 def test_cached_features_equal_those_of_each_recording_alone(corpus: Corpus) -> None:
     summary = corpus.extract()
     frames = sum(map(frame_count, LENGTHS))
-    assert summary == Summary(corpus.cache, len(LENGTHS), len(LENGTHS), frames)
+    count = len(LENGTHS)
+    assert summary == Summary(corpus.cache, count, count, frames, 0, corpus.quarantine)
     assert f"{len(LENGTHS)} extracted now ({frames} frames), 0 kept" in str(summary)
     found = corpus.features()
     assert [len(found[f"{n:02d}.wav"]) for n in range(len(LENGTHS))] == [
@@ -414,6 +440,80 @@ def test_a_recording_far_beyond_full_scale_is_refused(corpus: Corpus) -> None:
         corpus.extract()
 
 
+@pytest.fixture
+def harmed(corpus: Corpus) -> Corpus:
+    """Besides the good recordings: no audio (twice), an empty one, and a long one."""
+    for name in ("bad.wav", "worse.wav"):
+        (corpus.audio / name).write_bytes(b"no audio")
+    corpus.record("empty.wav", 0, seed=0)
+    corpus.record("long.wav", 20_000, seed=1)
+    corpus.describe()
+    return corpus
+
+
+@pytest.mark.parametrize("backend, processes", [("onnx", 0), ("onnx", 1), ("torch", 0)])
+def test_bad_recordings_are_set_aside_by_name_and_the_others_extracted(
+    harmed: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    backend: str,
+    processes: int,
+) -> None:
+    if processes:
+        monkeypatch.setattr(extract, "_PROCESSES_SECONDS", 0)
+    how = {"backend": backend, "on_error": "quarantine", "longest_seconds": 1.1}
+    with caplog.at_level(logging.WARNING):
+        summary = harmed.extract(**how)
+    assert (summary.utterances, summary.extracted) == (len(LENGTHS), len(LENGTHS))
+    assert str(summary).endswith(f"; 4 set aside, named in {harmed.quarantine}")
+    assert caplog.text.count("set aside ") == 3  # of equal bytes one
+    listed = read_quarantine(harmed.quarantine).set_index("id")["reason"].to_dict()
+    assert list(listed) == ["tiny/bad", "tiny/empty", "tiny/long", "tiny/worse"]
+    assert "not an audio file" in listed["tiny/bad"] == listed["tiny/worse"]
+    assert listed["tiny/empty"] == "the recording is empty"
+    assert listed["tiny/long"] == "the recording is too long: 1.2 seconds"
+    assert str(harmed.audio) not in harmed.quarantine.read_text()
+    assert harmed.extract(**how).extracted == 0
+    for name in ("bad.wav", "worse.wav", "empty.wav", "long.wav"):
+        (harmed.audio / name).unlink()
+    assert_alike(harmed.features(), harmed.expected())
+
+
+@pytest.mark.parametrize("name", ["bad", "empty", "long"])
+def test_by_default_a_bad_recording_stops_the_run(harmed: Corpus, name: str) -> None:
+    for path in harmed.audio.glob("*[a-z].wav"):
+        if path.stem != name:
+            path.unlink()
+    harmed.describe()
+    with pytest.raises(RecordingError, match=rf"{name}\.wav: .*--on-error quarantine"):
+        harmed.extract(longest_seconds=1.1)
+    assert not harmed.digest.exists()
+    assert not harmed.quarantine.exists()
+
+
+def test_a_mended_recording_comes_back(harmed: Corpus) -> None:
+    harmed.extract(on_error="quarantine")
+    for seed, name in enumerate(("bad.wav", "worse.wav", "empty.wav"), 50):
+        harmed.record(name, 4000, seed)
+    harmed.describe()
+    assert harmed.extract().extracted == 3
+    assert read_quarantine(harmed.quarantine).empty
+    assert_alike(harmed.features(), harmed.expected())
+
+
+def test_what_is_cached_but_too_long_now_is_left_out(corpus: Corpus) -> None:
+    corpus.extract()
+    summary = corpus.extract(on_error="quarantine", longest_seconds=0.9)
+    assert (summary.utterances, summary.set_aside) == (len(LENGTHS) - 1, 1)
+    assert "tiny/09" not in read_digest(corpus.digest).rows
+
+
+def test_nothing_is_left_where_every_recording_is_bad(corpus: Corpus) -> None:
+    with pytest.raises(InputError, match=r"no recording .* can be used"):
+        corpus.extract(on_error="quarantine", longest_seconds=1e-6)
+    assert len(read_quarantine(corpus.quarantine)) == len(LENGTHS)
+
+
 def test_no_room_for_the_graph_is_one_line(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,6 +609,7 @@ extract.run(
     audio=folder / "audio",
     cache=folder / "acoustic",
     digest=folder / "acoustic.digest",
+    quarantine=folder / "quarantine.csv",
     device="cpu",
     workers=2,
 )

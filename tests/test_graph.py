@@ -34,20 +34,37 @@ READS = {
     "acoustic": {"manifest", "encoder"},
     "teacher": {"manifest", "intents"},
     "targets": {"manifest", "teacher"},
-    "baseline2": {"manifest", "intents", "acoustic_digest"},
-    "student": {"manifest", "intents", "acoustic_digest", "targets_digest"},
-    "report": {"manifest", "intents", "conditions", "teacher", "students", "scores"},
+    "baseline2": {"manifest", "intents", "acoustic_digest", "quarantine"},
+    "student": {
+        "manifest",
+        "intents",
+        "acoustic_digest",
+        "quarantine",
+        "targets_digest",
+    },
+    "report": {
+        "manifest",
+        "intents",
+        "conditions",
+        "quarantine",
+        "teacher",
+        "students",
+        "scores",
+    },
 }
 WRITES = {
     "corpus": {"manifest", "intents", "conditions"},
-    "acoustic": {"acoustic", "acoustic_digest"},
+    "acoustic": {"acoustic", "acoustic_digest", "quarantine"},
     "teacher": {"teacher"},
     "targets": {"targets", "targets_digest"},
     "baseline2": {"baseline2"},
     "student": {"one student"},
 }
 # What a stage reads of params.yaml besides its own section.
-READS_ALSO = {"report": {"corpus.name", "acoustic.encoder", "student.alpha"}}
+READS_ALSO = {
+    "acoustic": {"corpus.longest_seconds", "corpus.on_error"},
+    "report": {"corpus.name", "acoustic.encoder", "student.alpha"},
+}
 # α comes by the command, so that another one does not train the others again.
 NOT_READ = {"student.alpha"}
 
@@ -60,6 +77,7 @@ def named_paths() -> dict[str, str]:
         **{name: str(getattr(layout, name)) for name in names},
         "targets": str(layout.targets),
         "targets_digest": str(layout.targets_digest),
+        "quarantine": str(layout.quarantine),
         "conditions": str(layout.manifest.with_name("conditions.csv")),
         "students": str(layout.student("baseline2", None).parent),
         "baseline2": str(layout.student("baseline2", None)),

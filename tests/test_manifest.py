@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from stages.errors import InputError
 from stages.manifest import (
     COLUMNS,
+    QUARANTINE_COLUMNS,
     check_manifest,
     read_intents,
     read_manifest,
+    read_quarantine,
     write_manifest,
+    write_quarantine,
 )
 
 
@@ -147,3 +150,41 @@ def test_what_is_no_list_of_intents_is_refused(tmp_path: Path, content: str) -> 
 def test_intents_are_plain_json(tmp_path: Path) -> None:
     write_manifest(tmp_path / "manifest.csv", table())
     assert json.loads((tmp_path / "intents.json").read_text()) == ["on"]
+
+
+# ------------------------------------------------------------------- quarantine
+
+
+def bad(*rows: tuple[str, str]) -> pd.DataFrame:
+    """Recordings set aside, by id and hash."""
+    lines = [(id, f"{id}.wav", key, "empty, and a |") for id, key in rows]
+    return pd.DataFrame(lines, columns=list(QUARANTINE_COLUMNS))
+
+
+def test_what_was_set_aside_is_left_out_of_the_manifest(tmp_path: Path) -> None:
+    manifest, quarantine = tmp_path / "manifest.csv", tmp_path / "quarantine.csv"
+    whole = table()
+    write_manifest(manifest, whole)
+    first, second = read_manifest(manifest).head(2).itertuples()
+    # The second has other bytes now than those that were set aside.
+    written = bad((second.id, "former bytes"), (first.id, first.audio_sha256))
+    write_quarantine(quarantine, written)
+    assert list(read_quarantine(quarantine)["id"]) == [first.id, second.id]
+    rest = read_manifest(manifest, quarantine=quarantine)
+    assert list(rest["id"]) == list(read_manifest(manifest)["id"])[1:]
+    assert list(rest.index) == list(range(len(rest)))
+    write_quarantine(quarantine, bad())
+    assert read_manifest(manifest, quarantine=quarantine).equals(
+        read_manifest(manifest)
+    )
+
+
+@pytest.mark.parametrize("content", [None, "", "id,path\n1,2\n", 'id,"\n'])
+def test_what_is_no_list_of_bad_recordings_is_refused(
+    tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "quarantine.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=r"quarantine\.csv: .*extract-acoustic"):
+        read_quarantine(path)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.params import Params, load_params
+from pipeline.configure import PRESETS, preset_text
+from pipeline.params import Params, load_params, parse_params
 from stages.errors import ConfigurationError
 
 REPOSITORY = Path(__file__).parents[1]
-PRESETS = sorted((REPOSITORY / "pipeline" / "presets").glob("*.yaml"))
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> Params:
@@ -127,22 +127,23 @@ def test_the_demo_preset_is_the_params_yaml_of_the_repository():
     ).read_bytes()
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_names_its_corpus_and_every_key_of_the_other_sections(path):
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_names_its_corpus_and_every_key_of_the_other_sections(name):
     from ruamel.yaml import YAML
 
-    params = load_params(path)
-    assert params.corpus.name == path.stem
-    sections = YAML(typ="safe").load(path)
-    for name, keys in asdict(params).items():
-        if name != "corpus":  # its keys depend on the adapter
-            assert set(sections[name]) == set(keys)
+    text = preset_text(name)
+    params = parse_params(Path("params.yaml"), text)
+    assert params.corpus.name == name
+    sections = YAML(typ="safe").load(text)
+    for section, keys in asdict(params).items():
+        if section != "corpus":  # its keys depend on the adapter
+            assert set(sections[section]) == set(keys)
 
 
 @pytest.mark.parametrize("name", ["fsc", "atis"])
 def test_the_presets_of_the_papers_corpora_have_its_numbers(name):
     # Section 3.2.2 and Table 3.
-    params = load_params(REPOSITORY / "pipeline" / "presets" / f"{name}.yaml")
+    params = parse_params(Path("params.yaml"), preset_text(name))
     teacher, student = params.teacher, params.student
     assert teacher.model == "bert-base-uncased"
     assert (teacher.mlm_learning_rate, teacher.mlm_epochs) == (5e-5, 3)

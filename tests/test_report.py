@@ -15,7 +15,12 @@ import pytest
 from matplotlib.image import imread
 
 from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
-from stages.manifest import write_manifest
+from stages.manifest import (
+    QUARANTINE_COLUMNS,
+    read_manifest,
+    write_manifest,
+    write_quarantine,
+)
 from stages.report.figures import confusion_figure, history_figure
 from stages.report.params import ReportParams
 from stages.report.projection import capped_perplexity, project
@@ -123,6 +128,10 @@ def build_student(folder: Path, name: str, table: pd.DataFrame, seeds=SEEDS) -> 
         )
 
 
+def set_aside(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(QUARANTINE_COLUMNS), dtype=str)
+
+
 def build_teacher(folder: Path, table: pd.DataFrame) -> None:
     folder.mkdir()
     parts = [
@@ -139,6 +148,7 @@ def given(tmp_path_factory) -> Path:
     """Everything a report reads, in one folder; tests that spoil it take a copy."""
     folder = tmp_path_factory.mktemp("given")
     table = build_manifest(folder)
+    write_quarantine(folder / "quarantine.csv", set_aside([]))
     build_teacher(folder / "teacher", table)
     for name in ERRORS:
         build_student(folder / "student" / name, name, table)
@@ -163,6 +173,7 @@ def report(given: Path, output: Path, params=None, *, names=tuple(ERRORS), **cha
         "corpus": "demo",
         "manifest": given / "manifest.csv",
         "intents": given / "intents.json",
+        "quarantine": given / "quarantine.csv",
         "teacher": given / "teacher",
         "students": {name: given / "student" / name for name in names},
         "encoder_scores": given / "encoder.json",
@@ -265,6 +276,33 @@ def test_table_1_counts_this_corpus(given, written):
     }
     assert counts["train"]["distinct_texts"] == 8
     assert "texts_shared_with_train" not in counts["train"]
+
+
+def test_recordings_set_aside_are_listed_and_counted_nowhere(given, tmp_path):
+    copy = tmp_path / "given"
+    shutil.copytree(given, copy)
+    table = read_manifest(copy / "manifest.csv")
+    tested = table[table["split"] == "test"]
+    # One that the teacher gets wrong, so that its accuracy must change.
+    teacher = pd.read_csv(copy / "teacher" / "predictions.csv")
+    wrong = teacher[(teacher["intent"] != teacher["predicted"])]
+    bad = tested[tested["id"].isin(wrong["id"])].head(1)
+    (id,) = bad["id"]
+    write_quarantine(copy / "quarantine.csv", bad.assign(reason="no audio: a | b"))
+    shutil.rmtree(copy / "student")
+    for name in ERRORS:
+        build_student(copy / "student" / name, name, table[table["id"] != id])
+    report(copy, tmp_path / "report")
+    page = (tmp_path / "report" / "results.md").read_text()
+    assert "**1 recording could not be used** and no figure" in page
+    assert f"| `{id}` | no audio: a \\| b |" in page
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["set_aside"] == 1
+    assert results["table1"]["test"]["utterances"] == len(tested) - 1
+    errors = TEACHER_ERRORS["test"] - 1
+    assert results["systems"]["baseline1_text"]["test_accuracy"] == pytest.approx(
+        100 * (1 - errors / (len(tested) - 1)), abs=1e-4
+    )
 
 
 def test_wordings_and_conditions_split_the_test_accuracy(given, written):

@@ -14,14 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.acoustic import session as sessions
+from stages.acoustic.audio import load_audio
 from stages.acoustic.checkpoint import frozen_encoder
 from stages.acoustic.encoder import FRONT_ENDS, Encoder, EncoderConfiguration
 from stages.acoustic.frames import frame_count
 from stages.acoustic.graph import build_graph
 from stages.acoustic.session import Session, encode_in_processes
-from stages.errors import InputError, PipelineError
-from stages.provenance import hash_file
+from stages.errors import InputError, PipelineError, RecordingError
+from stages.provenance import hash_bytes, hash_file
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "data" / "lugosch_encoder_small.npz"
@@ -166,7 +166,7 @@ def test_processes_give_the_same_bits_in_order(
     found = list(encode_in_processes(batches, graph, 2))
     assert len(found) == len(batches)
     for batch, features in zip(batches, found, strict=True):
-        waves = [sessions.load_audio(path) for path, _ in batch]
+        waves = [load_audio(path) for path, _ in batch]
         for one, other in zip(features, session.encode(waves), strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -180,6 +180,25 @@ def test_a_bad_recording_is_named_and_what_came_before_it_is_given(
         for features in encode_in_processes(batches, graph, 2):
             given.append(features)
     assert len(given) == 6
+
+
+def test_a_recording_that_is_no_audio_leaves_its_neighbours_as_they_are(
+    graph: Path, batches: list[list[tuple[Path, str]]]
+) -> None:
+    expected = list(encode_in_processes(batches, graph, 2))
+    path, _ = batches[5][1]
+    path.write_bytes(b"no audio")
+    batches[5][1] = (path, hash_bytes(b"no audio"))
+    found = list(encode_in_processes(batches, graph, 2))
+    error = found[5][1]
+    assert isinstance(error, RecordingError)
+    assert str(path) in str(error)
+    assert str(path) not in error.reason
+    expected[5].pop(1)
+    found[5].pop(1)
+    for one, other in zip(found, expected, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def _children(parent: int) -> list[int]:

@@ -16,7 +16,12 @@ import torch
 import stages.student.run as run_module
 from stages.cache import CacheWriter, Header, write_digest
 from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
-from stages.manifest import COLUMNS, write_manifest
+from stages.manifest import (
+    COLUMNS,
+    QUARANTINE_COLUMNS,
+    write_manifest,
+    write_quarantine,
+)
 from stages.provenance import hash_bytes
 from stages.student.model import load_student
 from stages.student.params import StudentParams
@@ -85,6 +90,8 @@ def make_corpus(
     generator = np.random.default_rng(6)
     made = make_table()
     write_manifest(folder / "manifest.csv", made if table is None else table)
+    nothing = pd.DataFrame(columns=list(QUARANTINE_COLUMNS), dtype=str)
+    write_quarantine(folder / "quarantine.csv", nothing)
     with CacheWriter(folder / "acoustic", ACOUSTIC) as writer:
         for row in made.itertuples():
             length = generator.integers(3, 9)
@@ -112,6 +119,7 @@ def make_corpus(
         "manifest": folder / "manifest.csv",
         "acoustic": folder / "acoustic",
         "acoustic_digest": folder / "acoustic.digest",
+        "quarantine": folder / "quarantine.csv",
         "targets": folder / "targets",
         "targets_digest": folder / "targets.digest",
     }
@@ -448,6 +456,28 @@ def test_features_that_are_missing_are_named_with_the_fix(tmp_path: Path) -> Non
         train(paths, tmp_path / "student")
 
 
+def test_what_was_set_aside_is_neither_trained_on_nor_measured(
+    tmp_path: Path,
+) -> None:
+    paths = make_corpus(tmp_path)
+    table = make_table()
+    bad = table[table["id"].isin(["tiny/train/003", "tiny/test/001"])]
+    assert len(bad) == 2
+    write_quarantine(paths["quarantine"], bad.assign(reason="empty"))
+    good = table.drop(bad.index)
+    rows = list(zip(good["id"], good["audio_sha256"], strict=True))
+    write_digest(
+        paths["acoustic_digest"], paths["acoustic"], ACOUSTIC.fingerprint, rows
+    )
+    train(paths, tmp_path / "student")
+    predicted = pd.read_csv(tmp_path / "student" / "predictions.csv")
+    expected = good.loc[good["split"] != "train", "id"]
+    assert set(predicted["id"]) == set(expected)
+    paths["quarantine"].unlink()
+    with pytest.raises(InputError, match=r"quarantine\.csv: .*extract-acoustic"):
+        train(paths, tmp_path / "student")
+
+
 def test_targets_that_are_missing_are_named_with_the_fix(tmp_path: Path) -> None:
     paths = make_corpus(tmp_path, targets_of=("train",))
     table = make_table()
@@ -489,6 +519,7 @@ def test_what_cannot_be_trained_is_refused_first(
             "manifest",
             "acoustic",
             "acoustic_digest",
+            "quarantine",
             "targets",
             "targets_digest",
         )

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import numpy as np
 import soundfile
 
 from stages.acoustic.frames import SAMPLE_RATE
-from stages.errors import InputError
+from stages.errors import InputError, RecordingError
 from stages.provenance import hash_bytes
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 RESAMPLING = "torchaudio sinc_interp_hann, width 6, rolloff 0.99"
 """The resampling kernel; a part of what features depend on."""
+
+_FIX = "restore the file, drop its row, or use --on-error quarantine"
 
 _LARGEST_SAMPLE = 40_000
 """Leaves room for files whose floats are 16-bit integers."""
@@ -34,8 +37,9 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
         sha256: what the file's bytes must hash to; None if anything will do.
 
     Raises:
-        InputError: missing, of other bytes, not audio, empty, or with values that are
-            no numbers.
+        InputError: missing, or of other bytes.
+        RecordingError: not audio, empty, with values that are no numbers, or of a rate
+            that cannot be resampled.
     """
     try:
         data = path.read_bytes()
@@ -57,31 +61,31 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
             io.BytesIO(data), dtype="float32", always_2d=True
         )
     except soundfile.LibsndfileError as error:
-        raise InputError(
+        raise RecordingError(
             "not an audio file that libsndfile reads",
             path=path,
             found=error.error_string,
             expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
-            fix="restore the file or drop its row",
+            fix=_FIX,
         ) from None
     common = math.gcd(rate, SAMPLE_RATE)
     if (rate // common) * (SAMPLE_RATE // common) > _LARGEST_KERNEL:
-        raise InputError(
+        raise RecordingError(
             "the sample rate has too little in common with 16 kHz",
             path=path,
             found=f"{rate} Hz",
             fix="convert the recording to 16 kHz",
         )
     if len(samples) == 0:
-        raise InputError("the recording is empty", path=path, fix="drop its row")
+        raise RecordingError("the recording is empty", path=path, fix=_FIX)
     # NaN fails this comparison too. Far beyond full scale, arithmetic would overflow.
     if not (np.abs(samples) <= _LARGEST_SAMPLE).all():
-        raise InputError(
+        raise RecordingError(
             "the recording holds values that are no samples",
             path=path,
             found=f"a largest magnitude of {np.abs(samples).max():g}",
             expected="numbers, with full scale at 1",
-            fix="restore the file or drop its row",
+            fix=_FIX,
         )
     mono = samples.mean(axis=1)
     if rate == SAMPLE_RATE:
@@ -90,6 +94,26 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
     import torch
 
     return _resampler(rate)(torch.from_numpy(mono)).numpy()
+
+
+def try_audio(path: Path, sha256: str) -> np.ndarray | RecordingError:
+    """As `load_audio`; a recording that is bad in itself gives its error."""
+    try:
+        return load_audio(path, sha256)
+    except RecordingError as error:
+        return error
+
+
+def encode_good(
+    encode: Callable[[list[np.ndarray]], list[np.ndarray]],
+    loaded: Sequence[np.ndarray | RecordingError],
+) -> list[np.ndarray | RecordingError]:
+    """`encode` what `try_audio` loaded; an error stays in its place."""
+    waves = [one for one in loaded if not isinstance(one, RecordingError)]
+    features = iter(encode(waves) if waves else [])
+    return [
+        one if isinstance(one, RecordingError) else next(features) for one in loaded
+    ]
 
 
 @lru_cache

@@ -9,6 +9,7 @@ models behind the prefix `pretrained_model.`; the sizes are read from the weight
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stages.acoustic.encoder import Encoder, EncoderConfiguration
+from stages.acoustic.frames import FRAME_STEP
 from stages.atomic import atomic_path
 from stages.errors import InputError, PipelineError
 from stages.provenance import fingerprint, fingerprint_arrays
@@ -36,12 +38,32 @@ class Checkpoint:
         words: names of the word classes; empty for public files.
         fingerprint: of everything that e_acoust depends on: weights of both modules,
             sizes and front end; not of the classifiers.
+        frame_step: samples at 16 kHz between two frames.
+        longest_seconds: of a recording; None if any will do.
     """
 
     encoder: Encoder
     phonemes: tuple[str, ...]
     words: tuple[str, ...]
     fingerprint: str
+
+    frame_step: ClassVar[int] = FRAME_STEP
+    longest_seconds: ClassVar[None] = None  # any will do
+
+    @property
+    def description(self) -> str:
+        """The name people know it by."""
+        return f"lugosch {self.encoder.configuration.front_end}"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What it is, for people to read; JSON-able."""
+        return {"configuration": asdict(self.encoder.configuration)}
+
+    @property
+    def dim(self) -> int:
+        """Values in a frame."""
+        return self.encoder.dim
 
 
 def save_checkpoint(

@@ -1,41 +1,43 @@
 """Extraction: every recording of the manifest through the frozen encoder, once.
 
-Reads the manifest, the recordings that are not cached yet, and the checkpoint. Writes
-parts of the feature cache and its digest. A recording is known by the hash of its
-bytes and the encoder by the fingerprint of its weights, front end and resampling; what
-is cached for that pair is never computed again. An interrupted run keeps its finished
-parts, and the next one goes on from there.
+Reads the manifest, the recordings that are not cached yet, and the encoder. Writes
+parts of the feature cache, its digest, and `quarantine.csv`: the recordings that were
+set aside. A recording is known by the hash of its bytes and the encoder by the
+fingerprint of its weights, front end and resampling; what is cached for that pair is
+never computed again. An interrupted run keeps its finished parts, and the next one goes
+on from there.
 """
 
+import logging
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
 
-from stages.acoustic.audio import RESAMPLING, load_audio
+from stages.acoustic.audio import RESAMPLING, encode_good, try_audio
 from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
 from stages.acoustic.encoder import Encoder
-from stages.acoustic.frames import (
-    FRAME_STEP,
-    LEAST_SECONDS,
-    SAMPLE_RATE,
-    frame_count,
-)
+from stages.acoustic.frames import LEAST_SECONDS, SAMPLE_RATE, frame_count
 from stages.acoustic.params import AcousticParams
 from stages.atomic import atomic_path
 from stages.cache import CacheWriter, Header, unwritable, write_digest
-from stages.errors import ConfigurationError
-from stages.manifest import read_manifest
+from stages.errors import ConfigurationError, InputError, RecordingError
+from stages.manifest import QUARANTINE_COLUMNS, read_manifest, write_quarantine
 from stages.provenance import fingerprint
 from stages.runtime import choose_device, one_thread, progress
+
+if TYPE_CHECKING:
+    from stages.acoustic.huggingface import PretrainedEncoder
+
+log = logging.getLogger(__name__)
 
 # About 20 minutes of speech, 8 MB: what a killed run loses at most.
 _PART_FRAMES = 8192
@@ -48,8 +50,14 @@ _PROCESSES_SECONDS = 900.0
 
 BACKENDS = ("auto", "onnx", "torch")
 
-Features = Generator[tuple[Any, np.ndarray], None, None]
-"""Rows of the manifest, each with its features (frames, D)."""
+# Checkpoints of the phoneme/word encoder; anything else is a model of transformers.
+_CHECKPOINTS = (".safetensors", ".pth", ".pt")
+
+FrozenEncoder: TypeAlias = "Checkpoint | PretrainedEncoder"
+
+Encode = Callable[[list[np.ndarray]], list[np.ndarray]]
+Features = Generator[tuple[Any, np.ndarray | RecordingError], None, None]
+"""Rows of the manifest, each with its features (frames, D) or what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +68,18 @@ class Summary:
     utterances: int
     extracted: int
     frames: int
+    set_aside: int
+    quarantine: Path
 
     def __str__(self) -> str:
-        return (
+        kept = self.utterances - self.extracted
+        told = (
             f"{self.cache}: {self.utterances} utterances, {self.extracted} extracted "
-            f"now ({self.frames} frames), {self.utterances - self.extracted} kept"
+            f"now ({self.frames} frames), {kept} kept"
         )
+        if self.set_aside:
+            told += f"; {self.set_aside} set aside, named in {self.quarantine}"
+        return told
 
 
 def run(
@@ -75,6 +89,9 @@ def run(
     audio: Path,
     cache: Path,
     digest: Path,
+    quarantine: Path,
+    on_error: str = "stop",
+    longest_seconds: float = 120.0,
     device: str = "auto",
     workers: int = 2,
     backend: str = "auto",
@@ -87,92 +104,176 @@ def run(
         audio: the folder that its paths are relative to.
         cache: folder of the part files.
         digest: file that later stages depend on.
+        quarantine: file that names the recordings set aside.
+        on_error: what to do about a recording that is no audio, empty or too long:
+            stop, or quarantine it.
+        longest_seconds: of a recording.
         device: auto, cpu or cuda.
         workers: processes that read, resample and encode; on CUDA, threads that read
             and resample while the device encodes.
-        backend: onnx (ONNX Runtime, on the CPU), torch, or auto: torch on CUDA, else
-            onnx. None of the three changes a feature by more than rounding.
+        backend: onnx (ONNX Runtime, on the CPU), torch, or auto: onnx for the
+            phoneme/word encoder on the CPU, else torch. None of the three changes a
+            feature by more than rounding.
 
     Raises:
-        ConfigurationError: an unknown backend, or onnx on CUDA.
-        InputError: no manifest, a bad checkpoint, or a recording that is missing,
-            changed, or not audio; what was computed before it is kept.
+        ConfigurationError: a backend or precision that does not go with the rest.
+        InputError: no manifest, a bad checkpoint, or a recording that is missing or
+            has changed; what was computed before it is kept.
+        RecordingError: likewise, a recording is bad and `on_error` is stop.
         CacheError: a damaged part, or another run is writing.
     """
     table = read_manifest(manifest)
-    checkpoint = load_checkpoint(Path(params.encoder))
-    header = feature_header(checkpoint, params)
+    encoder = load_encoder(params)
+    header = feature_header(encoder, params)
     target = choose_device(device)
-    runtime = _choose_backend(backend, target)
+    runtime = _choose_backend(backend, target, encoder)
+    _check_precision(params, target, encoder)
+    bad: dict[str, RecordingError] = {}  # by hash of the bytes
+
+    def refuse(row: Any, error: RecordingError) -> None:
+        if on_error == "stop":
+            raise error
+        log.warning("set aside %s: %s", audio / row.path, error.reason)
+        bad[row.audio_sha256] = error
+
     with CacheWriter(cache, header, part_frames=_PART_FRAMES) as writer:
-        absent = set(writer.missing(table["audio_sha256"]))
-        todo = table[table["audio_sha256"].isin(absent)]
         # Of recordings with the same bytes, one is enough.
-        todo = todo.drop_duplicates("audio_sha256").sort_values(["seconds", "id"])
-        frames = 0
-        if runtime == "onnx":
-            features = _by_onnx(todo, audio, cache, checkpoint, workers)
+        distinct = table.drop_duplicates("audio_sha256").sort_values(["seconds", "id"])
+        longest = min(longest_seconds, encoder.longest_seconds or longest_seconds)
+        for row in distinct[distinct["seconds"] > longest].itertuples():
+            refuse(row, _too_long(audio / row.path, row.seconds, longest))
+        absent = set(writer.missing(distinct["audio_sha256"])) - bad.keys()
+        todo = distinct[distinct["audio_sha256"].isin(absent)]
+        extracted = frames = 0
+        if isinstance(encoder, Checkpoint) and runtime == "onnx":
+            features = _by_onnx(todo, audio, cache, encoder, workers)
         else:
-            features = _by_torch(todo, audio, checkpoint.encoder.to(target), workers)
+            features = _by_torch(todo, audio, encoder, target, params, workers)
         bar = progress(total=len(todo), description="extracting", unit="file")
         # Closed at once if a feature is refused: processes may be at work for it.
         with bar, closing(features):
             for row, one in features:
-                writer.add(row.id, row.audio_sha256, one.astype(params.dtype))
-                frames += len(one)
+                if isinstance(one, RecordingError):
+                    refuse(row, one)
+                else:
+                    writer.add(row.id, row.audio_sha256, one.astype(params.dtype))
+                    extracted += 1
+                    frames += len(one)
                 bar.update()
         writer.flush()
+        good = table[~table["audio_sha256"].isin(bad)]
+        _write_quarantine(quarantine, table, bad)
+        if good.empty:
+            raise InputError(
+                "no recording of the manifest can be used",
+                path=manifest,
+                found=f"{len(table)} set aside",
+                fix=f"see {quarantine}",
+            )
         # Under the lock, since `cache gc` removes what the digest does not name.
-        pairs = zip(table["id"], table["audio_sha256"], strict=True)
+        pairs = zip(good["id"], good["audio_sha256"], strict=True)
         write_digest(digest, cache, header.fingerprint, pairs)
-    return Summary(cache, len(table), len(todo), frames)
+    set_aside = len(table) - len(good)
+    return Summary(cache, len(good), extracted, frames, set_aside, quarantine)
 
 
-def feature_header(checkpoint: Checkpoint, params: AcousticParams) -> Header:
+def load_encoder(params: AcousticParams) -> FrozenEncoder:
+    """The encoder that the parameters name, frozen.
+
+    Raises:
+        ConfigurationError: parameters that this kind of encoder does not have.
+        InputError: there is none, or it is damaged.
+    """
+    if Path(params.encoder).suffix in _CHECKPOINTS:
+        given = (params.layer, params.pooling, params.revision)
+        if given != (-1, 1, ""):
+            raise ConfigurationError(
+                "layer, pooling and revision are of encoders of transformers",
+                found=f"encoder {params.encoder}",
+                fix="leave out acoustic.layer, acoustic.pooling and acoustic.revision",
+            )
+        return load_checkpoint(Path(params.encoder))
+    # Not above: transformers takes seconds to import.
+    from stages.acoustic.huggingface import load_pretrained
+
+    return load_pretrained(
+        params.encoder,
+        revision=params.revision,
+        layer=params.layer,
+        pooling=params.pooling,
+    )
+
+
+def feature_header(encoder: FrozenEncoder, params: AcousticParams) -> Header:
     """What the cache says of these features; its fingerprint is their identity."""
-    configuration = asdict(checkpoint.encoder.configuration)
     identity = {
-        "encoder": checkpoint.fingerprint,
+        "encoder": encoder.fingerprint,
         "resampling": RESAMPLING,
         "sample_rate": SAMPLE_RATE,
         "dtype": params.dtype,
     }
+    if params.precision != "float32":
+        identity["precision"] = params.precision
     return Header(
         kind="acoustic",
-        encoder=f"lugosch {checkpoint.encoder.configuration.front_end}",
+        encoder=encoder.description,
         fingerprint=fingerprint(identity),
-        parameters={**identity, "configuration": configuration},
-        dim=checkpoint.encoder.dim,
+        parameters={**identity, **encoder.parameters},
+        dim=encoder.dim,
         dtype=params.dtype,
-        frame_step=FRAME_STEP,
+        frame_step=encoder.frame_step,
     )
 
 
 @torch.inference_mode()
-def encode(encoder: Encoder, waves: list[np.ndarray]) -> list[np.ndarray]:
+def encode(
+    encoder: Encoder, waves: list[np.ndarray], *, tf32: bool = False
+) -> list[np.ndarray]:
     """e_acoust of each wave, (frames, 256) float32, as if it were alone.
 
     Args:
         encoder: frozen, on any device.
         waves: each (samples,) float32 at 16 kHz.
+        tf32: whether CUDA may round the factors of products.
     """
     assert not encoder.training
     device = next(encoder.parameters()).device
     lengths = torch.tensor([len(wave) for wave in waves])
-    batch = torch.zeros(len(waves), int(lengths.max()))
+    # Pinned memory is copied to the device while this thread goes on.
+    pinned = device.type == "cuda"
+    batch = torch.zeros(len(waves), int(lengths.max()), pin_memory=pinned)
     for row, wave in enumerate(waves):
         batch[row, : len(wave)] = torch.from_numpy(wave)
     alike = bool((lengths == lengths[0]).all())
     counts = None if alike else lengths.to(device)
     # By default cuDNN rounds to TF32, whose error is a thousand times float32's.
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        features = encoder(batch.to(device), counts).cpu().numpy()
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
+        features = encoder(batch.to(device, non_blocking=True), counts).cpu().numpy()
     return [
         features[row, : frame_count(len(wave))].copy() for row, wave in enumerate(waves)
     ]
 
 
-def _choose_backend(name: str, device: torch.device) -> str:
+def _too_long(path: Path, seconds: float, longest: float) -> RecordingError:
+    return RecordingError(
+        "the recording is too long",
+        path=path,
+        found=f"{seconds:.1f} seconds",
+        expected=f"at most {longest:g}",
+        fix="cut it, drop its row, raise corpus.longest_seconds as far as the encoder "
+        "allows, or use --on-error quarantine",
+    )
+
+
+def _write_quarantine(
+    path: Path, table: pd.DataFrame, bad: dict[str, RecordingError]
+) -> None:
+    rows = table[table["audio_sha256"].isin(bad)]
+    reasons = [bad[key].reason for key in rows["audio_sha256"]]
+    write_quarantine(path, rows.assign(reason=reasons)[list(QUARANTINE_COLUMNS)])
+
+
+def _choose_backend(name: str, device: torch.device, encoder: FrozenEncoder) -> str:
     if name not in BACKENDS:
         raise ConfigurationError(
             "unknown backend",
@@ -185,9 +286,28 @@ def _choose_backend(name: str, device: torch.device) -> str:
             found=f"device {device.type}",
             fix="use --backend torch, or --device cpu",
         )
+    ours = isinstance(encoder, Checkpoint)
+    if name == "onnx" and not ours:
+        raise ConfigurationError(
+            "the onnx backend runs the phoneme/word encoder alone",
+            found=encoder.description,
+            fix="use --backend torch",
+        )
     if name == "auto":
-        name = "onnx" if device.type == "cpu" else "torch"
+        name = "onnx" if device.type == "cpu" and ours else "torch"
     return name
+
+
+def _check_precision(
+    params: AcousticParams, device: torch.device, encoder: FrozenEncoder
+) -> None:
+    ours = isinstance(encoder, Checkpoint)
+    if params.precision == "tf32" and not (ours and device.type == "cuda"):
+        raise ConfigurationError(
+            "precision tf32 is for the phoneme/word encoder on CUDA",
+            found=f"{encoder.description} on {device.type}",
+            fix="set acoustic.precision to float32",
+        )
 
 
 def _graph(cache: Path, checkpoint: Checkpoint) -> Path:
@@ -231,13 +351,21 @@ def _by_onnx(
 
 
 def _by_torch(
-    todo: pd.DataFrame, audio: Path, encoder: Encoder, workers: int
+    todo: pd.DataFrame,
+    audio: Path,
+    encoder: FrozenEncoder,
+    device: torch.device,
+    params: AcousticParams,
+    workers: int,
 ) -> Features:
-    device = next(encoder.parameters()).device.type
-    batches = _batches(todo, _BATCH_SECONDS[device])
-
+    batches = _batches(todo, _BATCH_SECONDS[device.type])
+    if not isinstance(encoder, Checkpoint):
+        yield from _encode_here(batches, audio, encoder.to(device).encode, workers)
+        return
+    ours = encoder.encoder.to(device)
     with one_thread():
-        yield from _encode_here(batches, audio, partial(encode, encoder), workers)
+        run = partial(encode, ours, tf32=params.precision == "tf32")
+        yield from _encode_here(batches, audio, run, workers)
 
 
 def _batches(todo: pd.DataFrame, seconds: float) -> list[list[Any]]:
@@ -252,26 +380,23 @@ def _batches(todo: pd.DataFrame, seconds: float) -> list[list[Any]]:
 
 
 def _encode_here(
-    batches: Sequence[list[Any]],
-    audio: Path,
-    encode: Callable[[list[np.ndarray]], list[np.ndarray]],
-    threads: int,
+    batches: Sequence[list[Any]], audio: Path, encode: Encode, threads: int
 ) -> Features:
     """Encode in this process, while threads read the batch after."""
     with ThreadPoolExecutor(threads) as pool:
 
         def start(batch: list[Any]) -> list[Any]:
             return [
-                pool.submit(load_audio, audio / row.path, row.audio_sha256)
+                pool.submit(try_audio, audio / row.path, row.audio_sha256)
                 for row in batch
             ]
 
         ahead = start(batches[0]) if batches else []
         try:
             for batch, after in pairwise([*batches, []]):
-                waves = [future.result() for future in ahead]
+                loaded = [future.result() for future in ahead]
                 ahead = start(after)
-                yield from zip(batch, encode(waves), strict=True)
+                yield from zip(batch, encode_good(encode, loaded), strict=True)
         finally:
             for future in ahead:
                 future.cancel()

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from stages.acoustic.audio import load_audio
+from stages.acoustic.audio import encode_good, try_audio
 from stages.acoustic.frames import FRAME_STEP, LEAST_FRAMES, frame_count
-from stages.errors import PipelineError
+from stages.errors import PipelineError, RecordingError
 
 # Batches that wait for a process, for each of them: enough that none stands idle.
 _AHEAD = 3
@@ -62,11 +62,14 @@ class Session:
 Recording = tuple[Path, str]
 """A file and the SHA-256 of its bytes."""
 
+Outcomes = list[np.ndarray | RecordingError]
+"""Features (frames, D) of each recording, or what is wrong with it."""
+
 
 def encode_in_processes(
     batches: Iterable[Sequence[Recording]], graph: Path, processes: int
-) -> Generator[list[np.ndarray], None, None]:
-    """Features of each batch of recordings, in order; each process does all of a batch.
+) -> Generator[Outcomes, None, None]:
+    """What each batch of recordings gives, in order; each process does all of a batch.
 
     Args:
         batches: recordings of similar length.
@@ -74,7 +77,7 @@ def encode_in_processes(
         processes: how many.
 
     Raises:
-        InputError: as `load_audio`.
+        InputError: a recording is missing or has changed.
         PipelineError: a process died.
     """
     # Not forked from here: a fork inherits the state of torch's threads.
@@ -88,7 +91,7 @@ def encode_in_processes(
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     pool = ProcessPoolExecutor(processes, context, _follow_parent)
-    waiting: deque[Future[list[np.ndarray]]] = deque()
+    waiting: deque[Future[Outcomes]] = deque()
     try:
         for batch in batches:
             waiting.append(pool.submit(_encode_recordings, graph, batch))
@@ -124,7 +127,8 @@ def _session(graph: Path) -> Session:
     return Session(graph)
 
 
-def _encode_recordings(graph: Path, batch: Sequence[Recording]) -> list[np.ndarray]:
+def _encode_recordings(graph: Path, batch: Sequence[Recording]) -> Outcomes:
     # Opened here rather than at the start, where an error would only say that a process
     # has died.
-    return _session(graph).encode([load_audio(path, sha256) for path, sha256 in batch])
+    session = _session(graph)
+    return encode_good(session.encode, [try_audio(*recording) for recording in batch])

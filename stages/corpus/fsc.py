@@ -1,7 +1,7 @@
 """Fluent Speech Commands, as released: `data/{train,valid,test}_data.csv` and wavs.
 
-An intent is the triple of action, object and location (31 in all). Source: Lugosch et
-al. 2019, section 3.
+An intent is the triple of action, object and location (31 in all). The official splits
+share no speaker but nearly all wordings. Source: Lugosch et al. 2019, section 3.
 """
 
 from pathlib import Path

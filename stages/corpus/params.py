@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from stages.errors import ConfigurationError
 
 ADAPTERS = ("demo", "fsc", "table")
+ON_ERROR = ("stop", "quarantine")
+SPLITS = ("given", "random", "speakers", "wordings")
 
 
 @dataclass(frozen=True)
@@ -15,14 +17,24 @@ class CorpusParams:
         name: what the corpus is called: its folder under `cache/`, the start of every
             id, and by default its folder under `data/`.
         adapter: who reads it: `demo` speaks the embedded commands, `fsc` reads the
-            Fluent Speech Commands release, `table` a person's own CSV or TSV.
+            Fluent Speech Commands release, `table` a person's own CSV, TSV, JSON lines
+            or Parquet.
         train_utterances, valid_utterances, test_utterances: demo only: how many
             commands each speaker of that split says.
-        seed: demo only: of who says what, where and how loud.
+        seed: of who says what, where and how loud in the demo; of splits that are made.
         table: `table` only: the file, relative to the corpus root.
         path_column, split_column, speaker_column, text_column, intent_column:
             `table` only: what its columns are called. An empty speaker_column means
-            that speakers are unknown.
+            that speakers are unknown; split_column is read if splits are given.
+        splits: not of the demo: as `given` by the corpus, or made from it by `seed`,
+            stratified by intent: `random`, or such that none of the `speakers`, or of
+            the `wordings`, is in two splits.
+        valid_share, test_share: of the utterances, where splits are made.
+        on_error: what to do about a recording that is no audio, empty or too long:
+            `stop` there, or `quarantine` it: set it aside, name it in the report, and
+            go on without it.
+        longest_seconds: of a recording; a command takes seconds, and the memory that
+            extraction needs grows with the longest.
     """
 
     name: str = "demo"
@@ -37,6 +49,11 @@ class CorpusParams:
     speaker_column: str = "speaker"
     text_column: str = "text"
     intent_column: str = "intent"
+    splits: str = "given"
+    valid_share: float = 0.1
+    test_share: float = 0.2
+    on_error: str = "stop"
+    longest_seconds: float = 120.0
 
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
@@ -44,6 +61,32 @@ class CorpusParams:
                 "unknown corpus.adapter",
                 found=repr(self.adapter),
                 expected=f"one of {', '.join(ADAPTERS)}",
+            )
+        if self.on_error not in ON_ERROR:
+            raise ConfigurationError(
+                "unknown corpus.on_error",
+                found=repr(self.on_error),
+                expected=f"one of {', '.join(ON_ERROR)}",
+            )
+        if self.splits not in SPLITS:
+            raise ConfigurationError(
+                "unknown corpus.splits",
+                found=repr(self.splits),
+                expected=f"one of {', '.join(SPLITS)}",
+            )
+        if min(self.valid_share, self.test_share) <= 0 or (
+            self.valid_share + self.test_share >= 1
+        ):
+            raise ConfigurationError(
+                "corpus.valid_share and corpus.test_share cannot be used",
+                found=f"{self.valid_share} and {self.test_share}",
+                expected="more than 0 each, less than 1 together",
+            )
+        if not self.longest_seconds > 0:
+            raise ConfigurationError(
+                "corpus.longest_seconds cannot be used",
+                found=self.longest_seconds,
+                expected="more than 0 seconds",
             )
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ConfigurationError(

@@ -13,21 +13,26 @@ from pathlib import Path
 import soundfile
 
 from stages.atomic import write_json
-from stages.errors import InputError
+from stages.errors import InputError, RecordingError
 from stages.provenance import hash_file
 from stages.runtime import progress
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Duration in seconds, and SHA-256 of the file's bytes."""
+    """Duration in seconds, 0 where it cannot be told, and SHA-256 of the bytes."""
 
     seconds: float
     sha256: str
 
 
 def inspect_recordings(
-    root: Path, paths: list[str], remembered: Path, workers: int
+    root: Path,
+    paths: list[str],
+    remembered: Path,
+    workers: int,
+    *,
+    on_error: str = "stop",
 ) -> list[Recording]:
     """Duration and hash of each of `paths` under `root`, in their order.
 
@@ -36,9 +41,12 @@ def inspect_recordings(
         paths: relative to it.
         remembered: the file in which results are kept.
         workers: threads; hashing lets others run.
+        on_error: with `quarantine`, a file that is empty or not audio lasts 0 seconds
+            and is left to extraction, which sets it aside.
 
     Raises:
-        InputError: a file is missing, empty, or not audio; names the file.
+        InputError: a file is missing; names it.
+        RecordingError: a file is empty or not audio.
     """
     known = _read(remembered)
 
@@ -54,9 +62,16 @@ def inspect_recordings(
             ) from None
         stamp = [state.st_size, state.st_mtime_ns]
         note = known.get(path)
-        if note is not None and note["stamp"] == stamp:
+        # What lasts 0 seconds was bad under another `on_error`.
+        if note is not None and note["stamp"] == stamp and note["seconds"]:
             return stamp, Recording(note["seconds"], note["sha256"])
-        return stamp, Recording(_seconds(file), hash_file(file))
+        try:
+            seconds = _seconds(file)
+        except RecordingError:
+            if on_error == "stop":
+                raise
+            seconds = 0.0
+        return stamp, Recording(seconds, hash_file(file))
 
     results: dict[str, tuple[list[int], Recording]] = {}
     try:
@@ -86,15 +101,19 @@ def _seconds(file: Path) -> float:
     try:
         header = soundfile.info(file)
     except soundfile.LibsndfileError as error:
-        raise InputError(
+        raise RecordingError(
             "not an audio file that libsndfile reads",
             path=file,
             found=error.error_string,
             expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
-            fix="convert the file or drop its row",
+            fix="convert the file, drop its row, or use --on-error quarantine",
         ) from None
     if header.frames == 0:
-        raise InputError("the recording is empty", path=file, fix="drop its row")
+        raise RecordingError(
+            "the recording is empty",
+            path=file,
+            fix="drop its row, or use --on-error quarantine",
+        )
     return header.frames / header.samplerate
 
 

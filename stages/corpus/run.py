@@ -6,6 +6,7 @@ rows where conditions are unknown). Later stages depend on the manifest alone: i
 carries the hash of every recording.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from stages.corpus.demo import read_demo
 from stages.corpus.fsc import read_fsc
 from stages.corpus.params import CorpusParams
 from stages.corpus.recordings import inspect_recordings
+from stages.corpus.splits import make_splits
 from stages.corpus.table import read_described
 from stages.errors import ConfigurationError, InputError
 from stages.manifest import SPLITS, write_manifest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class Summary:
     utterances: dict[str, int]
     intents: int
     hours: float
+    unreadable: int
 
     def __str__(self) -> str:
         splits = ", ".join(f"{self.utterances[name]} {name}" for name in SPLITS)
+        bad = f"; {self.unreadable} cannot be read, extraction sets them aside"
         return (
             f"{self.manifest}: {splits} utterances, {self.intents} intents, "
-            f"{self.hours:.2f} hours"
+            f"{self.hours:.2f} hours" + bad * bool(self.unreadable)
         )
 
 
@@ -61,14 +67,16 @@ def run(
     else:
         root = _checked_root(params, root)
         conditions = pd.DataFrame({"path": [], "condition": []}, dtype=str)
-        if params.adapter == "fsc":
-            table = read_fsc(root)
-        else:
-            table = read_described(params, root)
+        table = read_corpus(params, root)
     table["path"] = [Path(path).as_posix() for path in table["path"]]
     _check_unique(root, table)
+    _warn(table)
     recordings = inspect_recordings(
-        root, list(table["path"]), output / "recordings.json", workers
+        root,
+        list(table["path"]),
+        output / "recordings.json",
+        workers,
+        on_error=params.on_error,
     )
     table["id"] = _identifiers(params.name, table["path"])
     table["seconds"] = [one.seconds for one in recordings]
@@ -88,6 +96,31 @@ def run(
         {name: int((table["split"] == name).sum()) for name in SPLITS},
         table["intent"].nunique(),
         float(table["seconds"].sum() / 3600),
+        int((table["seconds"] == 0).sum()),
+    )
+
+
+def read_corpus(params: CorpusParams, root: Path) -> pd.DataFrame:
+    """The rows of a corpus that is given: path, split, speaker, text and intent.
+
+    No recording is opened.
+
+    Raises:
+        InputError: the corpus is incomplete or inconsistent; names file and row.
+    """
+    match params.adapter:
+        case "fsc":
+            table = read_fsc(root)
+        case _:
+            table = read_described(params, root)
+    if params.splits == "given":
+        return table
+    return make_splits(
+        table,
+        params.splits,
+        valid_share=params.valid_share,
+        test_share=params.test_share,
+        seed=params.seed,
     )
 
 
@@ -116,6 +149,28 @@ def _check_unique(root: Path, table: pd.DataFrame) -> None:
             found=f"{len(repeated)} such rows",
             fix="keep one row a recording",
         )
+
+
+def _warn(table: pd.DataFrame) -> None:
+    """Say what is no error, but not what one would wish for either."""
+    known = table[table["speaker"] != ""]
+    splits = known.groupby("speaker")["split"].agg(set)
+    both = sorted(splits.index[[{"train", "test"} <= found for found in splits]])
+    if both:
+        log.warning(
+            "%d speakers are in train and in test (%s)", len(both), _listed(both)
+        )
+    counts = table["intent"].value_counts()
+    single = table[table["intent"].map(counts) == 1]
+    if len(single):
+        names = [f"{row.intent} ({row.path})" for row in single.itertuples()]
+        log.warning(
+            "%d intents have a single utterance: %s", len(single), _listed(names)
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + ", …" * (len(names) > 3)
 
 
 def _identifiers(name: str, paths: pd.Series) -> list[str]:

@@ -1,39 +1,50 @@
-"""A corpus described by a person's own CSV or TSV file."""
+"""A corpus described by a person's own table: CSV, TSV, JSON lines or Parquet."""
 
+import json
+import os
 import re
 from pathlib import Path
 
 import pandas as pd
 
 from stages.corpus.params import CorpusParams
-from stages.errors import InputError
+from stages.errors import ConfigurationError, InputError
 from stages.manifest import SPLITS
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+# The row of the first utterance, as a person counts: a CSV's heading is row 1.
+_FIRST_ROW = {".jsonl": 1, ".parquet": 1}
 
 
 def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
     """Rows for the manifest from `params.table` under `root`.
 
+    Without given splits, the column split is empty. Paths in the table are relative to
+    its own folder; here they are relative to `root`.
+
     Raises:
+        ConfigurationError: Parquet without the package that reads it.
         InputError: no such file, a missing column, an empty field, an unknown split,
-            or an intent that no train row has; names the file and the row (the
-            heading is row 1).
+            a path outside the root, or an intent that no train row has; names the file
+            and the row.
     """
     file = root / params.table
     if not file.is_file():
         raise InputError(
             "no such table",
             path=file,
-            fix="set corpus.table to a CSV or TSV file below the corpus root",
+            fix="set corpus.table to a file below the corpus root: .csv, .tsv, .jsonl "
+            "or .parquet",
         )
-    table = read_text_table(file)
+    table = read_table(file)
     columns = {
         "path": params.path_column,
-        "split": params.split_column,
         "text": params.text_column,
         "intent": params.intent_column,
     }
+    if params.splits == "given":
+        columns["split"] = params.split_column
     if params.speaker_column:
         columns["speaker"] = params.speaker_column
     missing = sorted(set(columns.values()) - set(table.columns))
@@ -42,14 +53,34 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
             f"no column {', '.join(missing)}",
             path=file,
             found=", ".join(table.columns),
-            fix="name the columns in section corpus of params.yaml",
+            fix="name the columns in section corpus of params.yaml"
+            + ", or set corpus.splits to make splits" * ("split" in columns),
         )
     rows = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()})
-    if not params.speaker_column:
-        rows["speaker"] = ""
-    check_rows(file, rows)
-    check_intents(file, rows, set(rows.loc[rows["split"] == "train", "intent"]))
+    for absent in {"speaker", "split"} - columns.keys():
+        rows[absent] = ""
+    first = _FIRST_ROW.get(file.suffix, 2)
+    folder = file.parent.relative_to(root)
+    check_rows(file, rows, first=first, folder=folder, splits=params.splits == "given")
+    rows["path"] = [_inside(path, folder) for path in rows["path"]]
+    if params.splits == "given":
+        trained = set(rows.loc[rows["split"] == "train", "intent"])
+        check_intents(file, rows, trained, first=first)
     return rows
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """A table by its suffix, .tsv, .jsonl, .parquet or else CSV; all fields strings.
+
+    Raises:
+        ConfigurationError: Parquet without the package that reads it.
+        InputError: it is not UTF-8 or not a table; names the line where there is one.
+    """
+    if file.suffix == ".jsonl":
+        return _read_json_lines(file)
+    if file.suffix == ".parquet":
+        return _read_parquet(file)
+    return read_text_table(file)
 
 
 def read_text_table(file: Path) -> pd.DataFrame:
@@ -62,17 +93,73 @@ def read_text_table(file: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False)
     except UnicodeDecodeError as error:
-        raise InputError(
-            "not UTF-8 text", path=file, found=str(error), fix="save it as UTF-8"
-        ) from None
+        raise _not_utf8(file, error) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = str(error).strip()
         raise InputError(f"not a readable table ({reason})", path=file) from None
 
 
-def check_intents(file: Path, rows: pd.DataFrame, trained: set[str]) -> None:
+def _read_json_lines(file: Path) -> pd.DataFrame:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, error) from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(
+                f"line {number} is not JSON ({error})", path=file
+            ) from None
+        if not isinstance(row, dict):
+            raise InputError(
+                f"line {number} is no object", path=file, found=type(row).__name__
+            )
+        rows.append({name: _as_text(value) for name, value in row.items()})
+    return pd.DataFrame(rows, dtype=str).fillna("")
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _read_parquet(file: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(file)
+    except ImportError:
+        raise ConfigurationError(
+            "reading Parquet needs another package",
+            path=file,
+            fix="pip install -e '.[parquet]'",
+        ) from None
+    # pyarrow meets a damaged file with exceptions of its own.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"not a readable table ({reason})", path=file) from error
+    return table.astype(object).where(table.notna(), "").astype(str)
+
+
+def _not_utf8(file: Path, error: UnicodeDecodeError) -> InputError:
+    return InputError(
+        "not UTF-8 text", path=file, found=str(error), fix="save it as UTF-8"
+    )
+
+
+def _inside(path: str, folder: Path) -> str | None:
+    """`path`, relative to `folder` of the root, from the root; None if outside it."""
+    found = Path(os.path.normpath(folder / path))
+    outside = found.is_absolute() or found.parts[:1] == ("..",)
+    return None if outside else found.as_posix()
+
+
+def check_intents(
+    file: Path, rows: pd.DataFrame, trained: set[str], *, first: int = 2
+) -> None:
     """Raise InputError at the first row whose intent is none of `trained`."""
-    for number, intent in enumerate(rows["intent"], 2):
+    for number, intent in enumerate(rows["intent"], first):
         if intent not in trained:
             raise InputError(
                 f"row {number} has intent {intent!r}, which no train row has",
@@ -81,9 +168,24 @@ def check_intents(file: Path, rows: pd.DataFrame, trained: set[str]) -> None:
             )
 
 
-def check_rows(file: Path, rows: pd.DataFrame) -> None:
-    """Raise InputError at the first row that lacks a field or has a bad one."""
-    for number, row in enumerate(rows.itertuples(index=False), 2):
+def check_rows(
+    file: Path,
+    rows: pd.DataFrame,
+    *,
+    first: int = 2,
+    folder: Path = Path(),
+    splits: bool = True,
+) -> None:
+    """Raise InputError at the first row that lacks a field or has a bad one.
+
+    Args:
+        file: the table, for the message.
+        rows: columns path, speaker, text, intent and split.
+        first: the number of the first row.
+        folder: of the corpus root, which paths are relative to.
+        splits: whether there must be one.
+    """
+    for number, row in enumerate(rows.itertuples(index=False), first):
         for field in ("path", "text", "intent"):
             if not getattr(row, field).strip():
                 raise InputError(f"row {number} has no {field}", path=file)
@@ -95,17 +197,18 @@ def check_rows(file: Path, rows: pd.DataFrame) -> None:
                     path=file,
                     found=repr(getattr(row, field)),
                 )
-        if row.split not in SPLITS:
+        if splits and row.split not in SPLITS:
             raise InputError(
                 f"row {number} has an unknown split",
                 path=file,
                 found=repr(row.split),
                 expected=", ".join(SPLITS),
             )
-        if Path(row.path).is_absolute() or ".." in Path(row.path).parts:
+        if _inside(row.path, folder) is None:
             raise InputError(
                 f"row {number} leaves the corpus root",
                 path=file,
                 found=repr(row.path),
-                expected="a path relative to the corpus root",
+                expected="a path below the corpus root",
+                fix="link the recordings' folder into the corpus root",
             )

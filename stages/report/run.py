@@ -1,10 +1,10 @@
 """Write the report: `results.json`, `results.md`, pictures, and data for DVC's plots.
 
-Reads the manifest with its intents (and `conditions.csv` beside it, columns id and
-condition, where it has rows), the teacher's and the students' predictions, the
-students' histories, the embeddings of the best transfer system, and the scores of the
-shipped encoder. Everything is computed before the first file is written, so a report
-that fails leaves the former one as it was.
+Reads the manifest but for the recordings set aside, its intents (and `conditions.csv`
+beside it, columns id and condition, where it has rows), the teacher's and the students'
+predictions, the students' histories, the embeddings of the best transfer system, and
+the scores of the shipped encoder. Everything is computed before the first file is
+written, so a report that fails leaves the former one as it was.
 
     results.json          figures by name, flat enough for `dvc metrics show`
     results.md            the page; shows the pictures by relative links
@@ -30,7 +30,7 @@ import pandas as pd
 
 from stages.atomic import atomic_path
 from stages.errors import CacheError, ConfigurationError, InputError
-from stages.manifest import read_intents, read_manifest
+from stages.manifest import read_intents, read_manifest, read_quarantine
 from stages.report import scores, tables
 from stages.report.figures import (
     INTENT_COLOURS,
@@ -93,6 +93,7 @@ def run(
     corpus: str,
     manifest: Path,
     intents: Path,
+    quarantine: Path,
     teacher: Path,
     students: Mapping[str, Path],
     encoder_scores: Path | None,
@@ -105,6 +106,7 @@ def run(
         corpus: its name.
         manifest: `manifest.csv`.
         intents: `intents.json`.
+        quarantine: names the recordings that nothing is measured on.
         teacher: folder of the fine-tuned BERT.
         students: folder by name, `baseline2` or `aln-0.8`, in the order to be shown.
         encoder_scores: JSON with `conditions`: {name: {trained, random, log_mel}} in
@@ -113,16 +115,18 @@ def run(
 
     Raises:
         ConfigurationError: no student, an unknown one, or unusable parameters.
-        InputError: the manifest, conditions or encoder scores cannot be used.
+        InputError: the manifest, conditions, list of recordings set aside or encoder
+            scores cannot be used.
         CacheError: a student or the teacher is missing, damaged or of other inputs.
     """
     _check_params(params, students)
-    table = read_manifest(manifest)
+    table = read_manifest(manifest, quarantine=quarantine)
+    set_aside = read_quarantine(quarantine)
     names = read_intents(intents)
     utterances = _utterances(table, manifest)
     encoder = _read_encoder_scores(encoder_scores)
     systems = [
-        read_teacher(teacher, utterances),
+        read_teacher(teacher, utterances, set_aside=set_aside["id"]),
         *(read_student(name, path, utterances) for name, path in students.items()),
     ]
     for system in systems:
@@ -157,6 +161,7 @@ def run(
     found = tables.Findings(
         corpus=corpus,
         table1=scores.describe_corpus(table),
+        set_aside=dict(zip(set_aside["id"], set_aside["reason"], strict=True)),
         systems=systems,
         rows=rows,
         best=best,
@@ -317,6 +322,7 @@ def _results(found: tables.Findings) -> dict[str, Any]:
     return {
         "corpus": found.corpus,
         "table1": found.table1,
+        "set_aside": len(found.set_aside),
         "systems": rows,
         "best": found.best,
         "wording": found.wording,

@@ -6,7 +6,7 @@ manifest, another α or half of its seeds must not get past this module.
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,14 +150,22 @@ def read_student(name: str, folder: Path, utterances: pd.DataFrame) -> System:
     return system
 
 
-def read_teacher(folder: Path, utterances: pd.DataFrame) -> System:
+def read_teacher(
+    folder: Path, utterances: pd.DataFrame, *, set_aside: Collection[str] = ()
+) -> System:
     """Baseline-1 on ground-truth text: the fine-tuned BERT's own predictions.
+
+    Args:
+        folder: what fine-tuning wrote.
+        utterances: as in `read_student`.
+        set_aside: ids whose predictions are left out, their recordings being bad.
 
     Raises:
         CacheError: the file is missing, damaged or of another manifest.
     """
     path = folder / "predictions.csv"
     rows = _read_table(path, ("id", "split", "intent", "predicted"), TEACHER_FIX)
+    rows = rows[~rows["id"].isin(list(set_aside))]
     rows.insert(0, "seed", 0)
     return System(
         "baseline1_text",

@@ -44,6 +44,7 @@ _TABLE1_ROWS = {
     "texts_shared_with_train": "of these also in train",
 }
 _NONE = "–"
+_SET_ASIDE_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Findings:
     Attributes:
         corpus: its name.
         table1: counts by split, of `describe_corpus`.
+        set_aside: by id, why a recording could not be used.
         systems: in the order they are shown.
         rows: `evaluate` of each, by name.
         best: the better α by kind, `best_by_valid`.
@@ -70,6 +72,7 @@ class Findings:
 
     corpus: str
     table1: Mapping[str, Mapping[str, Any]]
+    set_aside: Mapping[str, str]
     systems: Sequence[System]
     rows: Mapping[str, Mapping[str, float]]
     best: Mapping[str, str]
@@ -91,6 +94,7 @@ def page(found: Findings) -> str:
         MEASURED.get(found.corpus, OTHER_CORPUS),
         "## Corpus",
         corpus_table(found.corpus, found.table1),
+        *_set_aside_section(found.set_aside),
         "## Accuracy",
         accuracy_section(found),
         "## Unheard wordings" + (" and conditions" if found.conditions else ""),
@@ -105,6 +109,21 @@ def page(found: Findings) -> str:
     if found.encoder:
         sections += ["## The shipped encoder", encoder_section(found.encoder)]
     return "\n\n".join(sections) + "\n"
+
+
+def _set_aside_section(set_aside: Mapping[str, str]) -> list[str]:
+    """The recordings that no figure of the page counts; nothing if there are none."""
+    if not set_aside:
+        return []
+    count = len(set_aside)
+    what = "1 recording" if count == 1 else f"{count:,} recordings"
+    shown = list(set_aside.items())[:_SET_ASIDE_ROWS]
+    listed = [[_code(id), _cell(reason)] for id, reason in shown]
+    more = f"\n\nand {count - _SET_ASIDE_ROWS:,} more." * (count > _SET_ASIDE_ROWS)
+    return [
+        f"**{what} could not be used** and no figure here counts them:",
+        _table(["recording", "why"], listed) + more,
+    ]
 
 
 def corpus_table(corpus: str, table1: Mapping[str, Mapping[str, Any]]) -> str:

@@ -92,6 +92,7 @@ class Job:
     manifest: Path
     acoustic: Path
     acoustic_digest: Path
+    quarantine: Path
     targets: Path | None
     targets_digest: Path | None
     device: str
@@ -107,16 +108,17 @@ class Inputs:
 
     def __init__(self, job: Job) -> None:
         table = read_manifest(job.manifest)
-        check_manifest(job.manifest, table)
-        self.tables = {split: rows for split, rows in table.groupby("split")}
         path = job.manifest.with_name("intents.json")
         self.intents = read_intents(path)
-        if self.intents != sorted(self.tables["train"]["intent"].unique()):
+        if self.intents != sorted(table[table["split"] == "train"]["intent"].unique()):
             raise InputError(
                 "not the intents of the manifest beside it",
                 path=path,
                 fix="run `aln-pipeline prepare`",
             )
+        table = read_manifest(job.manifest, quarantine=job.quarantine)
+        check_manifest(job.manifest, table)
+        self.tables = {split: rows for split, rows in table.groupby("split")}
         digest = read_digest(job.acoustic_digest)
         for id, audio in zip(table["id"], table["audio_sha256"], strict=True):
             if id not in digest.rows or digest.rows[id][0] != audio:
@@ -183,6 +185,7 @@ def run(
     manifest: Path,
     acoustic: Path,
     acoustic_digest: Path,
+    quarantine: Path,
     targets: Path | None,
     targets_digest: Path | None,
     output: Path,
@@ -198,6 +201,7 @@ def run(
         manifest: `manifest.csv`, with `intents.json` beside it.
         acoustic: the cache of acoustic features.
         acoustic_digest: its digest.
+        quarantine: names the recordings that are left out.
         targets: the cache of the teacher's vectors; not looked at for baseline2.
         targets_digest: its digest.
         output: the folder of this student.
@@ -224,6 +228,7 @@ def run(
         manifest=manifest,
         acoustic=acoustic,
         acoustic_digest=acoustic_digest,
+        quarantine=quarantine,
         targets=targets,
         targets_digest=targets_digest,
         device=device,

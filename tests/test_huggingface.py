@@ -1,0 +1,748 @@
+"""Encoders of transformers give what the plain model gives for one wave alone."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel,
+    BertConfig,
+    Data2VecAudioConfig,
+    HubertConfig,
+    PreTrainedConfig,
+    UniSpeechConfig,
+    UniSpeechSatConfig,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    WavLMConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
+from transformers.utils import logging as library_logging
+
+from stages.acoustic.huggingface import SUPPORTED, load_pretrained
+from stages.errors import ConfigurationError, InputError, PipelineError
+
+LAYERS = 3
+DIM = 12
+WINDOW = 1  # seconds, of the tiny Whisper
+
+# Masking and dropping that would show at once if the model were training.
+TRAINING = {"mask_time_prob": 0.9, "mask_time_length": 1, "layerdrop": 0.9}
+SIZES = {
+    "hidden_size": DIM,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+    "intermediate_size": 20,
+    "conv_dim": (6,) * 7,
+    "num_conv_pos_embedding_groups": 2,
+    "hidden_dropout": 0.5,
+    **TRAINING,
+}
+POSITIONS = {"num_conv_pos_embeddings": 6}
+STABLE = {
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "conv_bias": True,
+    "num_conv_pos_embeddings": 5,
+}
+CONFIGURATIONS: dict[str, PreTrainedConfig] = {
+    "wav2vec2": Wav2Vec2Config(**SIZES, **POSITIONS),
+    "wav2vec2 stable": Wav2Vec2Config(**SIZES, **STABLE),
+    "hubert": HubertConfig(**SIZES, **POSITIONS, conv_pos_batch_norm=True),
+    "hubert stable": HubertConfig(**SIZES, **STABLE, feat_proj_layer_norm=False),
+    "wavlm": WavLMConfig(**SIZES, **POSITIONS, num_buckets=8, max_bucket_distance=16),
+    "wavlm stable": WavLMConfig(**SIZES, **STABLE, num_buckets=8),
+    # Says what other types mean by it, and does not do it.
+    "data2vec-audio": Data2VecAudioConfig(
+        **SIZES, conv_pos_kernel_size=3, do_stable_layer_norm=True
+    ),
+    "unispeech": UniSpeechConfig(**SIZES, **POSITIONS),
+    "unispeech-sat": UniSpeechSatConfig(**SIZES, **STABLE),
+    "whisper": WhisperConfig(
+        d_model=DIM,
+        encoder_layers=LAYERS,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=20,
+        encoder_layerdrop=0.9,
+        dropout=0.5,
+        num_mel_bins=10,
+        max_source_positions=50 * WINDOW,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=8,
+        vocab_size=9,
+        pad_token_id=0,
+    ),
+}
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    """A wave with a loud end and an offset, which normalisation takes away."""
+    wave = np.random.default_rng((samples, seed)).normal(0.05, 0.1, samples)
+    return (wave * np.linspace(0.3, 1, samples)).astype(np.float32)
+
+
+def save_model(folder: Path, model: Any, seed: int = 0) -> None:
+    """`model` with weights none of which is 0 or 1, so that each one matters."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                drawn = torch.rand(value.shape, generator=generator)
+                value.add_(0.4 * drawn - 0.1)
+    model.save_pretrained(folder)
+
+
+def save_encoder(folder: Path, kind: str) -> None:
+    """A whole folder: configuration, weights, feature extractor."""
+    configuration = CONFIGURATIONS[kind]
+    torch.manual_seed(0)
+    save_model(folder, AutoModel.from_config(configuration))
+    if kind == "whisper":
+        extractor = WhisperFeatureExtractor(feature_size=10, chunk_length=WINDOW)
+    else:
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
+    extractor.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a kind of encoder; nobody writes there."""
+    root = tmp_path_factory.mktemp("encoders")
+
+    def folder(kind: str) -> Path:
+        path = root / kind
+        if not path.exists():
+            save_encoder(path, kind)
+        return path
+
+    return folder
+
+
+@pytest.fixture
+def copied(saved: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of it that may be spoilt."""
+
+    def folder(kind: str) -> Path:
+        return Path(shutil.copytree(saved(kind), tmp_path / kind.replace(" ", "-")))
+
+    return folder
+
+
+def edit(path: Path, **entries: Any) -> None:
+    """Change entries of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+def edit_weights(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]
+) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, {"format": "pt"})
+
+
+@cache
+def plain_model(folder: Path) -> Any:
+    return AutoModel.from_pretrained(folder).eval()
+
+
+def hidden_states(folder: Path, wave: np.ndarray) -> list[np.ndarray]:
+    """Every hidden state by the whole plain model, each (frames, dim)."""
+    model = plain_model(folder)
+    if model.config.model_type == "whisper":
+        model = model.encoder
+        extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        inputs = torch.from_numpy(extractor(wave, sampling_rate=16_000).input_features)
+    else:
+        exact = wave.astype(np.float64)
+        exact = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-7)
+        exact = np.pad(exact, (0, max(0, 400 - len(exact))))
+        inputs = torch.from_numpy(exact).float()[None]
+    with torch.no_grad():
+        found = model(inputs, output_hidden_states=True)
+    # The library does not say whether the last is before or after the layer norm.
+    states = [*found.hidden_states[:-1], found.last_hidden_state]
+    if model.main_input_name == "input_features":
+        states = [state[:, : -(-len(wave) // 320)] for state in states]
+    return [state[0].numpy() for state in states]
+
+
+def assert_alike(found: np.ndarray, expected: np.ndarray) -> None:
+    """Equal to 1e-5 of the largest value."""
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(
+        found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+# --------------------------------------------------------------------- features
+
+
+def test_every_supported_type_is_tested() -> None:
+    tested = {one.model_type for one in CONFIGURATIONS.values()}
+    assert tested == set(SUPPORTED)
+
+
+@pytest.mark.parametrize("kind", CONFIGURATIONS)
+def test_each_layer_is_what_the_whole_model_gives(
+    saved: Callable[[str], Path], kind: str
+) -> None:
+    wave = noise(9_001)
+    expected = hidden_states(saved(kind), wave)
+    assert len(expected) == LAYERS + 1
+    for layer, states in enumerate(expected):
+        encoder = load_pretrained(str(saved(kind)), layer=layer)
+        (found,) = encoder.encode([wave])
+        assert_alike(found, states)
+        assert found.shape[1] == encoder.dim == DIM
+        # Those above would cost time for nothing.
+        assert len(getattr(encoder.model, "encoder", encoder.model).layers) == layer
+    # Else the comparisons above would say little.
+    spread = [np.abs(a - b).max() for a, b in pairwise(expected)]
+    assert min(spread) > 0.01
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert stable", "wavlm", "whisper"])
+def test_no_bit_depends_on_the_batch(saved: Callable[[str], Path], kind: str) -> None:
+    encoder = load_pretrained(str(saved(kind)), pooling=3)
+
+    @settings(
+        max_examples=8,
+        deadline=None,
+        suppress_health_check=[HealthCheck.differing_executors],
+    )
+    @given(st.lists(st.integers(1, 16_000 * WINDOW), min_size=1, max_size=5))
+    def together_as_alone(lengths: list[int]) -> None:
+        waves = [noise(samples, seed) for seed, samples in enumerate(lengths)]
+        # Two of one length, too, would be a batch without padding.
+        waves.append(noise(lengths[0], seed=99))
+        found = encoder.encode(waves)
+        assert len(found) == len(waves)
+        for wave, features in zip(waves, found, strict=True):
+            np.testing.assert_array_equal(features, encoder.encode([wave])[0])
+
+    together_as_alone()
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "wav2vec2 stable", "wavlm", "whisper"])
+def test_a_batch_gives_what_the_plain_model_gives_each(
+    saved: Callable[[str], Path], kind: str
+) -> None:
+    waves = [noise(samples) for samples in (5000, 1, 720, 5000, 12_345)]
+    waves[3] = -waves[3][::-1].copy()
+    found = load_pretrained(str(saved(kind))).encode(waves)
+    for wave, features in zip(waves, found, strict=True):
+        assert_alike(features, hidden_states(saved(kind), wave)[-1])
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert stable", "data2vec-audio"])
+def test_short_waves_have_a_frame(saved: Callable[[str], Path], kind: str) -> None:
+    encoder = load_pretrained(str(saved(kind)))
+    for samples, frames in ((1, 1), (399, 1), (400, 1), (719, 1), (720, 2)):
+        (found,) = encoder.encode([noise(samples)])
+        assert found.shape == (frames, DIM)
+        assert_alike(found, hidden_states(saved(kind), noise(samples))[-1])
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
+@pytest.mark.parametrize("pooling", [1, 2, 5, 1000])
+def test_pooling_is_the_mean_of_what_is_there(
+    saved: Callable[[str], Path], kind: str, pooling: int
+) -> None:
+    encoder = load_pretrained(str(saved(kind)), layer=2, pooling=pooling)
+    assert encoder.frame_step == 320 * pooling
+    (found,) = encoder.encode([noise(8_720)])
+    single = hidden_states(saved(kind), noise(8_720))[2]
+    assert len(single) == (28 if kind == "whisper" else 27)
+    expected = [
+        np.mean(
+            [frame.astype(np.float64) for frame in single[start:][:pooling]], axis=0
+        )
+        for start in range(0, len(single), pooling)
+    ]
+    assert_alike(found, np.array(expected))
+
+
+def test_input_normalisation_is_that_of_the_model(
+    copied: Callable[[str], Path],
+) -> None:
+    folder = copied("wav2vec2 stable")
+    wave = noise(4000)
+    normalised = load_pretrained(str(folder)).encode([wave, 3 * wave + 0.1])
+    assert_alike(normalised[1], normalised[0])
+    edit(folder / "preprocessor_config.json", do_normalize=False)
+    found = load_pretrained(str(folder)).encode([wave, 3 * wave])
+    assert np.abs(found[1] - found[0]).max() > 0.01
+    model = AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        assert_alike(found[0], model(torch.from_numpy(wave)[None])[0][0].numpy())
+
+
+def test_an_adapter_is_left_out(tmp_path: Path) -> None:
+    configuration = Wav2Vec2Config(**SIZES, **POSITIONS, add_adapter=True)
+    save_model(tmp_path, AutoModel.from_config(configuration))
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    (found,) = load_pretrained(str(tmp_path)).encode([noise(6000)])
+    model = AutoModel.from_pretrained(tmp_path).eval()
+    wave = (noise(6000) - noise(6000).mean()) / noise(6000).std()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(wave)[None], output_hidden_states=True)
+    assert len(expected.last_hidden_state[0]) < len(found)
+    assert_alike(found, expected.hidden_states[-1][0].numpy())
+
+
+def test_whisper_reads_a_window_and_no_more(saved: Callable[[str], Path]) -> None:
+    encoder = load_pretrained(str(saved("whisper")))
+    assert encoder.longest_seconds == WINDOW
+    counts = {1: 1, 320: 1, 321: 2, 15_999: 50, 16_000: 50}
+    found = encoder.encode([noise(samples) for samples in counts])
+    assert [len(features) for features in found] == list(counts.values())
+    with pytest.raises(InputError, match=r"found 1\.25 seconds; expected at most 1;"):
+        encoder.encode([noise(20_000)])
+    assert load_pretrained(str(saved("hubert"))).longest_seconds is None
+
+
+# ----------------------------------------------------------------------- frozen
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
+def test_frozen_in_full_precision_whatever_the_checkpoint(
+    copied: Callable[[str], Path], kind: str
+) -> None:
+    folder = copied(kind)
+    edit_weights(
+        folder,
+        lambda weights: weights.update({k: v.half() for k, v in weights.items()}),
+    )
+    edit(folder / "config.json", dtype="float16")
+    encoder = load_pretrained(str(folder))
+    seen = []
+
+    def look(module: Any, inputs: Any) -> None:
+        cudnn = torch.backends.cudnn
+        seen.append(
+            (
+                torch.is_inference_mode_enabled(),
+                module.training,
+                cudnn.allow_tf32,
+                cudnn.deterministic,
+            )
+        )
+
+    for module in encoder.model.modules():
+        module.register_forward_pre_hook(look)
+    (found,) = encoder.encode([noise(4000)])
+    assert found.dtype == np.float32
+    assert set(seen) == {(True, False, False, True)}
+    for value in encoder.model.parameters():
+        assert value.dtype == torch.float32
+        assert not value.requires_grad
+
+
+def test_it_moves(saved: Callable[[str], Path]) -> None:
+    encoder = load_pretrained(str(saved("wav2vec2")))
+    assert encoder.to("meta") is encoder
+    assert encoder.model.device.type == "meta"
+
+
+# --------------------------------------------------------------------- identity
+
+
+def printed(folder: Path, **options: Any) -> str:
+    return load_pretrained(str(folder), **options).fingerprint
+
+
+def test_where_it_lies_and_what_ran_change_no_fingerprint(
+    saved: Callable[[str], Path], copied: Callable[[str], Path]
+) -> None:
+    encoder = load_pretrained(str(saved("wav2vec2")), layer=2)
+    before = encoder.fingerprint
+    encoder.encode([noise(4000), noise(500)])
+    assert encoder.fingerprint == before
+    folder = copied("wav2vec2")
+    assert printed(folder, layer=2) == printed(folder, layer=-2) == before
+    # What features do not depend on.
+    edit(folder / "config.json", mask_time_prob=0.1, vocab_size=77, layerdrop=0.0)
+
+    def others(weights: dict[str, torch.Tensor]) -> None:
+        weights["masked_spec_embed"] += 1
+        weights["encoder.layers.2.final_layer_norm.bias"] += 1
+
+    edit_weights(folder, others)
+    assert printed(folder, layer=2) == before
+    assert printed(folder) != printed(saved("wav2vec2"))
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2 stable", "whisper"])
+def test_the_final_layer_norm_counts_for_the_last_layer_alone(
+    copied: Callable[[str], Path], kind: str
+) -> None:
+    folder = copied(kind)
+    last, below = printed(folder), printed(folder, layer=LAYERS - 1)
+    edit_weights(folder, lambda weights: weights["encoder.layer_norm.bias"].add_(1))
+    assert printed(folder, layer=LAYERS - 1) == below
+    assert printed(folder) != last
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "wavlm stable", "whisper"])
+def test_layer_pooling_and_weights_change_the_fingerprint(
+    copied: Callable[[str], Path], kind: str
+) -> None:
+    folder = copied(kind)
+    prints = [printed(folder, layer=layer) for layer in range(LAYERS + 1)]
+    prints += [printed(folder, layer=1, pooling=2), printed(folder, pooling=2)]
+
+    dense = "fc1" if kind == "whisper" else "feed_forward.intermediate_dense"
+
+    def nudge(weights: dict[str, torch.Tensor]) -> None:
+        weights[f"encoder.layers.0.{dense}.bias"][3] += 1e-3
+
+    edit_weights(folder, nudge)
+    prints += [printed(folder), printed(folder, layer=1)]
+    assert len(set(prints)) == len(prints)
+    assert printed(folder, layer=0) == prints[0]
+
+
+@pytest.mark.parametrize(
+    "kind, file, entries",
+    [
+        ("wav2vec2", "preprocessor_config.json", {"do_normalize": False}),
+        ("wav2vec2", "config.json", {"hidden_act": "relu"}),
+        ("wav2vec2", "config.json", {"feat_extract_activation": "relu"}),
+        ("wav2vec2", "config.json", {"layer_norm_eps": 1e-3}),
+        ("wav2vec2", "config.json", {"num_attention_heads": 3}),
+        ("wav2vec2", "config.json", {"do_stable_layer_norm": True}),
+        ("wav2vec2", "config.json", {"conv_stride": [5, 2, 2, 2, 2, 2, 1]}),
+        ("wavlm", "config.json", {"max_bucket_distance": 9}),
+        ("whisper", "config.json", {"activation_function": "relu"}),
+        ("whisper", "config.json", {"encoder_attention_heads": 3}),
+        ("whisper", "preprocessor_config.json", {"n_fft": 512}),
+        ("whisper", "preprocessor_config.json", {"chunk_length": 2, "hop_length": 320}),
+        ("whisper", "preprocessor_config.json", {"padding_value": 0.1}),
+    ],
+)
+def test_a_setting_that_changes_features_changes_the_fingerprint(
+    copied: Callable[[str], Path], kind: str, file: str, entries: dict[str, Any]
+) -> None:
+    folder = copied(kind)
+    before = load_pretrained(str(folder))
+    edit(folder / file, **entries)
+    after = load_pretrained(str(folder))
+    assert after.fingerprint != before.fingerprint
+    wave = noise(9000)
+    one, other = before.encode([wave])[0], after.encode([wave])[0]
+    assert one.shape != other.shape or np.abs(one - other).max() > 1e-4
+
+
+def test_it_says_what_it_is(saved: Callable[[str], Path]) -> None:
+    folder = saved("wav2vec2 stable")
+    encoder = load_pretrained(f"{folder}/", layer=-2, pooling=4)
+    assert encoder.description == "wav2vec2 layer 2 of 3, mean of 4 frames"
+    assert encoder.parameters == {
+        "model": "wav2vec2",
+        "name": "wav2vec2 stable",
+        "revision": "",
+        "layer": 2,
+        "layers": 3,
+        "pooling": 4,
+        "hidden_size": DIM,
+        "feature_extractor": {"do_normalize": True},
+    }
+    whisper = load_pretrained(str(saved("whisper")))
+    assert whisper.description == "whisper layer 3 of 3"
+    assert whisper.parameters["feature_extractor"] == {
+        "chunk_length": WINDOW,
+        "hop_length": 160,
+        "n_fft": 400,
+        "padding_value": 0.0,
+    }
+    text = json.dumps([encoder.parameters, whisper.parameters])
+    assert str(folder.parent) not in text
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+def test_a_model_with_a_head_and_old_names_is_the_same_encoder(
+    copied: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied("wav2vec2")
+    head = Wav2Vec2ForCTC(Wav2Vec2Config.from_pretrained(folder))
+    head.wav2vec2.load_state_dict(load_file(folder / "model.safetensors"))
+    head.save_pretrained(tmp_path / "head")
+    shutil.copy(folder / "preprocessor_config.json", tmp_path / "head")
+
+    def rename(weights: dict[str, torch.Tensor]) -> None:
+        for new, old in (("0", "g"), ("1", "v")):
+            conv = "wav2vec2.encoder.pos_conv_embed.conv"
+            value = weights.pop(f"{conv}.parametrizations.weight.original{new}")
+            weights[f"{conv}.weight_{old}"] = value
+        del weights["wav2vec2.masked_spec_embed"]
+
+    edit_weights(tmp_path / "head", rename)
+    capfd.readouterr()
+    assert printed(tmp_path / "head") == printed(folder)
+    # No bar, and no report on the head.
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_library_is_left_as_talkative_as_it_was(
+    saved: Callable[[str], Path],
+) -> None:
+    verbosity = library_logging.get_verbosity()
+    library_logging.set_verbosity_info()
+    try:
+        load_pretrained(str(saved("hubert")))
+        with pytest.raises(InputError):
+            load_pretrained("not/there")
+        assert library_logging.get_verbosity() == library_logging.INFO
+        assert library_logging.is_progress_bar_enabled()
+        library_logging.disable_progress_bar()
+        load_pretrained(str(saved("hubert")))
+        assert not library_logging.is_progress_bar_enabled()
+    finally:
+        library_logging.set_verbosity(verbosity)
+        library_logging.enable_progress_bar()
+
+
+def test_plain_pytorch_files_are_read_but_not_run(
+    copied: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copied("hubert")
+    expected = printed(folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert printed(folder) == expected
+
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({**weights, "code": Code()}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot load the weights; found Unpickling"):
+        load_pretrained(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no weights"], ids=["empty", "something else"]
+)
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_damaged_weights_are_refused(
+    copied: Callable[[str], Path], file: str, content: bytes
+) -> None:
+    folder = copied("wavlm")
+    (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(content)
+    with pytest.raises(InputError, match=r"wavlm: cannot load the weights.*fix: set"):
+        load_pretrained(str(folder))
+
+
+def test_a_broken_off_copy_is_refused(copied: Callable[[str], Path]) -> None:
+    folder = copied("unispeech")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(InputError, match="cannot load the weights"):
+        load_pretrained(str(folder))
+
+
+SPOILT = {
+    "wav2vec2": "encoder.layers.1.attention.k_proj.weight",
+    "wav2vec2 stable": "encoder.layer_norm.weight",
+    "hubert": "encoder.pos_conv_embed.batch_norm.running_mean",
+    "wavlm": "encoder.layers.0.attention.rel_attn_embed.weight",
+    "whisper": "encoder.layers.1.fc1.weight",
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_weight_that_is_not_there_is_no_random_one(
+    copied: Callable[[str], Path], kind: str
+) -> None:
+    folder = copied(kind)
+    edit_weights(folder, lambda weights: weights.pop(SPOILT[kind]))
+    message = f"{folder}: weight {SPOILT[kind]} is missing from the checkpoint; fix: "
+    with pytest.raises(InputError, match=message):
+        load_pretrained(str(folder))
+    # Nothing below it needs it.
+    if "layer" in SPOILT[kind] and kind != "wavlm":
+        load_pretrained(str(folder), layer=1)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
+def test_a_weight_of_other_dimensions_is_refused(
+    copied: Callable[[str], Path], kind: str
+) -> None:
+    folder = copied(kind)
+    name = SPOILT[kind]
+    wanted = tuple(load_file(folder / "model.safetensors")[name].shape)
+    edit_weights(folder, lambda weights: weights.update({name: torch.ones(2, 3)}))
+    with pytest.raises(InputError) as raised:
+        load_pretrained(str(folder))
+    assert f"weight {name} has other dimensions; found (2, 3)" in str(raised.value)
+    assert f"expected {wanted}" in str(raised.value)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_refused(
+    copied: Callable[[str], Path], bad: float
+) -> None:
+    folder = copied("wav2vec2")
+
+    def spoil(weights: dict[str, torch.Tensor]) -> None:
+        weights[SPOILT["wav2vec2"]][2, 3] = bad
+
+    edit_weights(folder, spoil)
+    message = f"weight {SPOILT['wav2vec2']} holds values that are no numbers"
+    with pytest.raises(InputError, match=message):
+        load_pretrained(str(folder))
+
+
+# ----------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("layer", [LAYERS + 1, -LAYERS - 2])
+def test_a_layer_out_of_range_shows_the_range(
+    saved: Callable[[str], Path], layer: int
+) -> None:
+    message = f"found {layer}; expected 0 to 3, or -4 to -1"
+    with pytest.raises(ConfigurationError, match=message):
+        load_pretrained(str(saved("hubert")), layer=layer)
+
+
+def test_pooling_is_of_whole_frames(saved: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigurationError, match="found 0; expected 1 frame or more"):
+        load_pretrained(str(saved("hubert")), pooling=0)
+
+
+def test_another_kind_of_model_shows_the_list(tmp_path: Path) -> None:
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"'bert'; expected one of .*wav2vec2"):
+        load_pretrained(str(tmp_path))
+    edit(tmp_path / "config.json", model_type="no such type")
+    with pytest.raises(ConfigurationError, match="'no such type'; expected one of"):
+        load_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "file, message",
+    [
+        ("config.json", "no config.json there; fix: set acoustic.encoder"),
+        ("preprocessor_config.json", "cannot load preprocessor_config.json"),
+        ("model.safetensors", "no file named model.safetensors, or pytorch_model.bin"),
+    ],
+)
+def test_a_file_that_is_not_there_is_named(
+    copied: Callable[[str], Path], file: str, message: str
+) -> None:
+    folder = copied("wav2vec2")
+    (folder / file).unlink()
+    with pytest.raises(InputError, match=f"^{folder}: .*{message}"):
+        load_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_a_file_that_is_no_json_is_named(
+    copied: Callable[[str], Path], file: str
+) -> None:
+    folder = copied("wav2vec2")
+    (folder / file).write_text("{")
+    with pytest.raises(InputError, match=f"cannot load {file}; .*not a valid JSON"):
+        load_pretrained(str(folder))
+
+
+@pytest.mark.parametrize(
+    "kind, file, entries, message",
+    [
+        ("wav2vec2", "config.json", {"hidden_size": "wide"}, "cannot load config.json"),
+        ("wav2vec2", "config.json", {"hidden_act": "none"}, "cannot load the weights"),
+        (
+            "wav2vec2",
+            "preprocessor_config.json",
+            {"sampling_rate": 8000},
+            "found 8000 Hz; expected 16000 Hz",
+        ),
+        (
+            "wav2vec2",
+            "preprocessor_config.json",
+            {"feature_extractor_type": "WhisperFeatureExtractor"},
+            "found WhisperFeatureExtractor; expected Wav2Vec2FeatureExtractor",
+        ),
+        (
+            "whisper",
+            "preprocessor_config.json",
+            {"feature_extractor_type": "Wav2Vec2FeatureExtractor"},
+            "found Wav2Vec2FeatureExtractor; expected WhisperFeatureExtractor",
+        ),
+        (
+            "whisper",
+            "preprocessor_config.json",
+            {"chunk_length": 2},
+            "found 10 mel bands, 200 frames a window, dither 0; expected 10 mel bands, "
+            "100 frames",
+        ),
+        (
+            "whisper",
+            "preprocessor_config.json",
+            {"feature_size": 20, "dither": 0.5},
+            "found 20 mel bands, 100 frames a window, dither 0.5; expected 10 mel",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_used_say_why(
+    copied: Callable[[str], Path],
+    kind: str,
+    file: str,
+    entries: dict[str, Any],
+    message: str,
+) -> None:
+    folder = copied(kind)
+    edit(folder / file, **entries)
+    with pytest.raises(InputError, match=f"^{folder}: .*{message}"):
+        load_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("name", ["facebook/not-in-the-cache", "no/such/folder"])
+def test_a_model_that_is_not_there_says_where_to_put_it(name: str) -> None:
+    with pytest.raises(PipelineError) as raised:
+        load_pretrained(name)
+    assert str(raised.value).startswith(f"{name}: cannot load config.json; found ")
+    for file in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        assert file in str(raised.value).partition("fix: ")[2]
+
+
+def test_a_hub_name_and_its_revision_are_read_from_the_cache(
+    saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--someone--tiny"
+    commits = {"wav2vec2": "a" * 40, "wavlm": "b" * 40}
+    for kind, commit in commits.items():
+        shutil.copytree(saved(kind), repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commits["wav2vec2"])
+    newest = load_pretrained("someone/tiny")
+    assert newest.fingerprint == printed(saved("wav2vec2"))
+    assert newest.parameters["name"] == "someone/tiny"
+    pinned = load_pretrained("someone/tiny", revision=commits["wavlm"])
+    assert pinned.fingerprint == printed(saved("wavlm"))
+    assert pinned.parameters["revision"] == commits["wavlm"]
+    with pytest.raises(InputError, match="someone/tiny: cannot load config"):
+        load_pretrained("someone/tiny", revision="c" * 40)
