@@ -720,6 +720,8 @@ def test_a_missing_column_is_named_with_those_there_are(
         ),
         (b"", "not a readable table"),
         (b'path,split\n"a.wav,train\n', "not a readable table"),
+        (b"path,split,speaker,text,intent\na,b,c,d,e,f,g\n", "not a readable table"),
+        (b"path,text,text\na,b,c\n", "column 'text' stands twice"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(

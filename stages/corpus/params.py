@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from stages.errors import ConfigurationError
 
-ADAPTERS = ("demo", "fsc", "table")
+ADAPTERS = ("demo", "fsc", "slurp", "snips", "table", "timers")
 ON_ERROR = ("stop", "quarantine")
 SPLITS = ("given", "random", "speakers", "wordings")
 
@@ -17,8 +17,9 @@ class CorpusParams:
         name: what the corpus is called: its folder under `cache/`, the start of every
             id, and by default its folder under `data/`.
         adapter: who reads it: `demo` speaks the embedded commands, `fsc` reads the
-            Fluent Speech Commands release, `table` a person's own CSV, TSV, JSON lines
-            or Parquet.
+            Fluent Speech Commands release, `slurp` SLURP's, `timers` that of Timers and
+            Such, `snips` that of Snips SmartLights, and `table` a person's own CSV,
+            TSV, JSON lines or Parquet.
         train_utterances, valid_utterances, test_utterances: demo only: how many
             commands each speaker of that split says.
         seed: of who says what, where and how loud in the demo; of splits that are made.
@@ -26,6 +27,12 @@ class CorpusParams:
         path_column, split_column, speaker_column, text_column, intent_column:
             `table` only: what its columns are called. An empty speaker_column means
             that speakers are unknown; split_column is read if splits are given.
+        recordings: `slurp` only: all, or those of the headset or the other microphones.
+        synthetic: `slurp` only: whether train has the synthetic speech too.
+        train_speech: `timers` only: real, synth or both.
+        test_speech: `timers` only: real or synth.
+        field: `snips` only: recordings from close, far, or both.
+        fold: `snips` only: which of five is the test split, 0 to 4.
         splits: not of the demo: as `given` by the corpus, or made from it by `seed`,
             stratified by intent: `random`, or such that none of the `speakers`, or of
             the `wordings`, is in two splits.
@@ -49,6 +56,12 @@ class CorpusParams:
     speaker_column: str = "speaker"
     text_column: str = "text"
     intent_column: str = "intent"
+    recordings: str = "all"
+    synthetic: bool = False
+    train_speech: str = "both"
+    test_speech: str = "real"
+    field: str = "close"
+    fold: int = 0
     splits: str = "given"
     valid_share: float = 0.1
     test_share: float = 0.2

@@ -17,8 +17,11 @@ from stages.corpus.demo import read_demo
 from stages.corpus.fsc import read_fsc
 from stages.corpus.params import CorpusParams
 from stages.corpus.recordings import inspect_recordings
+from stages.corpus.slurp import read_slurp
+from stages.corpus.snips import read_snips
 from stages.corpus.splits import make_splits
 from stages.corpus.table import read_described
+from stages.corpus.timers import read_timers
 from stages.errors import ConfigurationError, InputError
 from stages.manifest import SPLITS, write_manifest
 
@@ -111,6 +114,16 @@ def read_corpus(params: CorpusParams, root: Path) -> pd.DataFrame:
     match params.adapter:
         case "fsc":
             table = read_fsc(root)
+        case "slurp":
+            table = read_slurp(
+                root, recordings=params.recordings, synthetic=params.synthetic
+            )
+        case "timers":
+            table = read_timers(
+                root, train=params.train_speech, test=params.test_speech
+            )
+        case "snips":
+            table = read_snips(root, field=params.field, fold=params.fold)
         case _:
             table = read_described(params, root)
     if params.splits == "given":

@@ -91,21 +91,36 @@ def read_text_table(file: Path) -> pd.DataFrame:
     """
     separator = "\t" if file.suffix == ".tsv" else ","
     try:
-        return pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False)
+        # The heading as a row: else pandas takes the first fields of rows that have
+        # more than it for an index, and shifts the others.
+        table = pd.read_csv(
+            file,
+            sep=separator,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+        )
     except UnicodeDecodeError as error:
         raise _not_utf8(file, error) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        reason = str(error).strip()
+        reason = " ".join(str(error).split())
         raise InputError(f"not a readable table ({reason})", path=file) from None
+    names = table.iloc[0].tolist()
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise InputError(f"column {twice[0]!r} stands twice", path=file)
+    return table.iloc[1:].set_axis(names, axis=1).reset_index(drop=True)
 
 
 def _read_json_lines(file: Path) -> pd.DataFrame:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`: JSON may hold other ends of lines within a text.
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise _not_utf8(file, error) from None
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines if lines != [""] else [], 1):
         try:
             row = json.loads(line)
         except ValueError as error:
