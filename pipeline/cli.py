@@ -223,6 +223,8 @@ def prepare(
         output=settings.layout.folder,
         workers=workers,
     )
+    for note in summary.notes:
+        click.echo(note)
     click.echo(describe_manifest(params.name, summary.manifest))
     click.echo(summary)
 

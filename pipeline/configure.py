@@ -125,13 +125,15 @@ def _look(params: Params, root: Path) -> list[str]:
     """
     from stages.corpus.run import read_corpus
 
-    table = read_corpus(params.corpus, root)
+    corpus = read_corpus(params.corpus, root)
+    table = corpus.table
     counts = table["split"].value_counts()
     splits = ", ".join(f"{counts.get(split, 0):,} {split}" for split in SPLITS)
     speakers = table.loc[table["speaker"] != "", "speaker"].nunique()
     told = f"; {speakers:,} speakers" if speakers else ""
     lines = [
-        f"{root}: {splits} utterances, {table['intent'].nunique():,} intents{told}"
+        *corpus.notes,
+        f"{root}: {splits} utterances, {table['intent'].nunique():,} intents{told}",
     ]
     missing = [path for path in table["path"] if not (root / path).is_file()]
     if missing:

@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from stages.corpus.params import CorpusParams
+from stages.corpus.run import read_corpus
 from stages.corpus.slurp import read_slurp
 from stages.corpus.snips import read_snips
 from stages.corpus.timers import read_timers
@@ -829,3 +831,23 @@ def test_rows_name_recordings_and_become_a_manifest(
         again = read_manifest(tmp_path / "manifest.csv")
         assert set(again["split"]) == set(SPLITS)
         assert listed(again[COLUMNS].sort_values("path")) == listed(table[COLUMNS])
+
+
+@pytest.mark.parametrize(
+    "name, choice, changes",
+    [
+        ("slurp", {"synthetic": True}, {"synthetic": True}),
+        ("timers", {"train_speech": "real"}, {"train": "real"}),
+        ("snips", {"field": "far", "fold": 2}, {"field": "far", "fold": 2}),
+    ],
+)
+def test_params_choose_the_corpus_and_its_part(
+    request: pytest.FixtureRequest, name: str, choice: dict, changes: dict
+) -> None:
+    root = request.getfixturevalue(name)
+    read = {"slurp": read_slurp, "timers": read_timers, "snips": read_snips}[name]
+    params = CorpusParams(name=name, adapter=name, **choice)
+    pd.testing.assert_frame_equal(
+        read_corpus(params, root).table, read(root, **changes)
+    )
+    assert not read(root, **changes).equals(read(root))

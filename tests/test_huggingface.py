@@ -318,6 +318,21 @@ def test_whisper_reads_a_window_and_no_more(saved: Callable[[str], Path]) -> Non
     assert load_pretrained(str(saved("hubert"))).longest_seconds is None
 
 
+def test_other_strides_give_another_frame_step(copied: Callable[[str], Path]) -> None:
+    folder = copied("whisper")
+    edit(folder / "preprocessor_config.json", chunk_length=2, hop_length=320)
+    encoder = load_pretrained(str(folder), pooling=2)
+    assert (encoder.frame_step, encoder.longest_seconds) == (1280, 2)
+    assert [len(one) for one in encoder.encode([noise(1281), noise(32_000)])] == [2, 25]
+    folder = copied("wav2vec2")
+    edit(folder / "config.json", conv_stride=[5, 2, 2, 2, 2, 2, 1])
+    encoder = load_pretrained(str(folder), pooling=2)
+    assert encoder.frame_step == 320
+    # Of the model 2 and 3 frames: one of 400 samples, and one for each 160 more.
+    assert encoder.least_samples == 400
+    assert [len(one) for one in encoder.encode([noise(719), noise(720)])] == [1, 2]
+
+
 # ----------------------------------------------------------------------- frozen
 
 
@@ -456,8 +471,6 @@ def test_it_says_what_it_is(saved: Callable[[str], Path]) -> None:
     assert encoder.description == "wav2vec2 layer 2 of 3, mean of 4 frames"
     assert encoder.parameters == {
         "model": "wav2vec2",
-        "name": "wav2vec2 stable",
-        "revision": "",
         "layer": 2,
         "layers": 3,
         "pooling": 4,
@@ -740,9 +753,12 @@ def test_a_hub_name_and_its_revision_are_read_from_the_cache(
     (repository / "refs" / "main").write_text(commits["wav2vec2"])
     newest = load_pretrained("someone/tiny")
     assert newest.fingerprint == printed(saved("wav2vec2"))
-    assert newest.parameters["name"] == "someone/tiny"
+    # None of a pinned encoder's files are the newest ones.
+    BertConfig().save_pretrained(repository / "snapshots" / ("d" * 40))
+    (repository / "refs" / "main").write_text("d" * 40)
+    with pytest.raises(ConfigurationError, match="'bert'"):
+        load_pretrained("someone/tiny")
     pinned = load_pretrained("someone/tiny", revision=commits["wavlm"])
     assert pinned.fingerprint == printed(saved("wavlm"))
-    assert pinned.parameters["revision"] == commits["wavlm"]
     with pytest.raises(InputError, match="someone/tiny: cannot load config"):
         load_pretrained("someone/tiny", revision="c" * 40)

@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -217,8 +216,6 @@ def load_pretrained(
         fingerprint=fingerprint(identity),
         parameters={
             "model": config.model_type,
-            "name": Path(name).resolve().name if Path(name).is_dir() else name,
-            "revision": revision,
             "layer": layer,
             "layers": layers,
             "pooling": pooling,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from stages.errors import ConfigurationError
 
-ADAPTERS = ("demo", "fsc", "slurp", "snips", "table", "timers")
+ADAPTERS = ("atis", "demo", "fsc", "slurp", "snips", "table", "timers")
 ON_ERROR = ("stop", "quarantine")
 SPLITS = ("given", "random", "speakers", "wordings")
 
@@ -17,9 +17,9 @@ class CorpusParams:
         name: what the corpus is called: its folder under `cache/`, the start of every
             id, and by default its folder under `data/`.
         adapter: who reads it: `demo` speaks the embedded commands, `fsc` reads the
-            Fluent Speech Commands release, `slurp` SLURP's, `timers` that of Timers and
-            Such, `snips` that of Snips SmartLights, and `table` a person's own CSV,
-            TSV, JSON lines or Parquet.
+            Fluent Speech Commands release, `atis` the LDC's recordings with a text
+            release's labels, `slurp` SLURP, `timers` Timers and Such, `snips` Snips
+            SmartLights, and `table` a person's own CSV, TSV, JSON lines or Parquet.
         train_utterances, valid_utterances, test_utterances: demo only: how many
             commands each speaker of that split says.
         seed: of who says what, where and how loud in the demo; of splits that are made.
@@ -27,6 +27,14 @@ class CorpusParams:
         path_column, split_column, speaker_column, text_column, intent_column:
             `table` only: what its columns are called. An empty speaker_column means
             that speakers are unknown; split_column is read if splits are given.
+        labels: `atis` only: label files, relative to the corpus root.
+        joined_intents: `atis` only: what becomes of two intents in one label: first,
+            drop or keep.
+        least_utterances: `atis` only: intents with fewer are left out.
+        repeats: `atis` only: of a text recorded more often than labelled, as many as
+            labelled, or all.
+        microphones: `atis` only: which recordings, the preferred first: s at the head,
+            c on the desk.
         recordings: `slurp` only: all, or those of the headset or the other microphones.
         synthetic: `slurp` only: whether train has the synthetic speech too.
         train_speech: `timers` only: real, synth or both.
@@ -56,6 +64,11 @@ class CorpusParams:
     speaker_column: str = "speaker"
     text_column: str = "text"
     intent_column: str = "intent"
+    labels: tuple[str, ...] = ("atis.train.w-intent.iob", "atis.test.w-intent.iob")
+    joined_intents: str = "first"
+    least_utterances: int = 10
+    repeats: str = "labelled"
+    microphones: str = "sc"
     recordings: str = "all"
     synthetic: bool = False
     train_speech: str = "both"

@@ -2,8 +2,8 @@
 
 Reads a corpus root (or, for the demo, the phrases and voices in `data/demo/`). Writes
 `manifest.csv`, `intents.json` and `conditions.csv` (columns id and condition; without
-rows where conditions are unknown). Later stages depend on the manifest alone: it
-carries the hash of every recording.
+rows where conditions are unknown); for ATIS also `unmatched.csv`, which no stage reads.
+Later stages depend on the manifest alone: it carries the hash of every recording.
 """
 
 import logging
@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.atomic import atomic_path
+from stages.corpus.atis import read_atis
 from stages.corpus.demo import read_demo
 from stages.corpus.fsc import read_fsc
 from stages.corpus.params import CorpusParams
@@ -29,14 +30,31 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Corpus:
+    """A corpus as its release describes it.
+
+    Attributes:
+        table: path, split, speaker, text and intent of each recording.
+        notes: what a person should know of how it came about.
+        unmatched: recordings and labels that have no counterpart; None where both are
+            one.
+    """
+
+    table: pd.DataFrame
+    notes: tuple[str, ...]
+    unmatched: pd.DataFrame | None
+
+
+@dataclass(frozen=True)
 class Summary:
-    """What the stage wrote."""
+    """What the stage wrote, and the corpus's notes."""
 
     manifest: Path
     utterances: dict[str, int]
     intents: int
     hours: float
     unreadable: int
+    notes: tuple[str, ...]
 
     def __str__(self) -> str:
         splits = ", ".join(f"{self.utterances[name]} {name}" for name in SPLITS)
@@ -67,10 +85,15 @@ def run(
     if params.adapter == "demo":
         root = output / "audio"
         table, conditions = read_demo(params, data / "demo", root, workers)
+        notes = ()
     else:
         root = _checked_root(params, root)
         conditions = pd.DataFrame({"path": [], "condition": []}, dtype=str)
-        table = read_corpus(params, root)
+        corpus = read_corpus(params, root)
+        table, notes = corpus.table, corpus.notes
+        if corpus.unmatched is not None:
+            with atomic_path(output / "unmatched.csv") as beside:
+                corpus.unmatched.to_csv(beside, index=False, lineterminator="\n")
     table["path"] = [Path(path).as_posix() for path in table["path"]]
     _check_unique(root, table)
     _warn(table)
@@ -100,18 +123,30 @@ def run(
         table["intent"].nunique(),
         float(table["seconds"].sum() / 3600),
         int((table["seconds"] == 0).sum()),
+        notes,
     )
 
 
-def read_corpus(params: CorpusParams, root: Path) -> pd.DataFrame:
-    """The rows of a corpus that is given: path, split, speaker, text and intent.
-
-    No recording is opened.
+def read_corpus(params: CorpusParams, root: Path) -> Corpus:
+    """A corpus that is given; no recording is decoded.
 
     Raises:
         InputError: the corpus is incomplete or inconsistent; names file and row.
     """
+    notes: tuple[str, ...] = ()
+    unmatched = None
     match params.adapter:
+        case "atis":
+            joined = read_atis(
+                root,
+                labels=params.labels,
+                joined_intents=params.joined_intents,
+                least_utterances=params.least_utterances,
+                repeats=params.repeats,
+                microphones=params.microphones,
+                seed=params.seed,
+            )
+            table, notes, unmatched = joined.table, joined.report, joined.unmatched
         case "fsc":
             table = read_fsc(root)
         case "slurp":
@@ -126,15 +161,15 @@ def read_corpus(params: CorpusParams, root: Path) -> pd.DataFrame:
             table = read_snips(root, field=params.field, fold=params.fold)
         case _:
             table = read_described(params, root)
-    if params.splits == "given":
-        return table
-    return make_splits(
-        table,
-        params.splits,
-        valid_share=params.valid_share,
-        test_share=params.test_share,
-        seed=params.seed,
-    )
+    if params.splits != "given":
+        table = make_splits(
+            table,
+            params.splits,
+            valid_share=params.valid_share,
+            test_share=params.test_share,
+            seed=params.seed,
+        )
+    return Corpus(table, notes, unmatched)
 
 
 def _checked_root(params: CorpusParams, root: Path | None) -> Path:
