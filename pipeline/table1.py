@@ -4,15 +4,6 @@ from pathlib import Path
 
 from pipeline.table import format_table
 
-_COLUMNS = {
-    "utterances": "utterances",
-    "minutes": "minutes",
-    "mean_seconds": "mean seconds",
-    "intents": "intents",
-    "speakers": "speakers",
-    "distinct_texts": "distinct texts",
-}
-
 
 def describe_manifest(corpus: str, manifest: Path) -> str:
     """The table, and a line for each figure in which the corpus is not the paper's.
@@ -24,14 +15,14 @@ def describe_manifest(corpus: str, manifest: Path) -> str:
     from stages.manifest import read_manifest
     from stages.report.published import TABLE1
     from stages.report.scores import describe_corpus
-    from stages.report.tables import table1_differences
+    from stages.report.tables import TABLE1_ROWS, table1_differences
 
     found = describe_corpus(read_manifest(manifest))
-    rows = [("", *_COLUMNS.values())]
+    rows = [("", *TABLE1_ROWS.values())]
     for split, counts in found.items():
-        rows.append((split, *(_number(counts[key]) for key in _COLUMNS)))
+        rows.append((split, *(_number(counts.get(key)) for key in TABLE1_ROWS)))
         if published := TABLE1.get(corpus, {}).get(split):
-            cells = (_number(published.get(key)) for key in _COLUMNS)
+            cells = (_number(published.get(key)) for key in TABLE1_ROWS)
             rows.append(("  the paper", *cells))
     lines = [format_table(rows)]
     if corpus in TABLE1:

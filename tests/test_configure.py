@@ -115,13 +115,13 @@ def test_a_link_goes_where_the_corpus_is_now(empty: Path) -> None:
 def test_prepare_shows_table_1(empty: Path) -> None:
     pipeline("configure", "table", "--root", empty / "corpus")
     lines = pipeline("prepare").stdout.splitlines()
-    assert lines[0].split("  ")[-1] == "distinct texts"
+    assert lines[0].split("  ")[-2:] == ["distinct texts", "of these also in train"]
     train = lines[1].split()
     seconds = 3 * sum(0.35 + 0.1 * number for number in range(4))
     assert train[:2] == ["train", "12"]
     assert float(train[2]) == pytest.approx(seconds / 60, abs=0.006)
     assert float(train[3]) == pytest.approx(seconds / 12, abs=0.006)
-    assert train[4:] == [str(len(TONES)), "4", "3"]
+    assert train[4:] == [str(len(TONES)), "4", "3", "–"]
     assert lines[-1].startswith("cache/table/manifest.csv: 12 train")
 
 

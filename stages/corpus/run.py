@@ -82,10 +82,10 @@ def run(
         ConfigurationError: a corpus root is needed and none was given.
         InputError: the corpus is incomplete or inconsistent; names file and row.
     """
+    notes: tuple[str, ...] = ()
     if params.adapter == "demo":
         root = output / "audio"
         table, conditions = read_demo(params, data / "demo", root, workers)
-        notes = ()
     else:
         root = _checked_root(params, root)
         conditions = pd.DataFrame({"path": [], "condition": []}, dtype=str)

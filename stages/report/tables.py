@@ -34,7 +34,7 @@ column compares loosely.""",
 OTHER_CORPUS = """\
 The paper has no figures for this corpus; its ATIS and FSC columns stand beside for
 orientation."""
-_TABLE1_ROWS = {
+TABLE1_ROWS = {
     "utterances": "utterances",
     "minutes": "minutes",
     "mean_seconds": "mean seconds",
@@ -136,7 +136,7 @@ def corpus_table(corpus: str, table1: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     rows = [
         [title, *(_count(counts.get(key)) for _, counts in columns)]
-        for key, title in _TABLE1_ROWS.items()
+        for key, title in TABLE1_ROWS.items()
     ]
     table = _table(["", *(name for name, _ in columns)], rows)
     if corpus not in TABLE1:
@@ -158,7 +158,7 @@ def table1_differences(
             measured = round(table1[split][key], 2)
             if measured != published:
                 lines.append(
-                    f"{split}, {_TABLE1_ROWS[key]}: {_count(measured)}, the paper has "
+                    f"{split}, {TABLE1_ROWS[key]}: {_count(measured)}, the paper has "
                     f"{_count(published)} ({_signed(measured - published)})"
                 )
     return lines
