@@ -15,6 +15,7 @@ import io
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -54,6 +55,8 @@ class Voice:
     Attributes:
         accent: one of `ACCENTS`.
         variant: file name in espeak-ng's `voices/!v`, which sets the vocal tract.
+        definition: the lines of a variant of our own, in the format of those files
+            (espeak-ng's docs/voices.md); `variant` is then only its name.
         rate: words a minute, 80 to 450; 175 is espeak-ng's normal.
         pitch: base pitch, 0 to 99; 50 is normal.
         pitch_range: liveliness of the intonation, 0 to 99; 50 is normal.
@@ -64,6 +67,7 @@ class Voice:
     rate: int = 175
     pitch: int = 50
     pitch_range: int = 50
+    definition: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,9 +135,10 @@ def _data_folder() -> Path:
 
 
 def _check_voice(voice: Voice) -> None:
+    known_variants = [voice.variant] if voice.definition else variants()
     for kind, name, known in (
         ("accent", voice.accent, list(ACCENTS)),
-        ("variant", voice.variant, variants()),
+        ("variant", voice.variant, known_variants),
     ):
         if name not in known:
             raise ConfigurationError(
@@ -196,11 +201,10 @@ _Callback = ctypes.CFUNCTYPE(
 class _Engine:
     """espeak-ng in this process, collecting audio and events of one utterance."""
 
-    def __init__(self, voice: Voice, seed: int) -> None:
+    def __init__(self, voice: Voice, seed: int, data: Path) -> None:
         self.library = _library()
-        data = str(_data_folder()).encode()
         rate = self.library.espeak_Initialize(
-            _SYNCHRONOUS, 0, data, _PHONEME_EVENTS | _DO_NOT_EXIT
+            _SYNCHRONOUS, 0, str(data).encode(), _PHONEME_EVENTS | _DO_NOT_EXIT
         )
         if rate != SAMPLE_RATE:
             raise RuntimeError(f"espeak-ng answered a sample rate of {rate}")
@@ -254,11 +258,28 @@ def _library() -> ctypes.CDLL:
     return ctypes.CDLL(_loader().get_library_path())
 
 
+def _data_with(voice: Voice, folder: Path) -> Path:
+    """espeak-ng's data by links, and beside its variants the one of `voice`.
+
+    espeak-ng finds a variant by its file name alone.
+    """
+    data = _data_folder()
+    for path in data.iterdir():
+        if path.name != "voices":
+            (folder / path.name).symlink_to(path)
+    (folder / "voices" / "!v").mkdir(parents=True)
+    (folder / "voices" / "!v" / voice.variant).write_text(voice.definition, "utf-8")
+    return folder
+
+
 def _serve() -> None:
     """Answer one request of `speak`."""
     request = json.load(sys.stdin)
-    engine = _Engine(Voice(**request["voice"]), request["seed"])
-    spoken = [engine.speak(text) for text in request["texts"]]
+    voice = Voice(**request["voice"])
+    with tempfile.TemporaryDirectory() as folder:
+        data = _data_with(voice, Path(folder)) if voice.definition else _data_folder()
+        engine = _Engine(voice, request["seed"], data)
+        spoken = [engine.speak(text) for text in request["texts"]]
     events = [{"phonemes": one.phonemes, "words": one.words} for one in spoken]
     answer = io.BytesIO()
     np.savez(

@@ -447,7 +447,10 @@ def test_bad_input_is_one_line_and_costs_nothing_computed(finished, snapshot, sp
         (("train-student", "aln", "--alpha", "2"), "from 0 to 1"),
         (("train-student", "baseline2", "--alpha", "0.5"), "--alpha"),
         (("extract-acoustic", "--device", "tpu"), "auto, cpu, cuda"),
-        (("prepare", "--set", "corpus.adapter=other"), "demo, fsc, table"),
+        (
+            ("prepare", "--set", "corpus.adapter=other"),
+            "atis, demo, fsc, slurp, snips, table, timers",
+        ),
         (("status",), "repository"),
     ],
     ids=" ".join,
@@ -486,7 +489,9 @@ def test_an_interrupted_extraction_goes_on(given, monkeypatch, interrupt, code):
     assert "goes on" in line
     done = sum(sizes)
     assert 0 < done < UTTERANCES
-    assert "no digest" in refused("train-student", "baseline2")
+    assert "run `aln-pipeline extract-acoustic`" in refused(
+        "train-student", "baseline2"
+    )
 
     sizes[:] = [0] * 4  # past the interruption
     result = pipeline("extract-acoustic")

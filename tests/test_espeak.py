@@ -105,7 +105,8 @@ def test_every_accent_is_one_that_espeak_has() -> None:
     script = (
         "from stages import espeak\n"
         "for accent in espeak.ACCENTS:\n"
-        "    engine = espeak._Engine(espeak.Voice(accent, 'm1'), 1)\n"
+        "    voice = espeak.Voice(accent, 'm1')\n"
+        "    engine = espeak._Engine(voice, 1, espeak._data_folder())\n"
         "    assert len(engine.speak('hello').samples) > 2000\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

@@ -32,6 +32,8 @@ from stages.acoustic.pretrain import (
     read_scores,
 )
 from stages.acoustic.sentences import frequent_words, grammar_words, sentences
+from stages.acoustic.speakers import draw_speaker
+from stages.errors import ConfigurationError
 from stages.texts import normalise_text
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
@@ -61,7 +63,8 @@ def test_no_voice_of_the_demo_and_no_held_out_one_is_trained_on(plans: list) -> 
     held_out = {_family(name) for name in params.held_out_variants}
     assert not demo & held_out
     heard = [plan.voice for plan in plans[: params.sessions]]
-    families = {_family(voice.variant) for voice in heard}
+    known = [voice for voice in heard if not voice.definition]
+    families = {_family(voice.variant) for voice in known}
     assert not families & (demo | held_out)
     assert len(families) > 20
     assert {voice.accent for voice in heard} == set(params.accents)
@@ -71,15 +74,51 @@ def test_no_voice_of_the_demo_and_no_held_out_one_is_trained_on(plans: list) -> 
     assert {voice.accent for voice in scored} <= set(params.held_out_accents)
     assert not set(params.accents) & set(params.held_out_accents)
     assert {plan.warp for plan in plans[params.sessions :]} == {1.0}
-    assert {v.variant for v in (*heard, *scored)} <= set(espeak.variants())
+    assert {v.variant for v in (*known, *scored)} <= set(espeak.variants())
+
+
+def test_so_many_speakers_are_made_up_and_none_of_them_is_scored(plans: list) -> None:
+    params = PretrainingParams()
+    drawn = [bool(plan.voice.definition) for plan in plans]
+    assert not any(drawn[params.sessions :])
+    # Within four standard deviations.
+    assert abs(sum(drawn) / params.sessions - params.drawn_speakers) < 0.06
+    definitions = {plan.voice.definition for plan in plans if plan.voice.definition}
+    assert len(definitions) == sum(drawn)
+    words, weights = frequent_words(params.vocabulary)
+    for share in (0, 1):
+        few = replace(params, sessions=5, drawn_speakers=share)
+        made_up = _plan_sessions(few, VOICES, words, weights)[:5]
+        assert {bool(plan.voice.definition) for plan in made_up} == {bool(share)}
+    for share in (-0.1, 1.1):
+        with pytest.raises(ConfigurationError, match="drawn_speakers"):
+            replace(params, drawn_speakers=share)
+
+
+def test_a_speaker_made_up_is_heard_in_every_line_of_its_definition() -> None:
+    """The synthesiser ignores what it does not understand, without a word."""
+    definition = draw_speaker("drawn", np.random.default_rng(3))
+    lines = definition.splitlines()
+    kinds = {line.split()[0] for line in lines}
+    assert kinds >= {"formant", "tone", "breath", "flutter", "voicing", "stressAmp"}
+
+    def audio(text: str) -> np.ndarray:
+        voice = espeak.Voice("en-us", "drawn", definition=text)
+        return espeak.speak(voice, ["seven yellow onions"], seed=1)[0].samples
+
+    whole = audio(definition)
+    np.testing.assert_array_equal(whole, audio(definition))
+    for kind in sorted(kinds - {"language", "name", "intonation"}):
+        others = [line for line in lines if line.split()[0] != kind]
+        assert not np.array_equal(whole, audio("\n".join(others) + "\n")), kind
 
 
 def test_each_session_has_a_seed_and_the_sentences_asked_for(plans: list) -> None:
     seeds = [plan.seed for plan in plans]
-    assert len(set(seeds)) == len(plans) == 620
-    assert {len(plan.texts) for plan in plans} == {60}
+    assert len(set(seeds)) == len(plans) == 1020
+    assert {len(plan.texts) for plan in plans} == {40}
     pauses = np.array([plan.pauses for plan in plans])
-    assert pauses.shape == (620, 60)
+    assert pauses.shape == (1020, 40)
     assert 0 <= pauses.min() < 0.01 < 0.59 < pauses.max() <= 0.6
 
 
@@ -87,7 +126,7 @@ def test_no_phrase_of_the_demo_is_said(plans: list) -> None:
     phrases = pd.read_csv(DEMO / "phrases.csv", keep_default_na=False)["text"]
     wanted = {normalise_text(text) for text in phrases}
     said = [text for plan in plans for text in plan.texts]
-    assert len(wanted) > 200 and len(said) == 37_200
+    assert len(wanted) > 200 and len(said) == 40_800
     assert said[0] == normalise_text(said[0])
     assert not wanted & set(said)
     # Nor within a longer sentence, if it has three words or more.
@@ -460,4 +499,5 @@ def test_the_alignment_fits_the_sound(unbroken: Run, speech: Path) -> None:
             vowel = np.array([name[0] in "aeiouAEIOUV03@" for name in said])
             voiceless = np.isin(said, list("ptkfsTSh"))
             ratios.append(np.median(power[vowel]) / np.median(power[voiceless]))
-        assert ratios[0] > 5 > 2.5 > max(ratios[1:])
+        # By how much depends on the voice.
+        assert ratios[0] > 2 * max(1, *ratios[1:])

@@ -67,6 +67,8 @@ class PretrainingParams:
     Attributes:
         sessions: voices drawn; each speaks `sentences` sentences in one go.
         sentences: sentences a session.
+        drawn_speakers: share of the sessions whose speaker is made up; the others have
+            the synthesiser's own.
         longest_pause: silence before a sentence is at most so long, seconds.
         vocabulary: most frequent English words, which make up text and word classes.
         accents: espeak-ng accents that are heard.
@@ -82,8 +84,9 @@ class PretrainingParams:
         seed: of text, voices, crops, augmentation and initialisation.
     """
 
-    sessions: int = 600
-    sentences: int = 60
+    sessions: int = 1000
+    sentences: int = 40
+    drawn_speakers: float = 0.67
     longest_pause: float = 0.6
     vocabulary: int = 2500
     accents: tuple[str, ...] = (
@@ -97,8 +100,8 @@ class PretrainingParams:
     held_out_accents: tuple[str, ...] = ("en-029", "en-gb-scotland")
     held_out_variants: tuple[str, ...] = ("Andrea", "Hugo", "belinda", "ian", "m6")
     lengths: tuple[float, ...] = (1.28, 1.92, 2.56, 3.84)
-    batch_size: int = 64
-    steps: int = 4000
+    batch_size: int = 48
+    steps: int = 9000
     learning_rate: float = 0.002
     ctc_weight: float = 0.3
     checkpoint_steps: int = 50
@@ -110,4 +113,10 @@ class PretrainingParams:
                 "pretraining.longest_pause cannot be used",
                 found=self.longest_pause,
                 expected="0 or more seconds",
+            )
+        if not 0 <= self.drawn_speakers <= 1:
+            raise ConfigurationError(
+                "pretraining.drawn_speakers cannot be used",
+                found=self.drawn_speakers,
+                expected="a share, 0 to 1",
             )

@@ -28,6 +28,7 @@ from stages.acoustic.encoder import Encoder, EncoderConfiguration
 from stages.acoustic.frames import FRAME_STEP, SAMPLE_RATE
 from stages.acoustic.params import PretrainingParams
 from stages.acoustic.sentences import frequent_words, grammar_words, sentences
+from stages.acoustic.speakers import draw_speaker
 from stages.atomic import atomic_path, write_json
 from stages.provenance import fingerprint
 from stages.runtime import choose_device, progress, seed_everything
@@ -174,18 +175,20 @@ def _plan_sessions(
     plans = []
     for number in range(params.sessions + _HELD_OUT_SESSIONS):
         held_out = number >= params.sessions
+        accents = params.held_out_accents if held_out else params.accents
+        accent = str(generator.choice(accents))
+        known = params.held_out_variants if held_out else variants
+        variant, definition = str(generator.choice(known)), ""
+        if not held_out and generator.random() < params.drawn_speakers:
+            variant = f"drawn-{number}"
+            definition = draw_speaker(variant, generator)
         voice = espeak.Voice(
-            accent=str(
-                generator.choice(
-                    params.held_out_accents if held_out else params.accents
-                )
-            ),
-            variant=str(
-                generator.choice(params.held_out_variants if held_out else variants)
-            ),
+            accent=accent,
+            variant=variant,
             rate=int(generator.integers(120, 240)),
             pitch=int(generator.integers(15, 86)),
             pitch_range=int(generator.integers(15, 86)),
+            definition=definition,
         )
         # Playing speech faster or slower moves its formants as a shorter or longer
         # vocal tract does.
