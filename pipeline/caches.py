@@ -158,10 +158,10 @@ def _cache(layout: Layout, kind: str, splits: Sequence[str] = ()) -> "Cache":
 
     directory, digest = layout.features(kind)
     # A text is there though its recording was set aside.
-    needless = layout.quarantine if kind == "acoustic" else None
-    if needless is not None and not needless.exists():
-        needless = None
-    needed = needed_ids(layout.manifest, kind, splits, quarantine=needless)
+    aside = kind == "acoustic" and layout.quarantine.exists()
+    needed = needed_ids(
+        layout.manifest, kind, splits, quarantine=layout.quarantine if aside else None
+    )
     return Cache(directory, digest, needed)
 
 

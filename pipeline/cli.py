@@ -81,6 +81,15 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
+_overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Use this value, written as in YAML, instead; may be repeated.",
+)
+
+
 def _configured(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` its `Settings`, and the options that change them."""
 
@@ -93,13 +102,7 @@ def _configured(command: Callable[..., None]) -> Callable[..., None]:
         metavar="FILE",
         help="Read the parameters from FILE.",
     )
-    @click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="SECTION.KEY=VALUE",
-        help="Use this value, written as in YAML, instead; may be repeated.",
-    )
+    @_overrides
     @functools.wraps(command)
     def configured(file: Path, overrides: tuple[str, ...], **options: Any) -> None:
         params = load_params(file, overrides)
@@ -176,13 +179,7 @@ def main(verbose: bool) -> None:
     metavar="DIR",
     help="Where the corpus lies; linked to data/<corpus>.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="SECTION.KEY=VALUE",
-    help="Put this value, written as in YAML, into it; may be repeated.",
-)
+@_overrides
 @click.option("--force", is_flag=True, help="Replace a params.yaml of your own.")
 def configure(
     preset: str, root: Path | None, overrides: tuple[str, ...], force: bool

@@ -13,24 +13,18 @@ def describe_manifest(corpus: str, manifest: Path) -> str:
         manifest: the utterance table.
     """
     from stages.manifest import read_manifest
+    from stages.report.counts import describe_corpus
     from stages.report.published import TABLE1
-    from stages.report.scores import describe_corpus
-    from stages.report.tables import TABLE1_ROWS, table1_differences
+    from stages.report.tables import TABLE1_ROWS, format_count, table1_differences
 
     found = describe_corpus(read_manifest(manifest))
     rows = [("", *TABLE1_ROWS.values())]
     for split, counts in found.items():
-        rows.append((split, *(_number(counts.get(key)) for key in TABLE1_ROWS)))
+        rows.append((split, *(format_count(counts.get(key)) for key in TABLE1_ROWS)))
         if published := TABLE1.get(corpus, {}).get(split):
-            cells = (_number(published.get(key)) for key in TABLE1_ROWS)
+            cells = (format_count(published.get(key)) for key in TABLE1_ROWS)
             rows.append(("  the paper", *cells))
     lines = [format_table(rows)]
     if corpus in TABLE1:
         lines += table1_differences(corpus, found) or ["all figures are the paper's"]
     return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"

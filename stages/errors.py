@@ -12,6 +12,9 @@ class PipelineError(Exception):
         found: what stands there.
         expected: what should stand there.
         fix: what to do about it, a command where there is one.
+
+    Attributes:
+        reason: what is wrong and what was found, without the path.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class PipelineError(Exception):
         if fix is not None:
             parts.append(f"fix: {fix}")
         super().__init__("; ".join(parts))
+        self.reason = what if found is None else f"{what}: {found}"
 
 
 class ConfigurationError(PipelineError):
@@ -45,22 +49,7 @@ class RecordingError(InputError):
     """A recording that is bad in itself: no audio, empty, too long, no numbers.
 
     Unlike one that is missing or has changed, it can be set aside.
-
-    Attributes:
-        reason: what is wrong and what was found, without the path.
     """
-
-    def __init__(
-        self,
-        what: str,
-        *,
-        path: Path | str | None = None,
-        found: object = None,
-        expected: object = None,
-        fix: str | None = None,
-    ) -> None:
-        super().__init__(what, path=path, found=found, expected=expected, fix=fix)
-        self.reason = what if found is None else f"{what}: {found}"
 
 
 class CacheError(PipelineError):

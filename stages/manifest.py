@@ -59,8 +59,7 @@ def read_manifest(path: Path, *, quarantine: Path | None = None) -> pd.DataFrame
 
     Args:
         path: the manifest.
-        quarantine: the list of recordings whose rows are left out; a row whose bytes
-            have changed since is not.
+        quarantine: the list of recordings whose rows are left out, as by `without`.
 
     Raises:
         InputError: a file is missing or not what it should be.
@@ -88,9 +87,14 @@ def read_manifest(path: Path, *, quarantine: Path | None = None) -> pd.DataFrame
             expected=", ".join(COLUMNS),
             fix="run `aln-pipeline prepare`",
         )
-    if quarantine is None:
-        return table
-    bad = read_quarantine(quarantine)
+    return table if quarantine is None else without(table, read_quarantine(quarantine))
+
+
+def without(table: pd.DataFrame, bad: pd.DataFrame) -> pd.DataFrame:
+    """A manifest's `table` but for the rows that `bad`, a quarantine's table, names.
+
+    A row whose bytes have changed since is not left out.
+    """
     names = set(zip(bad["id"], bad["audio_sha256"], strict=True))
     rows = zip(table["id"], table["audio_sha256"], strict=True)
     return table.loc[[row not in names for row in rows]].reset_index(drop=True)

@@ -30,7 +30,7 @@ from stages.acoustic.params import AcousticParams
 from stages.atomic import atomic_path
 from stages.cache import CacheWriter, Header, unwritable, write_digest
 from stages.errors import ConfigurationError, InputError, RecordingError
-from stages.manifest import QUARANTINE_COLUMNS, read_manifest, write_quarantine
+from stages.manifest import read_manifest, write_quarantine
 from stages.provenance import fingerprint
 from stages.runtime import choose_device, one_thread, progress
 
@@ -270,7 +270,7 @@ def _write_quarantine(
 ) -> None:
     rows = table[table["audio_sha256"].isin(bad)]
     reasons = [bad[key].reason for key in rows["audio_sha256"]]
-    write_quarantine(path, rows.assign(reason=reasons)[list(QUARANTINE_COLUMNS)])
+    write_quarantine(path, rows.assign(reason=reasons))
 
 
 def _choose_backend(name: str, device: torch.device, encoder: FrozenEncoder) -> str:

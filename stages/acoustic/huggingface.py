@@ -30,11 +30,11 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
 )
-from transformers.utils import logging as library_logging
 
 from stages.acoustic.frames import SAMPLE_RATE
 from stages.errors import ConfigurationError, InputError
 from stages.provenance import fingerprint, fingerprint_arrays
+from stages.runtime import quiet_transformers
 
 SUPPORTED = (
     "data2vec-audio",
@@ -235,12 +235,9 @@ def load_pretrained(
 @contextmanager
 def _loading(name: str, what: str) -> Iterator[None]:
     """Load without the library's bars and reports; make its errors ours."""
-    verbosity = library_logging.get_verbosity()
-    bars = library_logging.is_progress_bar_enabled()
-    library_logging.set_verbosity_error()
-    library_logging.disable_progress_bar()
     try:
-        yield
+        with quiet_transformers():
+            yield
     # transformers and torch meet a damaged file with almost any exception.
     except Exception as error:
         sentence = " ".join(str(error).split()).split(". ")[0].rstrip(".")
@@ -250,10 +247,6 @@ def _loading(name: str, what: str) -> Iterator[None]:
             found=f"{type(error).__name__} ({sentence})",
             fix=_FIX,
         ) from error
-    finally:
-        library_logging.set_verbosity(verbosity)
-        if bars:
-            library_logging.enable_progress_bar()
 
 
 def _load_config(name: str, revision: str) -> Any:

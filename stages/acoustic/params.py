@@ -36,18 +36,16 @@ class AcousticParams:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ConfigurationError(
-                "unknown acoustic.dtype",
-                found=repr(self.dtype),
-                expected=f"one of {', '.join(DTYPES)}",
-            )
-        if self.precision not in PRECISIONS:
-            raise ConfigurationError(
-                "unknown acoustic.precision",
-                found=repr(self.precision),
-                expected=f"one of {', '.join(PRECISIONS)}",
-            )
+        for name, value, known in (
+            ("dtype", self.dtype, DTYPES),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in known:
+                raise ConfigurationError(
+                    f"unknown acoustic.{name}",
+                    found=repr(value),
+                    expected=f"one of {', '.join(known)}",
+                )
         if self.pooling < 1:
             raise ConfigurationError(
                 "acoustic.pooling cannot be used",

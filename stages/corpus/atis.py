@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from stages.corpus.table import read_text_table
+from stages.corpus.table import check_columns, read_text_table
 from stages.errors import ConfigurationError, InputError
 from stages.manifest import SPLITS
 from stages.texts import normalise_text
@@ -336,14 +336,7 @@ def _read_labels(file: Path, name: str) -> list[_Label]:
         )
     if file.suffix in (".csv", ".tsv"):
         table = read_text_table(file)
-        missing = sorted({"text", "intent"} - set(table.columns))
-        if missing:
-            raise InputError(
-                f"no column {', '.join(missing)}",
-                path=file,
-                found=", ".join(table.columns),
-                expected="text, intent",
-            )
+        check_columns(file, table, ("text", "intent"))
         fields = list(enumerate(zip(table["text"], table["intent"], strict=True), 2))
     else:
         fields = _read_iob(file)

@@ -1,16 +1,19 @@
-"""Entries of a release's JSON files: fields that are there and of the right kind.
+"""Entries of JSON files: fields that are there and of the right kind.
 
 An entry is called in errors by where it stands, such as `line 3` or `entry '17'`.
 """
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""Would not survive the manifest."""
+
 _KINDS: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
 
 
@@ -29,6 +32,29 @@ def read_object(file: Path) -> dict[str, Any]:
             "not the release's file", path=file, found=f"{value!r:.60}", expected="{…}"
         )
     return value
+
+
+def read_lines(file: Path) -> Iterator[tuple[str, Any]]:
+    """`line <number>`, from 1, and what that line of a JSON lines file says.
+
+    Raises:
+        InputError: a line is not UTF-8 or not JSON; names it.
+    """
+    # As bytes, since text would also be split at other line separators.
+    with open(file, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            where = f"line {number}"
+            try:
+                yield where, json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{where} is not UTF-8 text",
+                    path=file,
+                    found=str(error),
+                    fix="save it as UTF-8",
+                ) from None
+            except ValueError as error:
+                raise InputError(f"{where} is not JSON ({error})", path=file) from None
 
 
 def get_field(file: Path, where: str, entry: Any, key: str, kind: type) -> Any:
@@ -57,7 +83,7 @@ def get_text(file: Path, where: str, entry: Any, key: str) -> str:
     """
     text = " ".join(get_field(file, where, entry, key, str).split())
     # A control character would not survive the manifest.
-    if not text or _CONTROL.search(text):
+    if not text or CONTROL.search(text):
         raise InputError(f"{where} has no usable {key}", path=file, found=repr(text))
     return text
 
@@ -69,7 +95,7 @@ def get_file_name(file: Path, where: str, entry: Any, key: str) -> str:
         InputError: as `get_field`, or it is no name or leads out of that folder.
     """
     name = get_field(file, where, entry, key, str)
-    if name in ("", ".", "..") or "/" in name or _CONTROL.search(name):
+    if name in ("", ".", "..") or "/" in name or CONTROL.search(name):
         raise InputError(
             f"{where} has no usable {key}",
             path=file,

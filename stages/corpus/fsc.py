@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.corpus.table import check_intents, check_rows, read_text_table
+from stages.corpus.table import (
+    check_columns,
+    check_intents,
+    check_rows,
+    read_text_table,
+)
 from stages.errors import InputError
 from stages.manifest import SPLITS
 
@@ -32,14 +37,7 @@ def read_fsc(root: Path) -> pd.DataFrame:
                 fix="pass the release's folder with --root, or link it there",
             )
         table = read_text_table(file)
-        missing = sorted(set(_COLUMNS) - set(table.columns))
-        if missing:
-            raise InputError(
-                f"no column {', '.join(missing)}",
-                path=file,
-                found=", ".join(table.columns),
-                expected=", ".join(_COLUMNS),
-            )
+        check_columns(file, table, _COLUMNS)
         rows = pd.DataFrame(
             {
                 "path": table["path"],

@@ -82,24 +82,17 @@ class CorpusParams:
     longest_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.adapter not in ADAPTERS:
-            raise ConfigurationError(
-                "unknown corpus.adapter",
-                found=repr(self.adapter),
-                expected=f"one of {', '.join(ADAPTERS)}",
-            )
-        if self.on_error not in ON_ERROR:
-            raise ConfigurationError(
-                "unknown corpus.on_error",
-                found=repr(self.on_error),
-                expected=f"one of {', '.join(ON_ERROR)}",
-            )
-        if self.splits not in SPLITS:
-            raise ConfigurationError(
-                "unknown corpus.splits",
-                found=repr(self.splits),
-                expected=f"one of {', '.join(SPLITS)}",
-            )
+        for name, value, known in (
+            ("adapter", self.adapter, ADAPTERS),
+            ("on_error", self.on_error, ON_ERROR),
+            ("splits", self.splits, SPLITS),
+        ):
+            if value not in known:
+                raise ConfigurationError(
+                    f"unknown corpus.{name}",
+                    found=repr(value),
+                    expected=f"one of {', '.join(known)}",
+                )
         if min(self.valid_share, self.test_share) <= 0 or (
             self.valid_share + self.test_share >= 1
         ):

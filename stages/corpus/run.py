@@ -20,7 +20,6 @@ from stages.corpus.params import CorpusParams
 from stages.corpus.recordings import inspect_recordings
 from stages.corpus.slurp import read_slurp
 from stages.corpus.snips import read_snips
-from stages.corpus.splits import make_splits
 from stages.corpus.table import read_described
 from stages.corpus.timers import read_timers
 from stages.errors import ConfigurationError, InputError
@@ -162,6 +161,9 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
         case _:
             table = read_described(params, root)
     if params.splits != "given":
+        # Not above: scikit-learn takes a second to import.
+        from stages.corpus.splits import make_splits
+
         table = make_splits(
             table,
             params.splits,

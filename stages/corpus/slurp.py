@@ -11,14 +11,18 @@ Sources: Bastianelli et al. 2020; the README, scripts and annotations of
 github.com/pswietojanski/slurp; the SLURP recipes of SpeechBrain and ESPnet.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from stages.corpus.entry import get_field, get_file_name, get_text, read_object
+from stages.corpus.entry import (
+    get_field,
+    get_file_name,
+    get_text,
+    read_lines,
+    read_object,
+)
 from stages.errors import ConfigurationError, InputError
 
 RECORDINGS = ("all", "headset", "other")
@@ -120,28 +124,12 @@ def _audio_folder(root: Path, part: str) -> str:
 
 def _read_recordings(file: Path) -> Iterator[tuple[str, str, str, str]]:
     """Of each recording its line, its name, what it says and the intent."""
-    for where, line in _read_lines(file):
+    for where, line in read_lines(file):
         text = get_text(file, where, line, "sentence")
         scenario = get_text(file, where, line, "scenario")
         intent = f"{scenario}_{get_text(file, where, line, 'action')}"
         for recording in get_field(file, where, line, "recordings", list):
             yield where, get_file_name(file, where, recording, "file"), text, intent
-
-
-def _read_lines(file: Path) -> Iterator[tuple[str, Any]]:
-    """`line <number>`, from 1, and what that line says."""
-    # As bytes, since text would also be split at other line separators.
-    with open(file, "rb") as stream:
-        for number, line in enumerate(stream, 1):
-            where = f"line {number}"
-            try:
-                yield where, json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{where} is not UTF-8 text", path=file, found=str(error)
-                ) from None
-            except ValueError as error:
-                raise InputError(f"{where} is not JSON ({error})", path=file) from None
 
 
 def _read_speakers(file: Path) -> dict[str, str]:

@@ -2,16 +2,15 @@
 
 import json
 import os
-import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
+from stages.corpus.entry import CONTROL, read_lines
 from stages.corpus.params import CorpusParams
 from stages.errors import ConfigurationError, InputError
 from stages.manifest import SPLITS
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 # The row of the first utterance, as a person counts: a CSV's heading is row 1.
 _FIRST_ROW = {".jsonl": 1, ".parquet": 1}
@@ -47,15 +46,9 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
         columns["split"] = params.split_column
     if params.speaker_column:
         columns["speaker"] = params.speaker_column
-    missing = sorted(set(columns.values()) - set(table.columns))
-    if missing:
-        raise InputError(
-            f"no column {', '.join(missing)}",
-            path=file,
-            found=", ".join(table.columns),
-            fix="name the columns in section corpus of params.yaml"
-            + ", or set corpus.splits to make splits" * ("split" in columns),
-        )
+    fix = "name the columns in section corpus of params.yaml"
+    fix += ", or set corpus.splits to make splits" * ("split" in columns)
+    check_columns(file, table, columns.values(), fix=fix)
     rows = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()})
     for absent in {"speaker", "split"} - columns.keys():
         rows[absent] = ""
@@ -102,7 +95,9 @@ def read_text_table(file: Path) -> pd.DataFrame:
             encoding="utf-8-sig",
         )
     except UnicodeDecodeError as error:
-        raise _not_utf8(file, error) from None
+        raise InputError(
+            "not UTF-8 text", path=file, found=str(error), fix="save it as UTF-8"
+        ) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"not a readable table ({reason})", path=file) from None
@@ -114,22 +109,11 @@ def read_text_table(file: Path) -> pd.DataFrame:
 
 
 def _read_json_lines(file: Path) -> pd.DataFrame:
-    try:
-        # Not `splitlines`: JSON may hold other ends of lines within a text.
-        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(file, error) from None
     rows = []
-    for number, line in enumerate(lines if lines != [""] else [], 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(
-                f"line {number} is not JSON ({error})", path=file
-            ) from None
+    for where, row in read_lines(file):
         if not isinstance(row, dict):
             raise InputError(
-                f"line {number} is no object", path=file, found=type(row).__name__
+                f"{where} is no object", path=file, found=type(row).__name__
             )
         rows.append({name: _as_text(value) for name, value in row.items()})
     return pd.DataFrame(rows, dtype=str).fillna("")
@@ -157,17 +141,27 @@ def _read_parquet(file: Path) -> pd.DataFrame:
     return table.astype(object).where(table.notna(), "").astype(str)
 
 
-def _not_utf8(file: Path, error: UnicodeDecodeError) -> InputError:
-    return InputError(
-        "not UTF-8 text", path=file, found=str(error), fix="save it as UTF-8"
-    )
-
-
 def _inside(path: str, folder: Path) -> str | None:
     """`path`, relative to `folder` of the root, from the root; None if outside it."""
     found = Path(os.path.normpath(folder / path))
     outside = found.is_absolute() or found.parts[:1] == ("..",)
     return None if outside else found.as_posix()
+
+
+def check_columns(
+    file: Path, table: pd.DataFrame, wanted: Iterable[str], *, fix: str | None = None
+) -> None:
+    """Raise InputError if the table lacks a column of `wanted`."""
+    wanted = list(wanted)
+    missing = sorted(set(wanted) - set(table.columns))
+    if missing:
+        raise InputError(
+            f"no column {', '.join(missing)}",
+            path=file,
+            found=", ".join(table.columns),
+            expected=", ".join(wanted),
+            fix=fix,
+        )
 
 
 def check_intents(
@@ -206,7 +200,7 @@ def check_rows(
                 raise InputError(f"row {number} has no {field}", path=file)
         for field in ("path", "speaker", "text", "intent"):
             # A line break would not survive the manifest.
-            if _CONTROL.search(getattr(row, field)):
+            if CONTROL.search(getattr(row, field)):
                 raise InputError(
                     f"row {number} has a control character in its {field}",
                     path=file,

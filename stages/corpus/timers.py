@@ -15,7 +15,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.corpus.table import check_intents, check_rows, read_text_table
+from stages.corpus.table import (
+    check_columns,
+    check_intents,
+    check_rows,
+    read_text_table,
+)
 from stages.errors import ConfigurationError, InputError
 
 TRAIN = {
@@ -82,14 +87,7 @@ def _read_part(file: Path, split: str) -> pd.DataFrame:
             fix="pass the folder of timers-and-such-v1.0.zip with --root",
         )
     table = read_text_table(file)
-    missing = sorted(set(_COLUMNS) - set(table.columns))
-    if missing:
-        raise InputError(
-            f"no column {', '.join(missing)}",
-            path=file,
-            found=", ".join(table.columns),
-            expected=", ".join(_COLUMNS),
-        )
+    check_columns(file, table, _COLUMNS)
     return pd.DataFrame(
         {
             "path": table["path"],

@@ -30,8 +30,9 @@ import pandas as pd
 
 from stages.atomic import atomic_path
 from stages.errors import CacheError, ConfigurationError, InputError
-from stages.manifest import read_intents, read_manifest, read_quarantine
+from stages.manifest import read_intents, read_manifest, read_quarantine, without
 from stages.report import scores, tables
+from stages.report.counts import describe_corpus
 from stages.report.figures import (
     INTENT_COLOURS,
     Panel,
@@ -120,8 +121,8 @@ def run(
         CacheError: a student or the teacher is missing, damaged or of other inputs.
     """
     _check_params(params, students)
-    table = read_manifest(manifest, quarantine=quarantine)
     set_aside = read_quarantine(quarantine)
+    table = without(read_manifest(manifest), set_aside)
     names = read_intents(intents)
     utterances = _utterances(table, manifest)
     encoder = _read_encoder_scores(encoder_scores)
@@ -160,7 +161,7 @@ def run(
 
     found = tables.Findings(
         corpus=corpus,
-        table1=scores.describe_corpus(table),
+        table1=describe_corpus(table),
         set_aside=dict(zip(set_aside["id"], set_aside["reason"], strict=True)),
         systems=systems,
         rows=rows,

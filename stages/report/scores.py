@@ -1,13 +1,11 @@
-"""What is measured: accuracies, F1, and the counts of Table 1. All in percent."""
+"""What is measured: accuracies and F1, in percent."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import precision_recall_fscore_support
 
-from stages.manifest import SPLITS
 from stages.report.systems import System
 from stages.texts import normalise_text
 
@@ -96,27 +94,6 @@ def grouped_accuracies(
             accuracies.setdefault(name, {})[system.name] = round(float(group.mean()), 4)
             counts[name] = int(test.loc[group.index, "id"].nunique())
     return accuracies, counts
-
-
-def describe_corpus(manifest: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Table 1 for this corpus, by split; texts are compared normalised."""
-    texts = manifest["text"].map(normalise_text)
-    heard = set(texts[manifest["split"] == "train"])
-    table: dict[str, dict[str, Any]] = {}
-    for split in SPLITS:
-        rows = manifest[manifest["split"] == split]
-        own = set(texts[manifest["split"] == split])
-        table[split] = {
-            "utterances": len(rows),
-            "minutes": round(float(rows["seconds"].sum()) / 60, 4),
-            "mean_seconds": round(float(rows["seconds"].mean()), 4),
-            "intents": int(rows["intent"].nunique()),
-            "speakers": int(rows["speaker"].nunique()),
-            "distinct_texts": len(own),
-        }
-        if split != "train":
-            table[split]["texts_shared_with_train"] = len(own & heard)
-    return table
 
 
 def mark_wording(manifest: pd.DataFrame) -> pd.Series:

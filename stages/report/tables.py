@@ -135,7 +135,7 @@ def corpus_table(corpus: str, table1: Mapping[str, Mapping[str, Any]]) -> str:
         for split, counts in splits.items()
     ]
     rows = [
-        [title, *(_count(counts.get(key)) for _, counts in columns)]
+        [title, *(format_count(counts.get(key)) for _, counts in columns)]
         for key, title in TABLE1_ROWS.items()
     ]
     table = _table(["", *(name for name, _ in columns)], rows)
@@ -158,8 +158,9 @@ def table1_differences(
             measured = round(table1[split][key], 2)
             if measured != published:
                 lines.append(
-                    f"{split}, {TABLE1_ROWS[key]}: {_count(measured)}, the paper has "
-                    f"{_count(published)} ({_signed(measured - published)})"
+                    f"{split}, {TABLE1_ROWS[key]}: {format_count(measured)}, "
+                    f"the paper has {format_count(published)} "
+                    f"({_signed(measured - published)})"
                 )
     return lines
 
@@ -353,7 +354,8 @@ def _code(text: str) -> str:
     return f"`{_cell(text)}`"
 
 
-def _count(value: float | None) -> str:
+def format_count(value: float | None) -> str:
+    """A count as it is, another number to two places, a dash for what is not there."""
     if value is None:
         return _NONE
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"

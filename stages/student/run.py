@@ -39,7 +39,13 @@ import torch
 from stages.atomic import atomic_path, write_json
 from stages.cache import CacheReader, Digest, read_digest
 from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
-from stages.manifest import check_manifest, read_intents, read_manifest
+from stages.manifest import (
+    check_manifest,
+    read_intents,
+    read_manifest,
+    read_quarantine,
+    without,
+)
 from stages.provenance import hash_bytes
 from stages.runtime import choose_device, one_thread, progress
 from stages.student.batches import Utterances
@@ -116,7 +122,7 @@ class Inputs:
                 path=path,
                 fix="run `aln-pipeline prepare`",
             )
-        table = read_manifest(job.manifest, quarantine=job.quarantine)
+        table = without(table, read_quarantine(job.quarantine))
         check_manifest(job.manifest, table)
         self.tables = {split: rows for split, rows in table.groupby("split")}
         digest = read_digest(job.acoustic_digest)

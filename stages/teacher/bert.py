@@ -1,12 +1,10 @@
-"""Loading a BERT-like model safely and quietly, and feeding it texts by length."""
+"""Loading a BERT-like model safely, and feeding it texts by length."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
-from transformers.utils import logging as library_logging
 
 from stages.errors import InputError
 
@@ -14,21 +12,6 @@ _FIX = (
     "set teacher.model to a local folder with config.json, model.safetensors and the "
     "tokenizer's files, or to a hub name while online (HF_HUB_OFFLINE unset)"
 )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from writing its own bars and load reports to stderr."""
-    verbosity = library_logging.get_verbosity()
-    bars = library_logging.is_progress_bar_enabled()
-    library_logging.set_verbosity_error()
-    library_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        library_logging.set_verbosity(verbosity)
-        if bars:
-            library_logging.enable_progress_bar()
 
 
 def load(kind: Any, name: str, *, revision: str = "", **options: Any) -> Any:

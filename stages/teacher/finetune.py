@@ -51,8 +51,8 @@ from transformers import (
 from stages.atomic import write_json
 from stages.errors import ConfigurationError, InputError
 from stages.manifest import read_intents, read_manifest
-from stages.runtime import choose_device, progress, seed_everything
-from stages.teacher.bert import length_batches, load, load_tokenizer, quiet
+from stages.runtime import choose_device, progress, quiet_transformers, seed_everything
+from stages.teacher.bert import length_batches, load, load_tokenizer
 from stages.teacher.params import SCRATCH, TeacherParams
 from stages.teacher.vocabulary import build_vocabulary
 from stages.texts import normalise_text
@@ -102,7 +102,7 @@ def run(
     table = _read_texts(manifest, intents, classes)
     train = table[table["split"] == "train"]
     seed_everything(params.seed)
-    with quiet(), _whole_folder(output) as folder:
+    with quiet_transformers(), _whole_folder(output) as folder:
         tokenizer, config = _start(params, train["text"])
         sentences = _maskable(manifest, tokenizer, train["text"])
         utterances = _labelled(tokenizer, train["text"], train["number"])

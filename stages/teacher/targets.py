@@ -31,8 +31,8 @@ from stages.cache import CacheWriter, Header, write_digest
 from stages.errors import CacheError
 from stages.manifest import read_manifest
 from stages.provenance import fingerprint, hash_bytes, hash_file
-from stages.runtime import choose_device, progress
-from stages.teacher.bert import length_batches, load, load_tokenizer, quiet
+from stages.runtime import choose_device, progress, quiet_transformers
+from stages.teacher.bert import length_batches, load, load_tokenizer
 from stages.texts import normalise_text
 
 # What the folder says about its training; all else in it decides the vectors.
@@ -79,7 +79,7 @@ def run(
     where = choose_device(device)
     texts = sorted({normalise_text(text) for text in read_manifest(manifest)["text"]})
     by_key = {hash_bytes(text.encode()): text for text in texts}
-    with quiet():
+    with quiet_transformers():
         header = _header(teacher)
         with CacheWriter(cache, header) as writer:
             missing = [by_key[key] for key in writer.missing(by_key)]
