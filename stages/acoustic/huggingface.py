@@ -67,6 +67,10 @@ _WHISPER_INPUT = ("chunk_length", "hop_length", "n_fft", "padding_value")
 # Replaces frames that SpecAugment masks, in training alone; many files lack it.
 _UNUSED = "masked_spec_embed"
 
+# The manifest's seconds are rounded to 0.1 ms and resampling rounds up, so what is not
+# too long by them may be longer than the window by so many samples, which are cut.
+_ROUNDING = 2
+
 _FIX = (
     "set acoustic.encoder to a local folder with config.json, preprocessor_config.json "
     "and model.safetensors, or to a hub name while online (HF_HUB_OFFLINE unset)"
@@ -130,6 +134,7 @@ class PretrainedEncoder:
             return [self._encode(wave) for wave in waves]
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
+        wave = self._within_window(wave)
         # The last hidden state, (1, frames, dim), whatever else the model gives.
         hidden = self.model(self._inputs(wave).to(self.model.device))[0]
         frames = hidden[0].cpu().numpy()
@@ -138,16 +143,21 @@ class PretrainedEncoder:
             frames = frames[: -(-len(wave) // (self.frame_step // self.pooling))]
         return _pooled(frames, self.pooling)
 
-    def _inputs(self, wave: np.ndarray) -> Tensor:
-        """(1, samples), or Whisper's (1, mel bands, frames of 10 ms)."""
-        longest = self.longest_seconds
-        if longest is not None and len(wave) > longest * SAMPLE_RATE:
+    def _within_window(self, wave: np.ndarray) -> np.ndarray:
+        if self.longest_seconds is None:
+            return wave
+        window = round(self.longest_seconds * SAMPLE_RATE)
+        if len(wave) > window + _ROUNDING:
             raise InputError(
                 "the recording is longer than the encoder's window",
                 found=f"{len(wave) / SAMPLE_RATE:.2f} seconds",
-                expected=f"at most {longest:g}",
+                expected=f"at most {self.longest_seconds:g}",
                 fix="cut it, drop its row, or use an encoder without a window",
             )
+        return wave[:window]
+
+    def _inputs(self, wave: np.ndarray) -> Tensor:
+        """(1, samples), or Whisper's (1, mel bands, frames of 10 ms)."""
         made = self.extractor(wave, sampling_rate=SAMPLE_RATE, return_tensors="pt")
         inputs = made[self.model.main_input_name]
         return functional.pad(inputs, (0, max(0, self.least_samples - len(wave))))
