@@ -1,0 +1,70 @@
+"""The README's figures of the demo are those that were measured last."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+README = Path("README.md").read_text("utf-8")
+
+
+def row(beginning: str) -> list[str]:
+    """The figures of the one table row that begins so."""
+    (line,) = [
+        line for line in README.splitlines() if line.startswith(f"| {beginning} |")
+    ]
+    return [cell.strip() for cell in line.strip("| ").split("|")[1:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "system"),
+    [
+        ("Baseline-1, ground-truth text", "baseline1_text"),
+        ("ALN linguistic, α 0.5", "aln_linguistic-0.5"),
+        ("ALN linguistic, α 0.8", "aln_linguistic-0.8"),
+        ("ALN, α 0.5", "aln-0.5"),
+        ("ALN, α 0.8", "aln-0.8"),
+    ],
+)
+def test_accuracies_are_those_of_the_report(name: str, system: str) -> None:
+    assert row(name)[:2] == reported(system)
+
+
+def test_accuracies_of_baseline_2_are_those_of_the_report() -> None:
+    # Two tables have a row of this name.
+    assert "| Baseline-2 | " + " | ".join(reported("baseline2")) + " |" in README
+
+
+def reported(system: str) -> list[str]:
+    """As committed: a run on another machine or corpus leaves another report."""
+    told = subprocess.run(
+        ["git", "show", "HEAD:report/results.json"], capture_output=True, text=True
+    )
+    if told.returncode:
+        pytest.skip("no git repository")
+    scores = json.loads(told.stdout)["systems"][system]
+    figures = []
+    for split in ("valid", "test"):
+        figure = f"{scores[f'{split}_accuracy']:.2f}"
+        if scores["seeds"] > 1:
+            figure += f" ± {scores[f'{split}_accuracy_std']:.2f}"
+        figures.append(figure)
+    return figures
+
+
+def test_the_encoders_worth_is_what_stands_beside_it() -> None:
+    notes = json.loads(Path("data/demo/encoder.json").read_text())
+    names = {
+        "voices of another synthesiser, heard wordings": (
+            "flite's voices, built from recordings of people; wordings of train"
+        ),
+        "voices of another synthesiser, unseen wordings": (
+            "the same, wordings that train never said"
+        ),
+    }
+    assert len(notes["conditions"]) == 10
+    for condition, accuracies in notes["conditions"].items():
+        shown = [float(figure) for figure in row(names.get(condition, condition))]
+        measured = [accuracies[name] for name in ("trained", "random", "log_mel")]
+        assert shown == pytest.approx(measured, abs=0.0501), condition
