@@ -177,9 +177,7 @@ class Inputs:
             "acoustic_dim": self.acoustic.header.dim,
             "linguistic_dim": self.targets.header.dim if self.targets else None,
             "intents": len(self.intents),
-            "gru_width": job.params.gru_width,
-            "gru_bidirectional": job.params.gru_bidirectional,
-            "dropout": job.params.dropout,
+            **job.params.architecture(),
         }
 
 
