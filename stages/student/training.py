@@ -24,7 +24,7 @@ class Student:
     epoch: int
     network: dict[str, Any]  # arguments of AcousticLinguisticNetwork
     weights: dict[str, np.ndarray]
-    predicted: np.ndarray  # class numbers of valid (U)
+    logits: np.ndarray  # of valid (U, intents)
     history: list[dict[str, float]]  # an epoch each, as history.csv
     pooled_first: np.ndarray | None  # Ê_lang of valid after the first epoch (U, H)
     pooled_last: np.ndarray | None  # and after the last one; None for baseline2
@@ -79,7 +79,7 @@ def train_student(
         # Not the total loss: that would weigh the transfer, which classifies nothing.
         score = (int(hits.sum()), -float(functional.cross_entropy(logits, labels)))
         if params.selection == "last" or score > best:
-            best, selected, predicted = score, epoch, logits.argmax(1).numpy()
+            best, selected, on_valid = score, epoch, logits.numpy()
             weights = {
                 name: weight.numpy(force=True).copy()
                 for name, weight in model.state_dict().items()
@@ -92,7 +92,7 @@ def train_student(
         epoch=selected,
         network=network,
         weights=weights,
-        predicted=predicted,
+        logits=on_valid,
         history=history,
         pooled_first=pooled[0] if pooled else None,
         pooled_last=pooled[-1] if pooled else None,
