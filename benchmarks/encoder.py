@@ -218,9 +218,7 @@ def _accuracies(
         "acoustic_dim": heard.frames.shape[1],
         "linguistic_dim": None,
         "intents": int(heard.labels.max()) + 1,
-        "gru_width": params.gru_width,
-        "gru_bidirectional": params.gru_bidirectional,
-        "dropout": params.dropout,
+        **params.architecture(),
     }
     scores: dict[str, list[float]] = {name: [] for name in held_out}
     with one_thread():

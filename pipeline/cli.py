@@ -390,6 +390,7 @@ def train_student(
             targets=layout.targets,
             targets_digest=layout.targets_digest,
             output=layout.student(system, one),
+            unfinished=layout.unfinished(system, one),
             device=device,
             workers=workers,
         )

@@ -7,6 +7,7 @@
                    teacher/                      the fine-tuned BERT
                    targets/, targets.digest      its vectors of the texts
                    student/<system>[-<alpha>]/   a student
+                   unfinished/<student>/         what a killed training goes on from
     report/                                      the report, which git keeps
 
 Paths are relative to the repository, in which every command runs. The environment
@@ -105,6 +106,10 @@ class Layout:
     def student(self, system: str, alpha: float | None) -> Path:
         """The folder of a student; α as it is written in params.yaml."""
         return self.folder / "student" / student_name(system, alpha)
+
+    def unfinished(self, system: str, alpha: float | None) -> Path:
+        """What the training of a student goes on from if it was killed."""
+        return self.folder / "unfinished" / student_name(system, alpha)
 
     def link_shared(self) -> None:
         """Link what ALN_CACHE_DIR has into this cache, where nothing is yet.

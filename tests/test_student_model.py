@@ -25,22 +25,34 @@ LENGTHS = torch.tensor([4, 7, 1, 5])
 TRANSFER_SYSTEMS = ("aln_linguistic", "aln")
 
 
-def make_network(system: str, *, bidirectional: bool = True) -> dict[str, Any]:
+# What an ablation changes, one at a time; of ALN but for the first two.
+VARIANTS: list[dict[str, Any]] = [
+    {"gru_bidirectional": False},
+    {"frame_pooling": "mean"},
+    {"attention": "self"},
+    {"attention": "none"},
+    {"mapping": "none"},
+    {"scaling": False},
+    {"initialisation": "pytorch"},
+]
+NETWORKS = [(system, {}) for system in SYSTEMS]
+NETWORKS += [(system, change) for system in SYSTEMS for change in VARIANTS[:2]]
+NETWORKS += [("aln", change) for change in VARIANTS[2:]]
+
+
+def make_network(system: str, **changes: Any) -> dict[str, Any]:
     return {
         "system": system,
         "acoustic_dim": D,
         "linguistic_dim": None if system == "baseline2" else H,
         "intents": INTENTS,
-        "gru_width": WIDTH,
-        "gru_bidirectional": bidirectional,
-        "dropout": 0.0,
+        **StudentParams(gru_width=WIDTH, **changes).architecture(),
     }
 
 
-def make_model(system: str, *, bidirectional: bool = True) -> AcousticLinguisticNetwork:
+def make_model(system: str, **changes: Any) -> AcousticLinguisticNetwork:
     torch.manual_seed(3)
-    network = make_network(system, bidirectional=bidirectional)
-    return AcousticLinguisticNetwork(**network).double()
+    return AcousticLinguisticNetwork(**make_network(system, **changes)).double()
 
 
 def make_features(lengths: torch.Tensor = LENGTHS) -> torch.Tensor:
@@ -78,9 +90,11 @@ def both(
 
 
 def by_hand(
-    model: AcousticLinguisticNetwork, frames: np.ndarray
+    model: AcousticLinguisticNetwork, changes: dict[str, Any], frames: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Logits and Ê_lang of one utterance (T, D)."""
+    network = make_network(model.system, **changes)
+    attention, root = network["attention"], np.sqrt(D) if network["scaling"] else 1.0
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
 
     def linear(name: str, x: np.ndarray) -> np.ndarray:
@@ -91,21 +105,26 @@ def by_hand(
         sequence = linear("transfer", frames)
         pooled = sequence.mean(0)
     if model.system == "aln":
-        mapped = linear("mapping", sequence)
+        source = frames if attention == "self" else sequence
+        if attention != "self" and network["mapping"] == "before":
+            source = linear("mapping", source)
+        sequence = source
+    if model.system == "aln" and attention != "none":
         query, key, value = (
             linear("query", frames),
-            linear("key", mapped),
-            linear("value", mapped),
+            linear("key", source),
+            linear("value", source),
         )
         sequence = np.empty_like(frames)
         for i, q in enumerate(query):
-            weight = np.array([np.exp(np.dot(q, k) / np.sqrt(D)) for k in key])
+            weight = np.array([np.exp(np.dot(q, k) / root) for k in key])
             sequence[i] = sum(w * v for w, v in zip(weight, value, strict=True))
             sequence[i] /= weight.sum()
     directions = [gru_by_hand(weights, "", sequence)]
     if model.gru.bidirectional:
         directions.append(gru_by_hand(weights, "_reverse", sequence[::-1]))
-    states = np.concatenate([states.max(0) for states in directions])
+    pool = np.mean if network["frame_pooling"] == "mean" else np.max
+    states = np.concatenate([pool(states, axis=0) for states in directions])
     return linear("classifier", states), pooled
 
 
@@ -129,17 +148,16 @@ def gru_by_hand(
     return np.array(states)
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(("system", "changes"), NETWORKS, ids=str)
 def test_networks_are_the_equations_of_the_paper(
-    system: str, bidirectional: bool
+    system: str, changes: dict[str, Any]
 ) -> None:
-    model = make_model(system, bidirectional=bidirectional)
+    model = make_model(system, **changes)
     features = make_features()
     with torch.no_grad():
         outputs = both(model, features)
     for number, length in enumerate(LENGTHS.tolist()):
-        logits, pooled = by_hand(model, features[number, :length].numpy())
+        logits, pooled = by_hand(model, changes, features[number, :length].numpy())
         for output in outputs.values():
             np.testing.assert_allclose(output.logits[number], logits, atol=1e-12)
             if pooled is None:
@@ -180,9 +198,11 @@ def test_the_loss_of_baseline2_is_the_intent_loss_alone() -> None:
     assert float(loss.total) == pytest.approx(np.log(1 + np.exp(2.0)))
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_logits_do_not_depend_on_batch_mates_or_padding(system: str) -> None:
-    model = make_model(system).float()
+@pytest.mark.parametrize(("system", "changes"), NETWORKS, ids=str)
+def test_logits_do_not_depend_on_batch_mates_or_padding(
+    system: str, changes: dict[str, Any]
+) -> None:
+    model = make_model(system, **changes).float()
     features = make_features().float()
     other_padding = features.clone()
     for row, length in zip(other_padding, LENGTHS, strict=True):
@@ -200,14 +220,17 @@ def test_logits_do_not_depend_on_batch_mates_or_padding(system: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["literal", "folded"])
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_padded_frames_get_no_gradient_and_real_ones_do(system: str, way: str) -> None:
+@pytest.mark.parametrize(("system", "changes"), NETWORKS, ids=str)
+def test_padded_frames_get_no_gradient_and_real_ones_do(
+    system: str, changes: dict[str, Any], way: str
+) -> None:
     features = make_features().requires_grad_()
-    both(make_model(system), features)[way].logits.square().sum().backward()
+    both(make_model(system, **changes), features)[way].logits.square().sum().backward()
     assert features.grad is not None
     present = torch.arange(features.shape[1]) < LENGTHS[:, None]
     assert not features.grad[~present].any()
-    assert features.grad[present].any(1).all()
+    # (The last frame of one direction has none where it is no maximum.)
+    assert features.grad[:, 0].any(1).all()
 
 
 def gradients(
@@ -225,10 +248,11 @@ def gradients(
     return total.item(), found
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_folding_keeps_losses_and_gradients(system: str, bidirectional: bool) -> None:
-    model = make_model(system, bidirectional=bidirectional)
+@pytest.mark.parametrize(("system", "changes"), NETWORKS, ids=str)
+def test_folding_keeps_losses_and_gradients(
+    system: str, changes: dict[str, Any]
+) -> None:
+    model = make_model(system, **changes)
     alpha = None if system == "baseline2" else 0.8
     literal, expected = gradients(model, "literal", alpha)
     folded, found = gradients(model, "folded", alpha)
@@ -239,16 +263,18 @@ def test_folding_keeps_losses_and_gradients(system: str, bidirectional: bool) ->
             assert gradient.abs().max() > 1e-6, name
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_folding_keeps_twenty_steps_of_training(system: str) -> None:
+@pytest.mark.parametrize(("system", "changes"), NETWORKS, ids=str)
+def test_folding_keeps_fifty_steps_of_training(
+    system: str, changes: dict[str, Any]
+) -> None:
     alpha = None if system == "baseline2" else 0.5
     ends = {}
     for way in ("literal", "folded"):
-        model = make_model(system)
+        model = make_model(system, **changes)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
         track = []
-        for _ in range(20):
+        for _ in range(50):
             track.append(gradients(model, way, alpha)[0])
             optimiser.step()
         ends[way] = (track, dict(model.state_dict()))
@@ -279,9 +305,7 @@ def test_alpha_0_does_not_look_at_the_teacher(system: str) -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    model = AcousticLinguisticNetwork(
-        **{**make_network("aln"), "dropout": 0.5}
-    ).double()
+    model = make_model("aln", dropout=0.5)
     features = make_features()
     training = [model(features, LENGTHS).logits for _ in range(2)]
     assert not torch.equal(*training)
@@ -431,6 +455,10 @@ def test_what_is_no_student_is_refused_with_its_path(tmp_path: Path) -> None:
         ("alpha", (0.5, 1.1)),
         ("gru_width", 0),
         ("dropout", 1.0),
+        ("frame_pooling", "sum"),
+        ("attention", "both"),
+        ("mapping", "after"),
+        ("initialisation", "zero"),
         ("selection", "best_test"),
     ],
 )
@@ -462,19 +490,17 @@ def test_alpha_goes_with_the_transfer_loss(system: str, alpha: float | None) -> 
         check_system(system, alpha)
 
 
-def test_attention_begins_with_each_frame_at_itself() -> None:
+@pytest.mark.parametrize("mapping", ["before", "none"])
+def test_attention_begins_with_each_frame_at_itself(mapping: str) -> None:
     torch.manual_seed(0)
-    model = AcousticLinguisticNetwork(
-        system="aln",
-        acoustic_dim=32,
-        linguistic_dim=48,
-        intents=3,
-        gru_width=4,
-        gru_bidirectional=True,
-        dropout=0.0,
-    )
+    network = make_network("aln", mapping=mapping)
+    network |= {"acoustic_dim": 32, "linguistic_dim": 48}
+    model = AcousticLinguisticNetwork(**network)
     features = torch.randn(5, 32)
-    keys = model.key(model.mapping(model.transfer(features)))
+    source = model.transfer(features)
+    if model.mapping is not None:
+        source = model.mapping(source)
+    keys = model.key(source)
     scores = (model.query(features) @ keys.T).detach().numpy()
     # W_q = W_k = 2 Q with Q orthogonal, and mapping undoes transfer: 4 x·x'.
     np.testing.assert_allclose(

@@ -5,8 +5,10 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ from stages.manifest import (
     write_quarantine,
 )
 from stages.provenance import hash_bytes
+from stages.student import training
 from stages.student.model import load_student
 from stages.student.params import StudentParams
 from stages.student.run import Inputs, Job, Summary, run
@@ -396,6 +399,69 @@ def test_a_workers_error_arrives_and_nothing_is_written(
         train(corpus, tmp_path / "out" / "student", params=params, workers=2)
     assert not multiprocessing.active_children()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("selection", ["best_valid", "last"])
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    noisy: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    selection: str,
+) -> None:
+    params = replace(PARAMS, dropout=0.3, selection=selection)
+    train(noisy, tmp_path / "unbroken", params=params)
+    unfinished, output = tmp_path / "unfinished", tmp_path / "output"
+    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
+    epochs = Mock(wraps=training._train_epoch)
+    monkeypatch.setattr(training, "_train_epoch", epochs)
+    started = {**noisy, "unfinished": unfinished}
+    # Of two seeds with four epochs each, in the first, between the two, in the second.
+    for done, before in ((1, 0), (3, 1), (4, 3), (7, 4)):
+        epochs.reset_mock()
+        epochs.side_effect = [DEFAULT] * (done - before) + [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt):
+            train(started, output, params=params)
+        assert epochs.call_count == done - before + 1
+        assert not output.exists()
+    epochs.reset_mock(side_effect=True)
+    train(started, output, params=params)
+    assert epochs.call_count == 1
+    assert contents(output) == contents(tmp_path / "unbroken")
+    assert not unfinished.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"learning_rate": 2e-2}, {"attention": "self"}, {"epochs": 5}, "bytes", "corpus"],
+    ids=str,
+)
+def test_a_checkpoint_of_something_else_is_not_gone_on_from(
+    corpus: dict[str, Any],
+    noisy: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Any,
+) -> None:
+    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
+    unfinished, output = tmp_path / "unfinished", tmp_path / "output"
+    epochs = Mock(wraps=training._train_epoch)
+    monkeypatch.setattr(training, "_train_epoch", epochs)
+    epochs.side_effect = [DEFAULT] * 2 + [KeyboardInterrupt]
+    with pytest.raises(KeyboardInterrupt):
+        train({**corpus, "unfinished": unfinished}, output)
+    params, inputs = PARAMS, corpus
+    if change == "bytes":
+        path = unfinished / "seed-8.pt"
+        path.write_bytes(path.read_bytes()[:-100])
+    elif change == "corpus":
+        inputs = noisy
+    else:
+        params = replace(PARAMS, **change)
+    epochs.reset_mock(side_effect=True)
+    train({**inputs, "unfinished": unfinished}, output, params=params)
+    assert epochs.call_count == 2 * params.epochs
+    train(inputs, tmp_path / "unbroken", params=params)
+    assert contents(output) == contents(tmp_path / "unbroken")
 
 
 def test_interrupted_training_leaves_the_old_student(

@@ -70,7 +70,7 @@ def _room(batch: int, generator: torch.Generator) -> Tensor:
 
 
 def _babble(heard: Tensor, generator: torch.Generator) -> Tensor:
-    """(batch, samples): two to eight other crops of the batch, as loud as each other."""
+    """(batch, samples): two to eight other crops of the batch, equally loud."""
     batch, samples = heard.shape
     loudness = heard.square().mean(dim=1, keepdim=True).sqrt()
     order = torch.rand(batch, batch, generator=generator)

@@ -70,13 +70,11 @@ class AcousticLinguisticNetwork(nn.Module):
         acoustic_dim: D, values in a frame of e_acoust.
         linguistic_dim: H, values in E_lang; None for baseline2.
         intents: number of classes.
-        gru_width: units of the GRU in each direction.
-        gru_bidirectional: whether it also runs from the end to the beginning.
-        dropout: of the pooled GRU outputs.
+        gru_width: and the rest, see `params.Architecture`.
     """
 
     transfer: nn.Linear
-    mapping: nn.Linear
+    mapping: nn.Linear | None
     query: nn.Linear
     key: nn.Linear
     value: nn.Linear
@@ -91,27 +89,42 @@ class AcousticLinguisticNetwork(nn.Module):
         gru_width: int,
         gru_bidirectional: bool,
         dropout: float,
+        frame_pooling: str,
+        attention: str,
+        mapping: str,
+        scaling: bool,
+        initialisation: str,
     ) -> None:
         super().__init__()
         if system not in SYSTEMS or (linguistic_dim is None) != (system == "baseline2"):
             raise ValueError(f"{system!r} with linguistic_dim {linguistic_dim}")
         self.system = system
+        self.frame_pooling = frame_pooling
+        self.attention = attention
+        self.scale = math.sqrt(acoustic_dim) if scaling else 1.0
         width = acoustic_dim
         if linguistic_dim is not None:
             self.transfer = nn.Linear(acoustic_dim, linguistic_dim)
             width = linguistic_dim
         if system == "aln":
-            self.mapping = nn.Linear(width, acoustic_dim)
-            self.query = nn.Linear(acoustic_dim, acoustic_dim)
-            self.key = nn.Linear(acoustic_dim, acoustic_dim)
-            self.value = nn.Linear(acoustic_dim, acoustic_dim)
+            self.mapping = None
+            if attention == "self":
+                width = acoustic_dim
+            elif mapping == "before":
+                self.mapping = nn.Linear(width, acoustic_dim)
+                width = acoustic_dim
+            if attention != "none":
+                self.query = nn.Linear(acoustic_dim, acoustic_dim)
+                self.key = nn.Linear(width, acoustic_dim)
+                self.value = nn.Linear(width, acoustic_dim)
             width = acoustic_dim
         self.gru = nn.GRU(
             width, gru_width, batch_first=True, bidirectional=gru_bidirectional
         )
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(gru_width * (1 + gru_bidirectional), intents)
-        self._begin_at_self()
+        if initialisation == "aligned":
+            self._begin_at_self()
 
     @torch.no_grad()
     def _begin_at_self(self) -> None:
@@ -130,11 +143,20 @@ class AcousticLinguisticNetwork(nn.Module):
         nn.init.zeros_(self.transfer.bias)
         if self.system == "aln_linguistic":
             return
-        self.mapping.weight.copy_(self.transfer.weight.T)
+        undone = self.transfer.weight.T  # (D, H)
+        if self.mapping is not None:
+            self.mapping.weight.copy_(undone)
+            nn.init.zeros_(self.mapping.bias)
+        if self.attention == "none":
+            return
         nn.init.orthogonal_(self.query.weight, gain=_QUERY_GAIN)
-        self.key.weight.copy_(self.query.weight)
-        nn.init.orthogonal_(self.value.weight)
-        for one in (self.mapping, self.query, self.key, self.value):
+        key, value = self.query.weight, torch.empty_like(self.query.weight)
+        nn.init.orthogonal_(value)
+        if self.attention == "cross" and self.mapping is None:
+            key, value = key @ undone, value @ undone
+        self.key.weight.copy_(key)
+        self.value.weight.copy_(value)
+        for one in (self.query, self.key, self.value):
             nn.init.zeros_(one.bias)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Output:
@@ -153,10 +175,19 @@ class AcousticLinguisticNetwork(nn.Module):
         pooled = total / present.sum(1, keepdim=True)
         if self.system == "aln_linguistic":
             return Output(self._classify(linguistic, lengths), pooled)
-        mapped = self.mapping(linguistic)  # (batch, frames, D)
+        # What keys and values are made of, (batch, frames, D); H without mapping.
+        source = features if self.attention == "self" else linguistic
+        if self.mapping is not None:
+            source = self.mapping(source)
+        if self.attention == "none":
+            return Output(self._classify(source, lengths), pooled)
         # z (batch, frames, D)
         attended = attend(
-            self.query(features), self.key(mapped), self.value(mapped), present
+            self.query(features),
+            self.key(source),
+            self.value(source),
+            present,
+            self.scale,
         )
         return Output(self._classify(attended, lengths), pooled)
 
@@ -188,21 +219,28 @@ class AcousticLinguisticNetwork(nn.Module):
         pooled = self.transfer(means)
         if self.system == "aln_linguistic":
             return Output(self._classify(features, lengths, self.transfer), pooled)
-        mapped = compose(self.mapping, self.transfer)
-        keys = self.key.weight @ mapped.weight  # K (D, D)
+        # From the features to what keys and values are made of.
+        source: Map = self.transfer
+        if self.mapping is not None:
+            source = compose(self.mapping, source)
+        if self.attention == "none":
+            return Output(self._classify(features, lengths, source), pooled)
+        keys = self.key.weight  # K (D, D)
+        values: Map = self.value  # V
+        if self.attention == "cross":
+            keys, values = keys @ source.weight, compose(values, source)
         # Kᵀ f_q(x) (batch, frames, D)
         queries = functional.linear(
             features, keys.T @ self.query.weight, self.query.bias @ keys
         )
         present = frame_mask(lengths, features)
-        context = attend(queries, features, features, present)
-        values = compose(self.value, mapped)
+        context = attend(queries, features, features, present, self.scale)
         return Output(self._classify(context, lengths, values), pooled)
 
     def _classify(
         self, sequence: Tensor, lengths: Tensor, before: Map | None = None
     ) -> Tensor:
-        """f(z) of eq. 3: GRU, max-pool over frames, linear.
+        """f(z) of eq. 3: GRU, pooling over frames, linear.
 
         Args:
             sequence: (batch, frames, F), padded on the right.
@@ -217,10 +255,15 @@ class AcousticLinguisticNetwork(nn.Module):
         )
         outputs = self.gru(packed)[0] if before is None else self._run(packed, before)
         # (batch, frames, directions · width); padding must never be the maximum
+        mean = self.frame_pooling == "mean"
         states, _ = pad_packed_sequence(
-            outputs, batch_first=True, padding_value=-math.inf
+            outputs, batch_first=True, padding_value=0.0 if mean else -math.inf
         )
-        return self.classifier(self.dropout(states.amax(1)))
+        if mean:
+            pooled = states.sum(1) / lengths.to(states.device)[:, None]
+        else:
+            pooled = states.amax(1)
+        return self.classifier(self.dropout(pooled))
 
     def _run(self, packed: PackedSequence, before: Map) -> PackedSequence:
         """The GRU on the images of the frames under `before`, never computed."""
@@ -260,7 +303,9 @@ def frame_mask(lengths: Tensor, features: Tensor) -> Tensor:
     return frames < lengths.to(features.device)[:, None]
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, present: Tensor) -> Tensor:
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, present: Tensor, scale: float
+) -> Tensor:
     """Eq. 2, one head with d_k = D; padded frames get no weight.
 
     Args:
@@ -268,11 +313,12 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, present: Tensor) -> Te
         keys: (batch, frames, D).
         values: (batch, frames, D).
         present: (batch, frames), which frames are real.
+        scale: what scores are divided by, √d_k.
 
     Returns:
         z (batch, frames, D); at padded frames without meaning.
     """
-    scores = queries @ keys.mT / math.sqrt(keys.shape[-1])  # (batch, frames, frames)
+    scores = queries @ keys.mT / scale  # (batch, frames, frames)
     scores = scores.masked_fill(~present[:, None], -math.inf)
     return scores.softmax(-1) @ values
 

@@ -1,22 +1,54 @@
 """Parameters of the student stage, and what they may be."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from stages.errors import ConfigurationError
 
 SYSTEMS = ("baseline2", "aln_linguistic", "aln")
 SELECTIONS = ("best_valid", "last")
+FRAME_POOLINGS = ("max", "mean")
+ATTENTIONS = ("cross", "self", "none")
+MAPPINGS = ("before", "none")
+INITIALISATIONS = ("aligned", "pytorch")
 
 
 @dataclass(frozen=True)
-class StudentParams:
+class Architecture:
+    """What the paper leaves open about the networks, or what an ablation takes away.
+
+    Attributes:
+        gru_width: units a direction. As the encoder's own, so that the intent layer
+            takes 256 values a frame and pools 256.
+        gru_bidirectional: whether the GRU also runs from the end to the beginning, as
+            the encoder's do; an utterance is complete when it is classified.
+        dropout: of the pooled GRU outputs, before the last linear layer; off, since the
+            paper names none.
+        frame_pooling: of the GRU outputs over the frames; section 2.5 has max.
+        attention: what ALN's keys and values are: `cross`, ê_lang, as in eq. 2; `self`,
+            e_acoust; or `none`: z is the mapped ê_lang.
+        mapping: whether ê_lang passes the mapping layer `before` keys and values are
+            made of it, as in section 2.4, or f_k and f_v take it as it is.
+        scaling: whether scores are divided by √d_k, as in eq. 2.
+        initialisation: `aligned` or PyTorch's own; see `model._begin_at_self`.
+    """
+
+    gru_width: int = 128
+    gru_bidirectional: bool = True
+    dropout: float = 0.0
+    frame_pooling: str = "max"
+    attention: str = "cross"
+    mapping: str = "before"
+    scaling: bool = True
+    initialisation: str = "aligned"
+
+
+@dataclass(frozen=True)
+class StudentParams(Architecture):
     """How the students are trained.
 
     Learning rate, batch size, epochs and α are the paper's (section 3.2.2, Table 3).
-    The rest it leaves open: the GRU is as wide as the encoder's own, 128 units a
-    direction, so that the intent layer takes 256 values a frame and pools 256; dropout
-    is off, since the paper names none.
     """
 
     learning_rate: float = 1e-3
@@ -25,9 +57,6 @@ class StudentParams:
     epochs: int = 100
     seeds: tuple[int, ...] = (1, 2, 3)  # a model each; the report gives their mean
     alpha: tuple[float, ...] = (0.5, 0.8)  # weights of the transfer loss to be tried
-    gru_width: int = 128  # units a direction
-    gru_bidirectional: bool = True
-    dropout: float = 0.0  # of the pooled GRU outputs, before the last linear layer
     # Which epoch's weights are kept: that of the highest accuracy on valid (ties: the
     # lower intent loss on valid, then the earlier epoch), or the last one.
     selection: str = "best_valid"
@@ -58,9 +87,19 @@ class StudentParams:
             ),
             "gru_width": (self.gru_width >= 1, "1 or more"),
             "dropout": (0 <= self.dropout < 1, "a number from 0 to below 1"),
-            "selection": (
-                self.selection in SELECTIONS,
-                f"one of {', '.join(SELECTIONS)}",
+            **{
+                name: (getattr(self, name) in known, f"one of {', '.join(known)}")
+                for name, known in (
+                    ("frame_pooling", FRAME_POOLINGS),
+                    ("attention", ATTENTIONS),
+                    ("initialisation", INITIALISATIONS),
+                    ("selection", SELECTIONS),
+                )
+            },
+            "mapping": (
+                self.mapping == "before"
+                or (self.mapping == "none" and self.attention != "none"),
+                "before; or none, with attention",
             ),
         }
         for name, (holds, expected) in rules.items():
@@ -70,6 +109,10 @@ class StudentParams:
                     found=repr(getattr(self, name)),
                     expected=expected,
                 )
+
+    def architecture(self) -> dict[str, Any]:
+        """The fields of `Architecture`, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Architecture)}
 
 
 def check_system(system: str, alpha: float | None) -> None:

@@ -17,7 +17,8 @@ and, but for `baseline2`, the teacher's targets of train and valid with theirs. 
 
 The epoch is selected on valid; test is read once every seed has been trained. Each seed
 trains on one thread, so that on the CPU the same inputs give the same bytes however
-many processes share the seeds.
+many processes share the seeds, and however often they were killed: while it trains,
+`unfinished` holds a checkpoint a seed, from which the next run goes on.
 """
 
 import logging
@@ -48,7 +49,7 @@ from stages.manifest import (
     read_quarantine,
     without,
 )
-from stages.provenance import hash_bytes
+from stages.provenance import fingerprint, hash_bytes, hash_file
 from stages.runtime import choose_device, one_thread, progress
 from stages.student.batches import Utterances
 from stages.student.model import save_student
@@ -104,6 +105,30 @@ class Job:
     targets: Path | None
     targets_digest: Path | None
     device: str
+    unfinished: Path | None = None
+
+    def checkpoint(self, seed: int) -> Path | None:
+        """Where the training of `seed` is kept while it lasts."""
+        return None if self.unfinished is None else self.unfinished / f"seed-{seed}.pt"
+
+    def identity(self, seed: int) -> str:
+        """Of all that decides what the student of `seed` becomes."""
+        read = [
+            self.manifest,
+            self.acoustic_digest,
+            self.quarantine,
+            self.targets_digest,
+        ]
+        return fingerprint(
+            {
+                "parameters": _parameters(self.params, "alpha", "seeds"),
+                "system": self.system,
+                "alpha": self.alpha,
+                "seed": seed,
+                "inputs": [path and hash_file(path) for path in read],
+                "device": choose_device(self.device).type,
+            }
+        )
 
 
 class Inputs:
@@ -179,9 +204,7 @@ class Inputs:
             "acoustic_dim": self.acoustic.header.dim,
             "linguistic_dim": self.targets.header.dim if self.targets else None,
             "intents": len(self.intents),
-            "gru_width": job.params.gru_width,
-            "gru_bidirectional": job.params.gru_bidirectional,
-            "dropout": job.params.dropout,
+            **job.params.architecture(),
         }
 
 
@@ -197,6 +220,7 @@ def run(
     targets: Path | None,
     targets_digest: Path | None,
     output: Path,
+    unfinished: Path | None = None,
     device: str = "auto",
     workers: int = 1,
 ) -> Summary:
@@ -213,6 +237,8 @@ def run(
         targets: the cache of the teacher's vectors; not looked at for baseline2.
         targets_digest: its digest.
         output: the folder of this student.
+        unfinished: the folder from which a killed run goes on; gone in the end. None
+            if it need not go on.
         device: auto, cpu or cuda.
         workers: processes that share the seeds; the results do not depend on it.
 
@@ -240,6 +266,7 @@ def run(
         targets=targets,
         targets_digest=targets_digest,
         device=device,
+        unfinished=unfinished,
     )
     inputs = Inputs(job)
     workers = min(workers, len(params.seeds))
@@ -258,7 +285,10 @@ def run(
             else:
                 results.append(message)
     results.sort(key=lambda result: params.seeds.index(result[0].seed))
-    return _write(job, inputs, results, output)
+    summary = _write(job, inputs, results, output)
+    if unfinished is not None:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return summary
 
 
 def _train(job: Job, inputs: Inputs, seeds: Sequence[int]) -> Messages:
@@ -275,6 +305,8 @@ def _train(job: Job, inputs: Inputs, seeds: Sequence[int]) -> Messages:
                 seed=seed,
                 train=train,
                 valid=valid,
+                checkpoint=job.checkpoint(seed),
+                identity=job.identity(seed),
             )
             students.append(student)
         test = inputs.load("test", device)
@@ -348,6 +380,10 @@ def _check_end(process: Any) -> None:
         )
 
 
+def _parameters(params: StudentParams, *without: str) -> dict[str, Any]:
+    return {k: v for k, v in asdict(params).items() if k not in without}
+
+
 def _open(directory: Path, digest: Digest) -> CacheReader:
     """The features that `digest` speaks of."""
     return CacheReader(directory, fingerprint=digest.header.fingerprint)
@@ -381,9 +417,12 @@ def _write(
     job: Job, inputs: Inputs, results: Sequence[Result], output: Path
 ) -> Summary:
     """Write everything into a folder beside `output`, then put it in its place."""
-    # Without the grid: what else is tried does not change this student.
-    parameters = {k: v for k, v in asdict(job.params).items() if k != "alpha"}
-    about = {"system": job.system, "alpha": job.alpha, "parameters": parameters}
+    about = {
+        "system": job.system,
+        "alpha": job.alpha,
+        # What else is tried does not change a student.
+        "parameters": _parameters(job.params, "alpha"),
+    }
     predictions = _predictions(inputs, results)
     scores, means = _score(predictions, results)
     beside = output.with_name(f".{output.name}.{os.getpid()}.tmp")

@@ -1,7 +1,10 @@
 """Training one student from tensors in memory, and classifying with it."""
 
+import pickle
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stages.atomic import atomic_path
 from stages.errors import PipelineError
 from stages.runtime import seed_everything
 from stages.student.batches import Utterances
 from stages.student.model import AcousticLinguisticNetwork, losses
 from stages.student.params import StudentParams
+
+# Seconds between checkpoints: what a killed run loses at most.
+_CHECKPOINT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ def train_student(
     seed: int,
     train: Utterances,
     valid: Utterances,
+    checkpoint: Path | None = None,
+    identity: str = "",
 ) -> Generator[None, None, Student]:
     """Train a network; yields after each epoch and returns the student.
 
@@ -54,12 +63,17 @@ def train_student(
         seed: of weights, order and dropout.
         train: what it is trained on; with targets but for baseline2.
         valid: what the epoch is selected on.
+        checkpoint: the file that a run which was killed goes on from, to the same
+            student; None if it need not.
+        identity: of all that decides what the student becomes; a checkpoint of another
+            one is not looked at.
 
     Raises:
         PipelineError: the loss is no number.
     """
     generator = seed_everything(seed)
-    model = AcousticLinguisticNetwork(**network).to(train.frames.device)
+    device = train.frames.device
+    model = AcousticLinguisticNetwork(**network).to(device)
     optimiser = torch.optim.Adam(
         model.parameters(),
         lr=params.learning_rate,
@@ -67,10 +81,23 @@ def train_student(
         fused=True,
     )
     labels = valid.labels.cpu()
-    history: list[dict[str, float]] = []
-    pooled: list[np.ndarray] = []
-    best = (-1, 0.0)
-    for epoch in range(1, params.epochs + 1):
+    kept: dict[str, Any] = {
+        "identity": identity,
+        "history": [],
+        "pooled": [],
+        "best": (-1, 0.0),
+    }
+    state = None if checkpoint is None else _read_checkpoint(checkpoint, identity)
+    if state is not None:
+        kept = state["kept"]
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        _set_random_state(state["random"], generator, device)
+    history, pooled = kept["history"], kept["pooled"]
+    for _ in history:
+        yield
+    saved = time.monotonic()
+    for epoch in range(len(history) + 1, params.epochs + 1):
         row = _train_epoch(model, optimiser, train, params.batch_size, alpha, generator)
         logits = classify(model, valid)
         hits = logits.argmax(1) == labels
@@ -78,25 +105,65 @@ def train_student(
         history.append({"seed": seed, "epoch": epoch, **row, **accuracy})
         # Not the total loss: that would weigh the transfer, which classifies nothing.
         score = (int(hits.sum()), -float(functional.cross_entropy(logits, labels)))
-        if params.selection == "last" or score > best:
-            best, selected, on_valid = score, epoch, logits.numpy()
+        if params.selection == "last" or score > kept["best"]:
             weights = {
-                name: weight.numpy(force=True).copy()
+                name: weight.detach().cpu().clone()
                 for name, weight in model.state_dict().items()
             }
+            kept |= {"best": score, "epoch": epoch, "weights": weights}
+            kept["logits"] = logits
         if alpha is not None and epoch in (1, params.epochs):
-            pooled.append(model.transfer(valid.means).numpy(force=True))
+            pooled.append(model.transfer(valid.means).detach().cpu())
+        late = time.monotonic() - saved >= _CHECKPOINT_SECONDS
+        if checkpoint is not None and (late or epoch == params.epochs):
+            with atomic_path(checkpoint) as beside:
+                torch.save(
+                    {
+                        "kept": kept,
+                        "model": model.state_dict(),
+                        "optimiser": optimiser.state_dict(),
+                        "random": _random_state(generator, device),
+                    },
+                    beside,
+                )
+            saved = time.monotonic()
         yield
     return Student(
         seed=seed,
-        epoch=selected,
+        epoch=kept["epoch"],
         network=network,
-        weights=weights,
-        logits=on_valid,
+        weights={name: weight.numpy() for name, weight in kept["weights"].items()},
+        logits=kept["logits"].numpy(),
         history=history,
-        pooled_first=pooled[0] if pooled else None,
-        pooled_last=pooled[-1] if pooled else None,
+        pooled_first=pooled[0].numpy() if pooled else None,
+        pooled_last=pooled[-1].numpy() if pooled else None,
     )
+
+
+def _read_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
+    """What `path` holds of this student; None if it is absent, damaged or another's."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state if state["kept"]["identity"] == identity else None
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.PickleError):
+        return None
+
+
+def _random_state(generator: torch.Generator, device: torch.device) -> list[Tensor]:
+    """Of the order of batches, and of dropout on the CPU or the device."""
+    states = [generator.get_state(), torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def _set_random_state(
+    states: list[Tensor], generator: torch.Generator, device: torch.device
+) -> None:
+    generator.set_state(states[0])
+    torch.set_rng_state(states[1])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[2], device)
 
 
 def _train_epoch(
