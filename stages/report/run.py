@@ -30,7 +30,13 @@ import pandas as pd
 
 from stages.atomic import atomic_path
 from stages.errors import CacheError, ConfigurationError, InputError
-from stages.manifest import read_intents, read_manifest, read_quarantine, without
+from stages.manifest import (
+    check_manifest,
+    read_intents,
+    read_manifest,
+    read_quarantine,
+    without,
+)
 from stages.report import scores, statistics, tables
 from stages.report.counts import describe_corpus
 from stages.report.figures import (
@@ -123,6 +129,7 @@ def run(
     _check_params(params, students)
     set_aside = read_quarantine(quarantine)
     table = without(read_manifest(manifest), set_aside)
+    check_manifest(manifest, table)
     names = read_intents(intents)
     utterances = _utterances(table, manifest)
     encoder = _read_encoder_scores(encoder_scores)

@@ -395,11 +395,11 @@ def _speaker_sections(found: Findings) -> list[str]:
     fewest, most = min(counts.values()), max(counts.values())
     each = f"{fewest:,} to {most:,}" if fewest < most else f"{most:,}"
     unknown = found.table1["test"]["utterances"] - sum(counts.values())
-    without = f" {unknown:,} utterances have no speaker." * (unknown > 0)
+    without = f"; of unknown speakers: {unknown:,}" * (unknown > 0)
     return [
         "## Speakers",
-        f"Test accuracy in percent of each of {len(table):,} speakers, with {each} "
-        f"utterances; mean over seeds.{without}",
+        "Test accuracy in percent by speaker; mean over seeds. Speakers: "
+        f"{len(table):,}; utterances of each: {each}{without}.",
         _table(["system", "lowest", "median", "highest"], rows),
         f"{found.chosen.title}, the lowest first:",
         _cut_table(["speaker", "utterances", "accuracy"], listed),
@@ -446,10 +446,16 @@ def _compare(found: Findings) -> str:
         found.rows[found.chosen.name]["test_accuracy"]
         - found.rows["baseline2"]["test_accuracy"]
     )
+    (p,) = (
+        pair.p
+        for pair in found.comparisons
+        if (pair.first, pair.second) == ("baseline2", found.chosen.name)
+    )
     return (
         f"On test, {found.chosen.title} differs from Baseline-2 by {_signed(gain)} "
         f"points ({found.table1['test']['utterances']:,} utterances, of which one is "
-        f"{100 / found.table1['test']['utterances']:.2f} points)."
+        f"{100 / found.table1['test']['utterances']:.2f} points); p {_p_value(p)}, see "
+        "below."
     )
 
 
