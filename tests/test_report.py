@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
+from scipy.stats import bootstrap
 
 from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
 from stages.manifest import (
@@ -21,13 +22,23 @@ from stages.manifest import (
     write_manifest,
     write_quarantine,
 )
+from stages.report import tables
 from stages.report.figures import confusion_figure, history_figure
 from stages.report.params import ReportParams
 from stages.report.projection import capped_perplexity, project
 from stages.report.run import run
-from stages.report.scores import best_by_valid, intent_scores, spread
-from stages.report.systems import HISTORY_COLUMNS, System, parse_name
+from stages.report.scores import best_by_valid, intent_scores, mark_length, spread
+from stages.report.statistics import (
+    bootstrap_interval,
+    calibration_error,
+    combine,
+    compare,
+    hits,
+    mcnemar,
+)
+from stages.report.systems import HISTORY_COLUMNS, SELECTIONS, System, parse_name
 from stages.report.tables import corpus_table, table1_differences
+from stages.student import params as student_params
 
 INTENTS = ["activate|lights|none", "bring|shoes|none", "increase|heat|none", "stop"]
 PER_SPLIT = {"train": 8, "valid": 12, "test": 20}
@@ -42,6 +53,8 @@ ERRORS = {
 }
 TEACHER_ERRORS = {"valid": 1, "test": 2}
 SEEDS = (1, 2)
+CONFIDENCE = {"baseline2": 0.6, "aln_linguistic": 0.7, "aln": 0.9}
+PREDICTION_COLUMNS = ["id", "split", "intent", "predicted", "confidence"]
 
 
 def build_manifest(folder: Path) -> pd.DataFrame:
@@ -94,13 +107,19 @@ def build_student(folder: Path, name: str, table: pd.DataFrame, seeds=SEEDS) -> 
             rows = table[table["split"] == split].sort_values("id")
             errors = ERRORS[name][split][place]
             accuracies[f"{split}_accuracy"] = 100 * (1 - errors / len(rows))
-            predictions.append(rows.assign(seed=seed, predicted=mislabel(rows, errors)))
+            predictions.append(
+                rows.assign(
+                    seed=seed,
+                    predicted=mislabel(rows, errors),
+                    confidence=CONFIDENCE[kind],
+                )
+            )
         runs.append({"seed": seed, "best_epoch": 3, **accuracies})
         for epoch in (1, 2, 3):
             transfer = "" if kind == "baseline2" else 0.5 / epoch
             accuracy = 20.0 * epoch + seed
             history.append((seed, epoch, 1 / epoch, transfer, 1.0, 50.0, accuracy))
-    pd.concat(predictions)[["seed", "id", "split", "intent", "predicted"]].to_csv(
+    pd.concat(predictions)[["seed", *PREDICTION_COLUMNS]].to_csv(
         folder / "predictions.csv", index=False
     )
     pd.DataFrame(history, columns=list(HISTORY_COLUMNS)).to_csv(
@@ -109,7 +128,7 @@ def build_student(folder: Path, name: str, table: pd.DataFrame, seeds=SEEDS) -> 
     metrics = {
         "system": kind,
         "alpha": float(alpha) if alpha else None,
-        "parameters": {},
+        "parameters": {"selection": "best_valid"},
         "seeds": runs,
     }
     for key in ("valid_accuracy", "test_accuracy"):
@@ -135,12 +154,11 @@ def set_aside(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:
 def build_teacher(folder: Path, table: pd.DataFrame) -> None:
     folder.mkdir()
     parts = [
-        rows.assign(predicted=mislabel(rows, TEACHER_ERRORS[split]))
+        rows.assign(predicted=mislabel(rows, TEACHER_ERRORS[split]), confidence=0.5)
         for split, rows in table[table["split"] != "train"].groupby("split")
     ]
-    pd.concat(parts)[["id", "split", "intent", "predicted"]].to_csv(
-        folder / "predictions.csv", index=False
-    )
+    table = pd.concat(parts)[PREDICTION_COLUMNS]
+    table.to_csv(folder / "predictions.csv", index=False)
 
 
 @pytest.fixture(scope="module")
@@ -325,6 +343,190 @@ def test_wordings_and_conditions_split_the_test_accuracy(given, written):
         assert list(results[groups][value]) == sorted(results["systems"])
 
 
+def test_an_interval_is_that_of_resampling_one_by_one():
+    # Means over three seeds of 200 utterances, as a system's hits give them.
+    runs = np.random.default_rng(4).random((200, 3)) < [0.7, 0.75, 0.8]
+    values = runs.mean(axis=1)
+    found = bootstrap_interval(values, seed=0)
+    expected = bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="percentile", rng=1
+    ).confidence_interval
+    # Each end of either is uncertain by about 0.0005.
+    assert found == pytest.approx((expected.low, expected.high), abs=0.003)
+    assert bootstrap_interval(values, seed=0) == found
+    assert bootstrap_interval(values, seed=1) != found
+    assert bootstrap_interval(np.ones(5), seed=0) == (1.0, 1.0)
+
+
+def test_a_rows_interval_is_over_utterances_of_their_means_over_seeds(given, written):
+    table = pd.read_csv(given / "student" / "baseline2" / "predictions.csv")
+    test = table[table["split"] == "test"]
+    right = (test["intent"] == test["predicted"]).groupby(test["id"]).mean()
+    generator = np.random.default_rng(5)
+    drawn = generator.choice(right.to_numpy(), size=(20_000, len(right)))
+    low, high = written[1]["systems"]["baseline2"]["test_interval"]
+    # 20 utterances that count 0, 1/2 or 1: means lie 2.5 points apart.
+    assert (low, high) == pytest.approx(
+        100 * np.quantile(drawn.mean(axis=1), (0.025, 0.975)), abs=2.51
+    )
+    page = (written[0] / "results.md").read_text()
+    (row, *_) = page_rows(page, "Baseline-2, acoustic embeddings")
+    assert row[3] == f"{low:.2f} to {high:.2f}"
+    assert "| test, 95% interval |" in page
+
+
+def test_a_corpus_that_lost_its_test_split_is_refused(spoiled, tmp_path):
+    table = read_manifest(spoiled / "manifest.csv")
+    bad = table[table["split"] == "test"].assign(reason="empty")
+    write_quarantine(spoiled / "quarantine.csv", bad)
+    with pytest.raises(InputError, match="no utterance in split 'test'"):
+        report(spoiled, tmp_path / "report")
+
+
+def test_mcnemar_is_the_binomial_of_the_discordant():
+    # 1 of 7: both tails, 2 (C(7,0) + C(7,1)) / 2^7.
+    assert mcnemar(1, 6) == mcnemar(6, 1) == pytest.approx(2 * 8 / 128)
+    assert mcnemar(0, 10) == pytest.approx(2 / 1024)
+    assert mcnemar(4, 4) == mcnemar(0, 0) == 1.0
+
+
+def test_seeds_combine_to_twice_their_median():
+    assert combine([0.9, 0.01, 0.03]) == pytest.approx(0.06)
+    assert combine([0.02, 0.04]) == pytest.approx(0.06)
+    assert combine([0.7, 0.6, 0.8]) == 1.0
+    assert combine([0.7]) == 0.7
+
+
+def system_of(runs: dict[int, list[int]], name: str = "aln-0.5") -> System:
+    """One that gets right, by seed, what is 1 among the utterances of test."""
+    rows = [
+        (seed, f"{number:02d}", "test", "yes", "yes" if right else "no")
+        for seed, run in runs.items()
+        for number, right in reversed(list(enumerate(run)))
+    ]
+    columns = ["seed", "id", "split", "intent", "predicted"]
+    table = pd.DataFrame([*rows, (1, "v", "valid", "yes", "no")], columns=columns)
+    return System(name, "aln", 0.5, table, pd.DataFrame())
+
+
+def test_systems_are_compared_seed_by_seed_and_one_run_with_every_seed():
+    one = system_of({2: [1, 1, 1, 1, 1, 1, 0, 0], 1: [1, 1, 1, 1, 1, 0, 0, 0]})
+    other = system_of({1: [0, 0, 0, 0, 0, 0, 1, 1], 2: [0, 0, 0, 0, 0, 0, 0, 1]})
+    assert hits(one).to_numpy().T.tolist() == [
+        [True] * 5 + [False] * 3,
+        [True] * 6 + [False] * 2,
+    ]
+    found = compare(one, other)
+    assert (found.first_alone, found.second_alone) == (5.5, 1.5)
+    # 5 : 2 and 6 : 1, whose p are 58/128 and 16/128.
+    assert found.p == pytest.approx((58 + 16) / 128, abs=1e-4)
+    teacher = system_of({0: [1, 1, 1, 1, 1, 1, 1, 1]}, "baseline1_text")
+    found = compare(teacher, one)
+    assert (found.first_alone, found.second_alone) == (2.5, 0)
+    assert found.p == pytest.approx(2 * (2 / 4 + 2 / 8) / 2)
+
+
+def test_every_pair_of_baselines_and_chosen_systems_is_tested(written):
+    output, results = written
+    names = ["baseline1_text", "baseline2", "aln_linguistic-0.5", "aln-0.8"]
+    pairs = [(row["first"], row["second"]) for row in results["significance"]]
+    assert pairs == [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    page = (output / "results.md").read_text()
+    # Both err on the first utterances: 6 and 8 of Baseline-2, 4 and 2 of ALN. p: 1/2
+    # of 0 : 2, and 2/64 of 0 : 6.
+    (row,) = page_rows(page, "Baseline-2, acoustic embeddings : ALN, α 0.8")
+    assert row[1:] == ["0.0", "4.0", "0.531"]
+    assert "twice the median" in page and "Rüger 1978" in page
+    assert "for the 6 pairs" in page and "demand 0.0083" in page
+
+
+def test_calibration_error_by_hand():
+    # 0.8 closes its bin, 0.81 is in the next; two utterances of five err.
+    confidence = np.array([0.75, 0.8, 0.81, 0.3, 1.0])
+    right = np.array([1.0, 0.0, 1.0, 0.0, 1.0])
+    by_hand = abs(0.75 + 0.8 - 1) + abs(0.81 - 1) + 0.3 + 0
+    assert calibration_error(confidence, right) == pytest.approx(by_hand / 5)
+    assert calibration_error(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 0.0
+
+
+def test_the_page_tells_confidence_and_its_error(written):
+    output, results = written
+    row = results["systems"]["aln-0.8"]
+    assert row["test_confidence"] == pytest.approx(90)
+    # One bin: 80 and 90% are right of what is said with 90%.
+    assert row["test_calibration_error"] == pytest.approx((10 + 0) / 2)
+    page = (output / "results.md").read_text()
+    assert "| ALN, α 0.8 | 85.00 | 90.00 | 5.00 |" in page
+
+
+def test_durations_are_cut_into_quarters_at_bounds_that_are_told(given, written):
+    lengths = written[1]["lengths"]
+    assert [row["length"] for row in lengths] == [
+        "up to 1.98 s",
+        "1.98 to 2.45 s",
+        "2.45 to 2.92 s",
+        "over 2.92 s",
+    ]
+    assert [row["utterances"] for row in lengths] == [5, 5, 5, 5]
+    # All of the teacher's two errors are the shortest.
+    shares = [row["accuracy"]["baseline1_text"] for row in lengths]
+    assert shares == [60.0, 100.0, 100.0, 100.0]
+    page = (written[0] / "results.md").read_text()
+    assert "| system | up to 1.98 s (5) | 1.98 to 2.45 s (5) |" in page
+
+
+def test_equal_durations_make_fewer_groups():
+    groups = mark_length(pd.Series([1.0, 1.0, 1.0, 1.0, 2.0]))
+    assert groups.to_list() == ["up to 1.00 s"] * 4 + ["over 1.00 s"]
+
+
+def test_speakers_stand_lowest_first(written):
+    output, results = written
+    speakers = {row["speaker"]: row for row in results["speakers"]}
+    assert {name: row["utterances"] for name, row in speakers.items()} == {
+        "test 0": 7,
+        "test 1": 7,
+        "test 2": 6,
+    }
+    # ALN errs on 0 to 3 and on 0, 1: three of speaker 0, two of 1, one of 2.
+    expected = {"test 0": 1 - 3 / 14, "test 1": 1 - 2 / 14, "test 2": 1 - 1 / 12}
+    page = (output / "results.md").read_text()
+    section = page.split("## Speakers")[1].split("## Intents")[0]
+    assert "Speakers: 3; utterances of each: 6 to 7.\n" in section
+    assert "| ALN, α 0.8 | 78.57 | 85.71 | 91.67 |" in section
+    listed = [line for line in section.splitlines() if line.startswith("| `")]
+    for line, (name, share) in zip(listed, expected.items(), strict=True):
+        assert line == (
+            f"| `{name}` | {speakers[name]['utterances']} | {100 * share:.2f} |"
+        )
+        found = speakers[name]["accuracy"]["aln-0.8"]
+        assert found == pytest.approx(100 * share, abs=1e-4)
+
+
+def test_many_speakers_are_cut_short_and_unknown_ones_counted(
+    spoiled, tmp_path, monkeypatch
+):
+    def section(speakers: pd.Series) -> str:
+        edit_csv(spoiled / "manifest.csv", lambda table: table.assign(speaker=speakers))
+        report(spoiled, tmp_path / "report", ReportParams(tsne_intents=1))
+        page = (tmp_path / "report" / "results.md").read_text()
+        return "".join(page.partition("## Speakers")[1:]).partition("## Intents")[0]
+
+    ids = read_manifest(spoiled / "manifest.csv")["id"]
+    monkeypatch.setattr(tables, "_LISTED_ROWS", 17)
+    found = section(ids.where(ids != "demo/test/00", ""))
+    assert "Speakers: 19; utterances of each: 1; of unknown speakers: 1." in found
+    assert found.count("| `demo/test/") == 17 and "\n\nand 2 more.\n" in found
+    assert section(ids.where(ids == "demo/test/00", "")) == ""
+
+
+def test_the_page_states_how_models_are_chosen(given, written, tmp_path):
+    assert written[1]["selection"] == "best_valid"
+    page = (written[0] / "results.md").read_text()
+    assert "`student.selection` is `best_valid`. ★ marks the α with the higher" in page
+    assert set(SELECTIONS) == set(student_params.SELECTIONS)
+
+
 def test_alpha_is_chosen_on_valid_not_on_test(written):
     output, results = written
     systems = results["systems"]
@@ -335,6 +537,7 @@ def test_alpha_is_chosen_on_valid_not_on_test(written):
     assert "| ALN, α 0.5 |" in page
     assert "## Intents: ALN, α 0.8" in page
     assert "ALN, α 0.8 differs from Baseline-2 by +20.00 points (20 utterances" in page
+    assert "of which one is 5.00 points); p 0.531, see below." in page
 
 
 def test_of_equal_alphas_the_first_shown_is_chosen():
@@ -361,8 +564,8 @@ def test_of_equal_alphas_the_first_shown_is_chosen():
 def test_the_page_has_a_row_a_system_beside_the_papers(written, title, cells):
     page = (written[0] / "results.md").read_text()
     row, *groups = page_rows(page, title)
-    assert [row[1], row[2], row[4], row[5]] == cells
-    assert len(groups) == 2, "wordings, conditions"
+    assert [row[1], row[2], row[5], row[6]] == cells
+    assert len(groups) == 5, "calibration, wordings, conditions, lengths, speakers"
 
 
 def test_the_page_says_what_the_demo_is_and_shows_its_pictures(written):
@@ -398,9 +601,6 @@ def test_data_for_dvc_plots(given, written):
     history = pd.read_csv(output / "plots" / "history.csv")
     assert list(history) == ["system", *HISTORY_COLUMNS]
     assert len(history) == len(ERRORS) * len(SEEDS) * 3
-    curves = pd.read_csv(output / "plots" / "valid_accuracy.csv")
-    assert list(curves) == ["epoch", *ERRORS]
-    assert curves["aln-0.8"].to_list() == [21.5, 41.5, 61.5]
     confusion = pd.read_csv(output / "plots" / "confusion.csv")
     assert list(confusion) == ["actual", "predicted"]
     right = (confusion["actual"] == confusion["predicted"]).mean()
@@ -542,6 +742,43 @@ SPOILERS = {
         ),
         CacheError,
         "found 'sing'.*dvc repro teacher",
+    ),
+    "confidence missing": (
+        lambda given: edit_csv(
+            given / ALN / "predictions.csv",
+            lambda table: table.drop(columns="confidence"),
+        ),
+        CacheError,
+        "seed, id, split, intent, predicted; expected rows of .*predicted, confidence",
+    ),
+    "confidence of more than everything": (
+        lambda given: edit_csv(
+            given / "teacher" / "predictions.csv",
+            lambda table: table.assign(confidence="1.5"),
+        ),
+        CacheError,
+        "no probability; found 1.5 for demo/test/00; expected a number from 0 to 1",
+    ),
+    "confidence left empty": (
+        lambda given: edit_csv(
+            given / ALN / "predictions.csv", lambda table: table.assign(confidence="")
+        ),
+        CacheError,
+        "found nan for demo/valid/00.*dvc repro student",
+    ),
+    "epochs chosen in two ways": (
+        lambda given: edit_json(
+            given / ALN / "metrics.json", parameters={"selection": "last"}
+        ),
+        CacheError,
+        "aln-0.8 and baseline2 have chosen their epochs differently",
+    ),
+    "epochs chosen in an unknown way": (
+        lambda given: edit_json(
+            given / ALN / "metrics.json", parameters={"selection": "luck"}
+        ),
+        CacheError,
+        "found luck; expected one of best_valid, last",
     ),
     "history without a column": (
         lambda given: edit_csv(

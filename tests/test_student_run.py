@@ -198,7 +198,8 @@ def test_metrics_summarise_the_predictions(trained: tuple[Summary, Path]) -> Non
     assert sorted(contents(output)) == FILES
     metrics = json.loads((output / "metrics.json").read_text())
     predictions = pd.read_csv(output / "predictions.csv")
-    assert list(predictions) == ["seed", "id", "split", "intent", "predicted"]
+    columns = ["seed", "id", "split", "intent", "predicted", "confidence"]
+    assert list(predictions) == columns
     assert len(predictions) == 2 * (COUNTS["valid"] + COUNTS["test"])
     assert [entry["seed"] for entry in metrics["seeds"]] == [8, 3]
     for split in ("valid", "test"):
@@ -240,6 +241,8 @@ def test_a_saved_student_predicts_what_was_written(
         own = predictions.query(f"seed == 3 and split == {split!r}")
         names = [INTENTS[number] for number in logits.argmax(1)]
         assert names == own["predicted"].tolist()
+        shares = logits.detach().softmax(1).numpy()
+        np.testing.assert_allclose(own["confidence"], shares.max(axis=1), atol=2e-6)
         assert own["id"].tolist() == sorted(own["id"])
 
 

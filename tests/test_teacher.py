@@ -235,13 +235,14 @@ class TestFinetune:
         tokenizer = AutoTokenizer.from_pretrained(output)
         table = pd.read_csv(corpus / "manifest.csv")
         names = json.loads((corpus / "intents.json").read_text())
-        expected = []
+        expected, confidences = [], []
         for text in table["text"]:
             plain = text.lower().replace(",", "").replace("!", "")
             with torch.no_grad():
                 logits = model(**tokenizer(plain, return_tensors="pt")).logits
             expected.append(names[int(logits.argmax())])
-        table["predicted"] = expected
+            confidences.append(float(logits.softmax(1).max()))
+        table["predicted"], table["confidence"] = expected, confidences
         table["right"] = 100.0 * (table["predicted"] == table["intent"])
         accuracy = table.groupby("split")["right"].mean()
         scores = json.loads((output / "scores.json").read_text())
@@ -253,7 +254,9 @@ class TestFinetune:
         heard = table[table["split"] != "train"].reset_index(drop=True)
         pd.testing.assert_frame_equal(
             pd.read_csv(output / "predictions.csv"),
-            heard[["id", "split", "intent", "predicted"]],
+            heard[["id", "split", "intent", "predicted", "confidence"]],
+            rtol=0,
+            atol=2e-6,
         )
 
     def test_the_folder_holds_nothing_but_what_is_documented(self, learnt):
@@ -347,7 +350,8 @@ class TestFinetune:
                 return predict_table(model, tokenizer, table, classes)
             weights.append(finetune._weights(model))
             right = np.arange(len(table)) < next(share) * len(table)
-            return table.assign(predicted=table["intent"].where(right, "none"))
+            named = table["intent"].where(right, "none")
+            return table.assign(predicted=named, confidence=1.0)
 
         monkeypatch.setattr(finetune, "_predict_table", scripted)
         params = replace(QUICK, intent_epochs=4)

@@ -210,10 +210,14 @@ def projection_figure(
 
 
 def accuracy_figure(
-    systems: Sequence[System], rows: Mapping[str, Mapping[str, float]], corpus: str
+    systems: Sequence[System],
+    rows: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, tuple[float, float]],
+    corpus: str,
 ) -> bytes:
-    """Test and valid accuracy of each system, with the deviation over seeds.
+    """Test and valid accuracy of each system.
 
+    The figures have the deviation over seeds, test's bars the interval over utterances.
     The paper's accuracies stand beside only where the corpus is one of the paper's.
     """
     with matplotlib.style.context(["default", STYLE]):
@@ -230,14 +234,6 @@ def accuracy_figure(
                 axes.barh(place + shift, mean, 0.34, color=_paler(colour, tone))
                 label = f"{mean:.1f}"
                 if row["seeds"] > 1:
-                    axes.errorbar(
-                        mean,
-                        place + shift,
-                        xerr=deviation,
-                        color=INK,
-                        elinewidth=0.8,
-                        capsize=2,
-                    )
                     label += f" ± {deviation:.1f}"
                 axes.text(
                     103,
@@ -247,6 +243,17 @@ def accuracy_figure(
                     fontsize=7.5,
                     color=INK if split == "test" else FAINT,
                 )
+            low, high = intervals[system.name]
+            mean = row["test_accuracy"]
+            axes.errorbar(
+                mean,
+                place - 0.19,
+                # The percentiles of a resample may miss the mean itself by rounding.
+                xerr=[[max(mean - low, 0)], [max(high - mean, 0)]],
+                color=INK,
+                elinewidth=0.8,
+                capsize=2,
+            )
             published = published_accuracy(system.kind, system.alpha).get(corpus)
             if published is not None:
                 known = True
@@ -271,6 +278,7 @@ def accuracy_figure(
         handles: list[Patch | Line2D] = [
             Patch(color=INK, label="test"),
             Patch(color=_paler(INK, 0.55), label="valid"),
+            _dot("_", INK, "95% interval", size=9, edge=INK),
         ]
         if known:
             handles.append(_dot("D", "white", "the paper, test", size=4.5, edge=INK))

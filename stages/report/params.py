@@ -11,7 +11,7 @@ class ReportParams:
         tsne_intents: how many intents Figure 2 shows, the most frequent of valid; the
             paper shows 6.
         tsne_perplexity: the effective number of neighbours of t-SNE.
-        seed: of t-SNE.
+        seed: of t-SNE and of the bootstrap.
     """
 
     tsne_intents: int = 6

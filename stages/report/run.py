@@ -6,22 +6,22 @@ predictions, the students' histories, the embeddings of the best transfer system
 the scores of the shipped encoder. Everything is computed before the first file is
 written, so a report that fails leaves the former one as it was.
 
-    results.json          figures by name, flat enough for `dvc metrics show`
+    results.json          figures by name; lists hold what is too much for a table of
+                          metrics, since `dvc metrics show` leaves lists out
     results.md            the page; shows the pictures by relative links
-    accuracy.png          accuracy by system
+    accuracy.png          accuracy by system, with the interval of test's
     confusion.png         which intent is taken for which, best ALN
     figure2.png           t-SNE of E_lang and ê_lang; only where a system transfers
     history.png           valid accuracy by epoch
     plots/accuracy.csv    system, split, accuracy, std
     plots/confusion.csv   actual, predicted: test, every seed of the best ALN
     plots/history.csv     system and the students' histories
-    plots/valid_accuracy.csv   epoch and a column a student, mean over seeds
 """
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,14 @@ import pandas as pd
 
 from stages.atomic import atomic_path
 from stages.errors import CacheError, ConfigurationError, InputError
-from stages.manifest import read_intents, read_manifest, read_quarantine, without
-from stages.report import scores, tables
+from stages.manifest import (
+    check_manifest,
+    read_intents,
+    read_manifest,
+    read_quarantine,
+    without,
+)
+from stages.report import scores, statistics, tables
 from stages.report.counts import describe_corpus
 from stages.report.figures import (
     INTENT_COLOURS,
@@ -50,7 +56,7 @@ from stages.report.systems import (
     TRANSFER_KINDS,
     Embeddings,
     System,
-    check_seeds,
+    check_comparable,
     read_embeddings,
     read_student,
     read_teacher,
@@ -103,7 +109,7 @@ def run(
     """Read what the stages left, measure, and write the report into `output`.
 
     Args:
-        params: of Figure 2.
+        params: of Figure 2, and the seed of the bootstrap.
         corpus: its name.
         manifest: `manifest.csv`.
         intents: `intents.json`.
@@ -123,6 +129,7 @@ def run(
     _check_params(params, students)
     set_aside = read_quarantine(quarantine)
     table = without(read_manifest(manifest), set_aside)
+    check_manifest(manifest, table)
     names = read_intents(intents)
     utterances = _utterances(table, manifest)
     encoder = _read_encoder_scores(encoder_scores)
@@ -132,12 +139,14 @@ def run(
     ]
     for system in systems:
         _check_labels(system, names, intents)
-    check_seeds(systems[1:])
+    check_comparable(systems[1:])
 
     rows = {system.name: scores.evaluate(system, names) for system in systems}
     best = scores.best_by_valid(systems, rows)
     chosen = _choose(systems, best)
     wording, wording_counts = scores.grouped_accuracies(systems, "wording")
+    lengths, length_counts = scores.grouped_accuracies(systems, "length")
+    speakers, speaker_counts = scores.grouped_accuracies(systems, "speaker")
     conditions, condition_counts = (
         scores.grouped_accuracies(systems, "condition")
         if "condition" in utterances
@@ -165,18 +174,28 @@ def run(
         set_aside=dict(zip(set_aside["id"], set_aside["reason"], strict=True)),
         systems=systems,
         rows=rows,
+        intervals={
+            system.name: statistics.accuracy_interval(system, seed=params.seed)
+            for system in systems
+        },
+        comparisons=statistics.compare_all(systems, best),
+        calibration={system.name: statistics.calibrate(system) for system in systems},
         best=best,
         chosen=chosen,
         intents=scores.intent_scores(chosen.predictions, names),
         wording=wording,
         wording_counts=wording_counts,
+        lengths=lengths,
+        length_counts=length_counts,
+        speakers=speakers,
+        speaker_counts=speaker_counts,
         conditions=conditions,
         condition_counts=condition_counts,
         transfer=transfer,
         perplexity=perplexity,
         encoder=encoder,
     )
-    files["accuracy.png"] = accuracy_figure(systems, rows, corpus)
+    files["accuracy.png"] = accuracy_figure(systems, rows, found.intervals, corpus)
     files["confusion.png"] = confusion_figure(
         chosen.predictions, names, f"Confusion on test, {chosen.title}"
     )
@@ -210,9 +229,16 @@ def _check_params(params: ReportParams, students: Mapping[str, Path]) -> None:
 
 
 def _utterances(table: pd.DataFrame, manifest: Path) -> pd.DataFrame:
-    """Valid and test, each with its wording and, where known, its condition."""
-    marked = table.assign(wording=scores.mark_wording(table))
-    columns = ["id", "split", "intent", "wording"]
+    """Valid and test, each with its wording and, where known, speaker and condition.
+
+    `length` is of test alone.
+    """
+    marked = table.assign(
+        wording=scores.mark_wording(table),
+        length=scores.mark_length(table.loc[table["split"] == "test", "seconds"]),
+        speaker=table["speaker"].where(table["speaker"].str.strip() != ""),
+    )
+    columns = ["id", "split", "intent", "wording", "length", "speaker"]
     path = manifest.with_name("conditions.csv")
     given = _read_conditions(path) if path.is_file() else {}
     if given:
@@ -316,7 +342,13 @@ def _read_encoder_scores(path: Path | None) -> dict[str, Any]:
 def _results(found: tables.Findings) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for system in found.systems:
-        rows[system.name] = dict(found.rows[system.name])
+        calibration = found.calibration[system.name]
+        rows[system.name] = {
+            **found.rows[system.name],
+            "test_interval": list(found.intervals[system.name]),
+            "test_confidence": calibration.confidence,
+            "test_calibration_error": calibration.error,
+        }
         published = published_accuracy(system.kind, system.alpha)
         if published:
             rows[system.name]["paper"] = published
@@ -325,11 +357,25 @@ def _results(found: tables.Findings) -> dict[str, Any]:
         "table1": found.table1,
         "set_aside": len(found.set_aside),
         "systems": rows,
+        "selection": found.chosen.selection,
         "best": found.best,
+        "significance": [asdict(comparison) for comparison in found.comparisons],
+        "lengths": _group_list("length", found.lengths, found.length_counts),
+        "speakers": _group_list("speaker", found.speakers, found.speaker_counts),
         "wording": found.wording,
         "conditions": found.conditions,
         "transfer_loss": found.transfer,
     }
+
+
+def _group_list(
+    name: str, groups: Mapping[str, Mapping[str, float]], counts: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Groups of test in their order, with the accuracy of each system."""
+    return [
+        {name: group, "utterances": counts[group], "accuracy": accuracies}
+        for group, accuracies in groups.items()
+    ]
 
 
 def _plots(
@@ -356,15 +402,10 @@ def _plots(
         [system.history.assign(system=system.name) for system in systems[1:]]
     )
     history.insert(0, "system", history.pop("system"))
-    curves = {
-        system.name: system.history.groupby("epoch")["valid_accuracy"].mean()
-        for system in systems[1:]
-    }
     return {
         "plots/accuracy.csv": _csv(accuracy),
         "plots/confusion.csv": _csv(confusion),
         "plots/history.csv": _csv(history),
-        "plots/valid_accuracy.csv": _csv(pd.DataFrame(curves).reset_index()),
     }
 
 

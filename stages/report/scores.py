@@ -1,6 +1,7 @@
 """What is measured: accuracies and F1, in percent."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -89,11 +90,24 @@ def grouped_accuracies(
     for system in systems:
         test = system.predictions[system.predictions["split"] == "test"]
         right = 100.0 * (test["intent"] == test["predicted"])
-        for value, group in right.groupby(test[column]):
+        for value, group in right.groupby(test[column], observed=True):
             name = str(value)
             accuracies.setdefault(name, {})[system.name] = round(float(group.mean()), 4)
             counts[name] = int(test.loc[group.index, "id"].nunique())
     return accuracies, counts
+
+
+def mark_length(seconds: pd.Series) -> pd.Series:
+    """The quarter of all durations that each lies in, as `1.20 to 1.55 s`, ordered.
+
+    The bounds are the quartiles as they are shown, each belonging to the quarter below
+    it. Where many durations are equal there are fewer than four groups.
+    """
+    bounds = np.unique(np.quantile(seconds, [0.25, 0.5, 0.75]).round(2))
+    shown = [f"{bound:.2f}" for bound in bounds]
+    between = [f"{low} to {high} s" for low, high in pairwise(shown)]
+    labels = [f"up to {shown[0]} s", *between, f"over {shown[-1]} s"]
+    return pd.cut(seconds, [-np.inf, *bounds, np.inf], labels=labels)
 
 
 def mark_wording(manifest: pd.DataFrame) -> pd.Series:

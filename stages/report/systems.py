@@ -25,6 +25,12 @@ TITLES = {
 }
 TRANSFER_KINDS = ("aln_linguistic", "aln")
 STUDENT_KINDS = ("baseline2", *TRANSFER_KINDS)
+# Which epoch of a run is kept, by the student's parameter `selection`.
+SELECTIONS = {
+    "best_valid": "the epoch with the highest accuracy on valid (of equals that with "
+    "the lower intent loss there, then the earlier one)",
+    "last": "the last epoch",
+}
 STUDENT_FIX = "run `dvc repro student`"
 TEACHER_FIX = "run `dvc repro teacher`"
 HISTORY_COLUMNS = (
@@ -36,6 +42,7 @@ HISTORY_COLUMNS = (
     "train_accuracy",
     "valid_accuracy",
 )
+_PREDICTION_COLUMNS = ("id", "split", "intent", "predicted", "confidence")
 # Percentage points: below one utterance of the largest corpus, above any rounding.
 _AGREEMENT = 0.01
 
@@ -49,9 +56,11 @@ class System:
         kind: the system without its α, `aln`.
         alpha: weight of the transfer loss, None where there is none.
         predictions: one row a seed and utterance of valid and test; columns seed, id,
-            split, intent, predicted, and what `utterances` adds. The teacher's one
-            run has seed 0.
+            split, intent, predicted, confidence (the probability of what is
+            predicted), and what `utterances` adds. The teacher's one run has seed 0.
         history: one row a seed and epoch, columns `HISTORY_COLUMNS`; empty for the
+            teacher.
+        selection: which epoch of a run is kept, a key of `SELECTIONS`; None for the
             teacher.
     """
 
@@ -60,6 +69,7 @@ class System:
     alpha: float | None
     predictions: pd.DataFrame
     history: pd.DataFrame
+    selection: str | None = None
 
     @property
     def title(self) -> str:
@@ -136,8 +146,7 @@ def read_student(name: str, folder: Path, utterances: pd.DataFrame) -> System:
             fix=STUDENT_FIX,
         )
     path = folder / "predictions.csv"
-    columns = ("seed", "id", "split", "intent", "predicted")
-    rows = _read_table(path, columns, STUDENT_FIX)
+    rows = _read_predictions(path, ("seed", *_PREDICTION_COLUMNS), STUDENT_FIX)
     rows["seed"] = _numbers(path, rows["seed"], int, STUDENT_FIX)
     system = System(
         name,
@@ -145,6 +154,7 @@ def read_student(name: str, folder: Path, utterances: pd.DataFrame) -> System:
         alpha,
         _join(path, rows, utterances, STUDENT_FIX),
         _read_history(folder / "history.csv"),
+        metrics["parameters"]["selection"],
     )
     _check_agreement(metrics_path, metrics, system)
     return system
@@ -164,7 +174,7 @@ def read_teacher(
         CacheError: the file is missing, damaged or of another manifest.
     """
     path = folder / "predictions.csv"
-    rows = _read_table(path, ("id", "split", "intent", "predicted"), TEACHER_FIX)
+    rows = _read_predictions(path, _PREDICTION_COLUMNS, TEACHER_FIX)
     rows = rows[~rows["id"].isin(list(set_aside))]
     rows.insert(0, "seed", 0)
     return System(
@@ -223,8 +233,8 @@ def read_embeddings(folder: Path, ids: Sequence[str]) -> Embeddings:
     return found
 
 
-def check_seeds(systems: Sequence[System]) -> None:
-    """Every student must have the same seeds: means over others do not compare.
+def check_comparable(systems: Sequence[System]) -> None:
+    """Every student must have the same seeds and the same rule of choosing the epoch.
 
     Raises:
         CacheError: two students differ.
@@ -237,6 +247,14 @@ def check_seeds(systems: Sequence[System]) -> None:
                 expected=systems[0].seeds,
                 fix=STUDENT_FIX,
             )
+        if system.selection != systems[0].selection:
+            raise CacheError(
+                f"{system.name} and {systems[0].name} have chosen their epochs "
+                "differently",
+                found=system.selection,
+                expected=systems[0].selection,
+                fix=STUDENT_FIX,
+            )
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
@@ -246,7 +264,8 @@ def _read_metrics(path: Path) -> dict[str, Any]:
         raise CacheError("no such file", path=path, fix=STUDENT_FIX) from None
     except ValueError as error:
         raise CacheError(f"not JSON ({error})", path=path, fix=STUDENT_FIX) from error
-    needed = {"system", "alpha", "seeds", "valid_accuracy", "test_accuracy"}
+    needed = {"system", "alpha", "parameters", "seeds"}
+    needed |= {"valid_accuracy", "test_accuracy"}
     if not isinstance(metrics, dict) or not needed <= metrics.keys():
         raise CacheError(
             "not the metrics of a student",
@@ -254,7 +273,32 @@ def _read_metrics(path: Path) -> dict[str, Any]:
             expected=f"the keys {', '.join(sorted(needed))}",
             fix=STUDENT_FIX,
         )
+    selection = metrics["parameters"].get("selection")
+    if selection not in SELECTIONS:
+        raise CacheError(
+            "an unknown way to choose the epoch",
+            path=path,
+            found=selection,
+            expected=f"one of {', '.join(SELECTIONS)}",
+            fix=STUDENT_FIX,
+        )
     return metrics
+
+
+def _read_predictions(path: Path, columns: Sequence[str], fix: str) -> pd.DataFrame:
+    """A table of predictions, `confidence` as numbers."""
+    rows = _read_table(path, columns, fix)
+    rows["confidence"] = _numbers(path, rows["confidence"], float, fix)
+    wrong = rows[~rows["confidence"].between(0, 1)]
+    if not wrong.empty:
+        raise CacheError(
+            "column confidence holds something that is no probability",
+            path=path,
+            found=f"{wrong['confidence'].iloc[0]:g} for {wrong['id'].iloc[0]}",
+            expected="a number from 0 to 1",
+            fix=fix,
+        )
+    return rows
 
 
 def _read_table(path: Path, columns: Sequence[str], fix: str) -> pd.DataFrame:

@@ -8,7 +8,8 @@ import pandas as pd
 
 from stages.manifest import SPLITS
 from stages.report.published import RECOGNISED_TEXT, TABLE1, published_accuracy
-from stages.report.systems import System
+from stages.report.statistics import BINS, DRAWS, LEVEL, Calibration, Comparison
+from stages.report.systems import SELECTIONS, System
 
 NAMES = {"atis": "ATIS", "fsc": "FSC"}
 MEASURED = {
@@ -44,7 +45,7 @@ TABLE1_ROWS = {
     "texts_shared_with_train": "of these also in train",
 }
 _NONE = "–"
-_SET_ASIDE_ROWS = 20
+_LISTED_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,18 @@ class Findings:
         set_aside: by id, why a recording could not be used.
         systems: in the order they are shown.
         rows: `evaluate` of each, by name.
+        intervals: of the test accuracy by name, lowest and highest in percent.
+        comparisons: the pairs of systems that were tested.
+        calibration: of each system, by name.
         best: the better α by kind, `best_by_valid`.
         chosen: the system whose intents are shown in full.
         intents: its `intent_scores`.
         wording: test accuracy by whether train has the wording, {value: {system: %}}.
         wording_counts: test utterances by value.
+        lengths: test accuracy by duration, shortest first, like `wording`.
+        length_counts: test utterances by duration.
+        speakers: test accuracy by speaker; without those whose speaker is unknown.
+        speaker_counts: test utterances by speaker.
         conditions: test accuracy by condition; empty where none are known.
         condition_counts: test utterances by condition.
         transfer: Loss_TL on valid at the first and the last epoch; empty without
@@ -75,11 +83,18 @@ class Findings:
     set_aside: Mapping[str, str]
     systems: Sequence[System]
     rows: Mapping[str, Mapping[str, float]]
+    intervals: Mapping[str, tuple[float, float]]
+    comparisons: Sequence[Comparison]
+    calibration: Mapping[str, Calibration]
     best: Mapping[str, str]
     chosen: System
     intents: pd.DataFrame
     wording: Mapping[str, Mapping[str, float]]
     wording_counts: Mapping[str, int]
+    lengths: Mapping[str, Mapping[str, float]]
+    length_counts: Mapping[str, int]
+    speakers: Mapping[str, Mapping[str, float]]
+    speaker_counts: Mapping[str, int]
     conditions: Mapping[str, Mapping[str, float]]
     condition_counts: Mapping[str, int]
     transfer: Mapping[str, float]
@@ -97,8 +112,14 @@ def page(found: Findings) -> str:
         *_set_aside_section(found.set_aside),
         "## Accuracy",
         accuracy_section(found),
+        "## Significance",
+        significance_section(found),
+        "## Calibration",
+        calibration_section(found),
         "## Unheard wordings" + (" and conditions" if found.conditions else ""),
         groups_section(found),
+        *_length_sections(found),
+        *_speaker_sections(found),
         f"## Intents: {found.chosen.title}",
         intents_section(found),
         *_transfer_sections(found),
@@ -117,12 +138,10 @@ def _set_aside_section(set_aside: Mapping[str, str]) -> list[str]:
         return []
     count = len(set_aside)
     what = "1 recording" if count == 1 else f"{count:,} recordings"
-    shown = list(set_aside.items())[:_SET_ASIDE_ROWS]
-    listed = [[_code(id), _cell(reason)] for id, reason in shown]
-    more = f"\n\nand {count - _SET_ASIDE_ROWS:,} more." * (count > _SET_ASIDE_ROWS)
+    rows = [[_code(id), _cell(reason)] for id, reason in set_aside.items()]
     return [
         f"**{what} could not be used** and no figure here counts them:",
-        _table(["recording", "why"], listed) + more,
+        _cut_table(["recording", "why"], rows),
     ]
 
 
@@ -179,21 +198,27 @@ def accuracy_section(found: Findings) -> str:
                 f"**{system.title}** ★" if starred else system.title,
                 _spread(row, "valid"),
                 _spread(row, "test"),
+                "{:.2f} to {:.2f}".format(*found.intervals[system.name]),
                 f"{row['test_macro_f1']:.2f}",
                 *(_percent(published.get(name)) for name in NAMES),
             ]
         )
-    header = ["system", "valid", "test", "test macro-F1"]
+    interval = f"{100 * LEVEL:.0f}% interval"
+    header = ["system", "valid", "test", f"test, {interval}", "test macro-F1"]
     header += [f"paper, {name} test" for name in NAMES.values()]
     students = [s for s in found.systems if s.kind != "baseline1_text"]
     seeds = len(students[0].seeds)
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     notes = [
         f"Percent; students: {over}. Macro-F1 is the mean over the intents that test "
-        "has."
+        "has.",
+        f"The {interval} is of the test accuracy, by the percentile bootstrap over "
+        f"test's utterances ({DRAWS:,} draws, an utterance counting as its mean over "
+        "seeds): what other utterances might have given, where the deviation is what "
+        "other seeds might. Utterances of one speaker resemble each other, so that for "
+        "other speakers it is too narrow.",
+        _selection_note(found),
     ]
-    if any(len(_of_kind(found, system)) > 1 for system in found.systems):
-        notes.append("★ the better α of its system, chosen on valid.")
     notes.append(_compare(found))
     asr = " and ".join(
         f"{accuracy:.2f} on {NAMES[name]} (word error rate {errors:.2f})"
@@ -205,6 +230,62 @@ def accuracy_section(found: Findings) -> str:
     )
     body = "\n\n".join(note for note in notes if note)
     return f"{_table(header, rows)}\n\n{body}\n\n![Accuracy by system](accuracy.png)"
+
+
+def significance_section(found: Findings) -> str:
+    """The tests between systems, a row a pair."""
+    titles = {system.name: system.title for system in found.systems}
+    rows = [
+        [
+            f"{titles[pair.first]} : {titles[pair.second]}",
+            f"{pair.first_alone:.1f}",
+            f"{pair.second_alone:.1f}",
+            _p_value(pair.p),
+        ]
+        for pair in found.comparisons
+    ]
+    header = ["first : second", "first alone", "second alone", "p"]
+    seeds = max(len(system.seeds) for system in found.systems)
+    text = [
+        "McNemar's exact test on test: how many utterances each of two systems alone "
+        f"gets right{', mean over seeds' * (seeds > 1)}, and the probability of a "
+        "split as uneven or more if both were right equally often."
+    ]
+    if seeds > 1:
+        text.append(
+            "A seed is held against the same seed, a system of one run against every "
+            "seed. The p shown is twice the median over seeds, at most 1, which is "
+            "valid however they depend on each other (Rüger 1978)."
+        )
+    if len(rows) > 1:
+        text.append(
+            f"It is not corrected for the {len(rows)} pairs: for 5% in all of them "
+            f"together, demand {0.05 / len(rows):.2g} of each (Bonferroni)."
+        )
+    return "\n\n".join([" ".join(text), _table(header, rows)])
+
+
+def calibration_section(found: Findings) -> str:
+    """What the systems say of their own accuracy, a row each."""
+    rows = [
+        [
+            system.title,
+            f"{found.rows[system.name]['test_accuracy']:.2f}",
+            f"{found.calibration[system.name].confidence:.2f}",
+            f"{found.calibration[system.name].error:.2f}",
+        ]
+        for system in found.systems
+    ]
+    return "\n\n".join(
+        [
+            "Confidence is the probability that a system gives its prediction, mean "
+            "over test and seeds; where it exceeds the accuracy, the system is "
+            "overconfident. ECE, the expected calibration error (Guo et al. 2017), is "
+            f"the mean distance of the two within {BINS} equally wide bins of "
+            "confidence, weighted by utterances. Percent, mean over seeds.",
+            _table(["system", "accuracy", "confidence", "ECE"], rows),
+        ]
+    )
 
 
 def groups_section(found: Findings) -> str:
@@ -281,6 +362,50 @@ def encoder_section(encoder: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _length_sections(found: Findings) -> list[str]:
+    """Test accuracy by duration; nothing where all last about the same."""
+    if len(found.lengths) < 2:
+        return []
+    return [
+        "## Length",
+        "Test accuracy in percent by the recording's duration, in quarters of test; "
+        "mean over seeds.",
+        _groups_table(found, found.lengths, found.length_counts, {}),
+    ]
+
+
+def _speaker_sections(found: Findings) -> list[str]:
+    """Test accuracy by speaker; nothing where fewer than two are known."""
+    if len(found.speakers) < 2:
+        return []
+    table = pd.DataFrame.from_dict(found.speakers, orient="index")  # by system
+    rows = [
+        [
+            system.title,
+            *(f"{table[system.name].quantile(share):.2f}" for share in (0, 0.5, 1)),
+        ]
+        for system in found.systems
+    ]
+    own = table[found.chosen.name].sort_values(kind="stable")
+    counts = found.speaker_counts
+    listed = [
+        [_code(str(name)), f"{counts[str(name)]:,}", f"{accuracy:.2f}"]
+        for name, accuracy in own.items()
+    ]
+    fewest, most = min(counts.values()), max(counts.values())
+    each = f"{fewest:,} to {most:,}" if fewest < most else f"{most:,}"
+    unknown = found.table1["test"]["utterances"] - sum(counts.values())
+    without = f"; of unknown speakers: {unknown:,}" * (unknown > 0)
+    return [
+        "## Speakers",
+        "Test accuracy in percent by speaker; mean over seeds. Speakers: "
+        f"{len(table):,}; utterances of each: {each}{without}.",
+        _table(["system", "lowest", "median", "highest"], rows),
+        f"{found.chosen.title}, the lowest first:",
+        _cut_table(["speaker", "utterances", "accuracy"], listed),
+    ]
+
+
 def _transfer_sections(found: Findings) -> list[str]:
     if not found.transfer or found.perplexity is None:
         return []
@@ -302,6 +427,17 @@ def _transfer_sections(found: Findings) -> list[str]:
     ]
 
 
+def _selection_note(found: Findings) -> str:
+    """How models were chosen, without a look at test."""
+    selection = found.chosen.selection
+    assert selection is not None
+    kept = f"Each run keeps {SELECTIONS[selection]}: `student.selection` is "
+    alphas = " ★ marks the α with the higher mean accuracy on valid." * any(
+        len(_of_kind(found, system)) > 1 for system in found.systems
+    )
+    return f"{kept}`{selection}`.{alphas} Test chooses nothing."
+
+
 def _compare(found: Findings) -> str:
     """One sentence: the chosen transfer system against Baseline-2, on test."""
     if "baseline2" not in found.rows or found.chosen.alpha is None:
@@ -310,10 +446,16 @@ def _compare(found: Findings) -> str:
         found.rows[found.chosen.name]["test_accuracy"]
         - found.rows["baseline2"]["test_accuracy"]
     )
+    (p,) = (
+        pair.p
+        for pair in found.comparisons
+        if (pair.first, pair.second) == ("baseline2", found.chosen.name)
+    )
     return (
         f"On test, {found.chosen.title} differs from Baseline-2 by {_signed(gain)} "
         f"points ({found.table1['test']['utterances']:,} utterances, of which one is "
-        f"{100 / found.table1['test']['utterances']:.2f} points)."
+        f"{100 / found.table1['test']['utterances']:.2f} points); p {_p_value(p)}, see "
+        "below."
     )
 
 
@@ -346,6 +488,13 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
 
 
+def _cut_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first rows of a table, and how many there are more."""
+    more = len(rows) - _LISTED_ROWS
+    table = _table(header, rows[:_LISTED_ROWS])
+    return f"{table}\n\nand {more:,} more." if more > 0 else table
+
+
 def _cell(text: str) -> str:
     return text.replace("|", r"\|")
 
@@ -368,6 +517,10 @@ def _percent(value: float | None) -> str:
 def _spread(row: Mapping[str, float], split: str) -> str:
     text = f"{row[f'{split}_accuracy']:.2f}"
     return text if row["seeds"] == 1 else f"{text} ± {row[f'{split}_accuracy_std']:.2f}"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _signed(value: float) -> str:

@@ -5,7 +5,8 @@ and, but for `baseline2`, the teacher's targets of train and valid with theirs. 
 `output`, whole or not at all:
 
     metrics.json               accuracies (%) of each seed, their mean and deviation
-    predictions.csv            seed,id,split,intent,predicted for valid and test
+    predictions.csv            seed,id,split,intent,predicted,confidence for valid and
+                               test; the last is the predicted intent's probability
     history.csv                seed,epoch,loss,transfer_loss,intent_loss,
                                train_accuracy,valid_accuracy; on train they are means
                                over the epoch's batches, each before its step
@@ -36,6 +37,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
 
 from stages.atomic import atomic_path, write_json
 from stages.cache import CacheReader, Digest, read_digest
@@ -60,7 +62,7 @@ TARGETED = ("train", "valid")  # test is never compared with the teacher
 _TABLES = ("metrics.json", "predictions.csv", "history.csv", "embeddings.npz")
 
 Result = tuple[Student, np.ndarray]
-"""A student and the class numbers it predicts for test (U)."""
+"""A student and its logits of test (U, intents)."""
 Messages = Generator[Result | None, None, None]
 """What training tells: None after each epoch, then the results."""
 
@@ -309,8 +311,7 @@ def _train(job: Job, inputs: Inputs, seeds: Sequence[int]) -> Messages:
             students.append(student)
         test = inputs.load("test", device)
         for student in students:
-            logits = classify(student.model(device), test)
-            yield student, logits.argmax(1).numpy()
+            yield student, classify(student.model(device), test).numpy()
 
 
 def _train_in_processes(job: Job, workers: int) -> Messages:
@@ -467,10 +468,11 @@ def _predictions(inputs: Inputs, results: Sequence[Result]) -> pd.DataFrame:
     names = np.array(inputs.intents)
     blocks = []
     for student, on_test in results:
-        for split, predicted in zip(SCORED, (student.predicted, on_test), strict=True):
+        for split, logits in zip(SCORED, (student.logits, on_test), strict=True):
             block = inputs.tables[split][["id", "split", "intent"]].copy()
             block.insert(0, "seed", student.seed)
-            block["predicted"] = names[predicted]
+            block["predicted"] = names[logits.argmax(axis=1)]
+            block["confidence"] = softmax(logits, axis=1).max(axis=1)
             blocks.append(block)
     return pd.concat(blocks, ignore_index=True)
 

@@ -31,7 +31,7 @@ class Student:
     epoch: int
     network: dict[str, Any]  # arguments of AcousticLinguisticNetwork
     weights: dict[str, np.ndarray]
-    predicted: np.ndarray  # class numbers of valid (U)
+    logits: np.ndarray  # of valid (U, intents)
     history: list[dict[str, float]]  # an epoch each, as history.csv
     pooled_first: np.ndarray | None  # Ê_lang of valid after the first epoch (U, H)
     pooled_last: np.ndarray | None  # and after the last one; None for baseline2
@@ -111,7 +111,7 @@ def train_student(
                 for name, weight in model.state_dict().items()
             }
             kept |= {"best": score, "epoch": epoch, "weights": weights}
-            kept["predicted"] = logits.argmax(1)
+            kept["logits"] = logits
         if alpha is not None and epoch in (1, params.epochs):
             pooled.append(model.transfer(valid.means).detach().cpu())
         late = time.monotonic() - saved >= _CHECKPOINT_SECONDS
@@ -133,7 +133,7 @@ def train_student(
         epoch=kept["epoch"],
         network=network,
         weights={name: weight.numpy() for name, weight in kept["weights"].items()},
-        predicted=kept["predicted"].numpy(),
+        logits=kept["logits"].numpy(),
         history=history,
         pooled_first=pooled[0].numpy() if pooled else None,
         pooled_last=pooled[-1].numpy() if pooled else None,

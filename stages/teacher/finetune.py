@@ -5,7 +5,8 @@ Reads the manifest and its intents. Writes one folder, whole or not at all:
     config.json, model.safetensors, tokenizer*.json   as transformers loads them
     parameters.json   the parameters it was trained with
     history.csv       stage, epoch, loss, valid_accuracy (percent; intent stage alone)
-    predictions.csv   id, split, intent, predicted: valid and test
+    predictions.csv   id, split, intent, predicted and its probability (`confidence`):
+                      valid and test
     scores.json       mlm_loss, intent_epoch, {train,valid,test}_accuracy (percent)
 
 The predictions are Baseline-1 on ground-truth text. Train texts alone reach the
@@ -134,7 +135,7 @@ def run(
         heard = predicted["split"].isin(["valid", "test"])
         _write_csv(
             folder / "predictions.csv",
-            predicted.loc[heard, ["id", "split", "intent", "predicted"]],
+            predicted.loc[heard, ["id", "split", "intent", "predicted", "confidence"]],
         )
         write_json(
             folder / "scores.json",
@@ -156,15 +157,20 @@ def run(
 
 def predict(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> np.ndarray:
-    """The class number the classifier `model` gives each of `texts`, (texts,)."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The class number the classifier `model` gives each of `texts`, (texts,).
+
+    And beside it the probability of that class, (texts,).
+    """
     model.eval()
     numbers = np.empty(len(texts), dtype=np.int64)
+    confidences = np.empty(len(texts))
     with torch.inference_mode():
         for places, batch in length_batches(tokenizer, texts, _PREDICTED_AT_ONCE):
             logits = model(**batch.to(model.device)).logits  # (batch, intents)
             numbers[places] = logits.argmax(dim=1).cpu().numpy()
-    return numbers
+            confidences[places] = logits.softmax(dim=1).amax(dim=1).cpu().numpy()
+    return numbers, confidences
 
 
 def _read_texts(manifest: Path, intents: Path, classes: list[str]) -> pd.DataFrame:
@@ -470,11 +476,11 @@ def _predict_table(
     table: pd.DataFrame,
     classes: list[str],
 ) -> pd.DataFrame:
-    """`table` with a column `predicted`, an intent each."""
-    texts = sorted(table["text"].unique())
-    numbers = predict(model, tokenizer, texts)
-    named = {text: classes[n] for text, n in zip(texts, numbers, strict=True)}
-    return table.assign(predicted=table["text"].map(named))
+    """`table` with each utterance's `predicted` intent and its `confidence`."""
+    texts, rows = np.unique(table["text"].to_numpy(str), return_inverse=True)
+    numbers, confidences = predict(model, tokenizer, texts.tolist())
+    named = np.array(classes)[numbers]
+    return table.assign(predicted=named[rows], confidence=confidences[rows])
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
