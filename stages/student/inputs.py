@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from stages.cache import CacheReader, Digest, read_digest
@@ -49,6 +50,10 @@ class Job:
         """Where the training of `seed` is kept while it lasts."""
         return None if self.unfinished is None else self.unfinished / f"seed-{seed}.pt"
 
+    def name(self) -> str:
+        """Of a folder for what the job trains; other jobs have others."""
+        return self.identity(0)[:24]
+
     def identity(self, seed: int) -> str:
         """Of all that decides what the student of `seed` becomes."""
         read = [
@@ -63,7 +68,7 @@ class Job:
                 "system": self.system,
                 "alpha": self.alpha,
                 "seed": seed,
-                "inputs": [path and hash_file(path) for path in read],
+                "inputs": [hash_input(path) for path in read],
                 "device": choose_device(self.device).type,
             }
         )
@@ -119,7 +124,6 @@ class Inputs:
         """The utterances of `split`, in the manifest's order, with targets if any."""
         table = self.tables[split]
         frames, offsets = self.acoustic.load(table["audio_sha256"].tolist())
-        numbers = {intent: number for number, intent in enumerate(self.intents)}
         texts, vectors = None, None
         if self.targets is not None and split in TARGETED:
             keys, texts = np.unique(
@@ -129,11 +133,16 @@ class Inputs:
         return Utterances.from_arrays(
             frames,
             offsets,
-            np.array([numbers[intent] for intent in table["intent"]]),
+            self.labels(table["intent"]),
             texts=texts,
             vectors=vectors,
             device=device,
         )
+
+    def labels(self, intents: pd.Series) -> np.ndarray:
+        """Class numbers (U) int64."""
+        numbers = {intent: number for number, intent in enumerate(self.intents)}
+        return np.array([numbers[intent] for intent in intents])
 
     def network(self, job: Job) -> dict[str, Any]:
         """The arguments of the job's `AcousticLinguisticNetwork`."""
@@ -148,6 +157,21 @@ class Inputs:
             "intents": len(self.intents),
             **job.params.architecture(),
         }
+
+
+def hash_input(path: Path | None) -> str | None:
+    """The hash of a file that training reads; None of none.
+
+    Raises:
+        CacheError: it is missing.
+    """
+    if path is None:
+        return None
+    try:
+        return hash_file(path)
+    except FileNotFoundError:
+        fix = "run `dvc repro acoustic targets`"
+        raise CacheError("no such file", path=path, fix=fix) from None
 
 
 def parameters_without(params: StudentParams, *names: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ many processes share the seeds, and however often they were killed: while it tra
 `unfinished` holds a checkpoint a seed, from which the next run goes on.
 """
 
+import json
 import os
 import shutil
 import statistics
@@ -38,6 +39,7 @@ from stages.atomic import atomic_path, write_json
 from stages.errors import ConfigurationError
 from stages.runtime import choose_device, progress
 from stages.student.inputs import Inputs, Job, parameters_without, text_key
+from stages.student.ledger import describe, record
 from stages.student.model import save_student
 from stages.student.params import StudentParams, check_system
 from stages.student.processes import (
@@ -88,6 +90,7 @@ def run(
     targets_digest: Path | None,
     output: Path,
     unfinished: Path | None = None,
+    ledger: Path | None = None,
     device: str = "auto",
     workers: int = 1,
 ) -> Summary:
@@ -106,6 +109,7 @@ def run(
         output: the folder of this student.
         unfinished: the folder from which a killed run goes on; gone in the end. None
             if it need not go on.
+        ledger: the folder of what every student came to; None if it need not be told.
         device: auto, cpu or cuda.
         workers: processes that share the seeds; the results do not depend on it.
 
@@ -156,6 +160,9 @@ def run(
                 results.append(message)
     results.sort(key=lambda result: params.seeds.index(result.student.seed))
     summary = _write(job, inputs, results, output)
+    if ledger is not None:
+        metrics = json.loads((output / "metrics.json").read_text("utf-8"))
+        record(ledger, {**metrics, **describe(job)})
     if unfinished is not None:
         shutil.rmtree(unfinished, ignore_errors=True)
     return summary
@@ -191,7 +198,8 @@ def _write(
         "parameters": parameters_without(job.params, "alpha"),
     }
     predictions = _predictions(inputs, results)
-    scores, means = _score(predictions, results)
+    scores = score_seeds(inputs, results)
+    means = means_over_seeds(scores)
     beside = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     before = output.with_name(f".{output.name}.{os.getpid()}.old")
     try:
@@ -244,26 +252,32 @@ def _predictions(inputs: Inputs, results: Sequence[Result]) -> pd.DataFrame:
     return pd.concat(blocks, ignore_index=True)
 
 
-def _score(
-    predictions: pd.DataFrame, results: Sequence[Result]
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Accuracies in percent: of each seed, and their mean and standard deviation."""
-    hits = predictions["intent"] == predictions["predicted"]
-    accuracy = 100 * hits.groupby([predictions["seed"], predictions["split"]]).mean()
-    scores = [
+def score_seeds(inputs: Inputs, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Of each seed, sorted as `results`: best_epoch and accuracies in percent."""
+    labels = {split: inputs.labels(inputs.tables[split]["intent"]) for split in SCORED}
+    return [
         {
             "seed": student.seed,
             "best_epoch": student.epoch,
-            **{f"{s}_accuracy": float(accuracy[student.seed, s]) for s in SCORED},
+            **{
+                f"{split}_accuracy": 100 * float(np.mean(logits.argmax(1) == own))
+                for (split, own), logits in zip(
+                    labels.items(), (student.logits, on_test), strict=True
+                )
+            },
         }
-        for _, student, _ in results
+        for _, student, on_test in results
     ]
+
+
+def means_over_seeds(scores: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means and standard deviations of the accuracies, by name."""
     means = {}
     for name in (f"{split}_accuracy" for split in SCORED):
         values = [score[name] for score in scores]
         means[name] = statistics.fmean(values)
         means[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
-    return scores, means
+    return means
 
 
 def _write_embeddings(path: Path, inputs: Inputs, student: Student) -> None:
