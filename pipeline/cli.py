@@ -435,12 +435,11 @@ def sweep(settings: Settings, device: str, workers: int) -> None:
 @_configured
 @click.option(
     "--csv",
-    "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write the table here too.",
 )
-def results(settings: Settings, file: Path | None) -> None:
+def results(settings: Settings, csv: Path | None) -> None:
     """Show every student that was trained from the features and targets of now.
 
     Whoever trained it: a stage, a sweep, or an experiment of DVC. ★ is the best of its
@@ -455,8 +454,8 @@ def results(settings: Settings, file: Path | None) -> None:
     table = results_table(shown, settings.params.student)
     if shown:
         click.echo(table.to_string(index=False))
-    if file is not None:
-        write_text(file, table.to_csv(index=False, lineterminator="\n"))
+    if csv is not None:
+        write_text(csv, table.to_csv(index=False, lineterminator="\n"))
     others = len(entries) - len(shown)
     click.echo(
         f"{layout.results}: {len(shown)} students"
