@@ -26,7 +26,8 @@ ablation: .venv/installed
 	$(BIN)/dvc repro targets
 	$(BIN)/python -m benchmarks.ablation
 
-bench: .venv/installed-dev
+bench: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/dvc repro targets
 	for script in $(filter-out benchmarks/ablation.py,$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" || exit 1; \

@@ -53,8 +53,8 @@ def list_caches(layout: Layout) -> str:
     return format_table(rows)
 
 
-def verify_caches(layout: Layout) -> tuple[list[str], str]:
-    """The problems of both caches, a line each, and a line in sum.
+def verify_caches(layout: Layout, kinds: Sequence[str]) -> tuple[list[str], str]:
+    """The problems of the caches, a line each, and a line in sum.
 
     Raises:
         PipelineError: no usable manifest.
@@ -62,18 +62,20 @@ def verify_caches(layout: Layout) -> tuple[list[str], str]:
     from stages.upkeep import verify
 
     problems = []
-    counts = []
-    for kind in KINDS:
+    checked = []
+    for kind in kinds:
         cache = _cache(layout, kind)
         rows = [(id, key) for key, ids in cache.needed.items() for id in ids]
         digest, missing = _digest(cache.digest)
         problems += missing
-        fingerprint = digest.header.fingerprint if digest else None
-        problems += verify(cache.directory, rows, fingerprint=fingerprint)
-        counts.append(len(rows))
+        problems += verify(cache.directory, rows, digest=digest)
+        what = {
+            "acoustic": "features of {:,} utterances",
+            "targets": "targets of {:,} texts",
+        }[kind]
+        checked.append(what.format(len(rows)))
     state = f"{len(problems)} problems" if problems else "sound and complete"
-    checked = "features of {:,} utterances, targets of {:,} texts".format(*counts)
-    return problems, f"{layout.folder}: {checked}: {state}"
+    return problems, f"{layout.folder}: {', '.join(checked)}: {state}"
 
 
 def collect_garbage(

@@ -9,6 +9,7 @@ Any other exception is a bug and keeps its traceback. Each command imports its s
 when it runs, so that `--help` does not wait for torch.
 """
 
+import errno
 import functools
 import logging
 import os
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 _STUDENTS = [name for name in SYSTEMS if name != "baseline2"]
 
 
+# What is no bug, wherever it strikes.
+_DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM, made to unwind the stack as Ctrl-C does."""
 
@@ -48,6 +53,15 @@ class _Pipeline(click.Group):
                 return super().invoke(ctx)
         except PipelineError as error:
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(2)
+        except OSError as error:
+            if error.errno not in _DISK_REFUSES:
+                raise
+            click.echo(
+                f"error: {error}; fix: make room or mend the permissions; what is "
+                "finished is kept",
+                err=True,
+            )
             ctx.exit(2)
         except KeyboardInterrupt as interrupt:
             click.echo(
@@ -527,6 +541,16 @@ def cache() -> None:
     """Look after the caches of features and targets."""
 
 
+_kinds = click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice(KINDS),
+    multiple=True,
+    default=KINDS,
+    show_default="both",
+    help="This cache alone.",
+)
+
 _kind = click.option(
     "--kind",
     type=click.Choice(KINDS),
@@ -547,12 +571,13 @@ def info(settings: Settings) -> None:
 
 @cache.command()
 @_configured
+@_kinds
 @click.pass_context
-def verify(ctx: click.Context, settings: Settings) -> None:
+def verify(ctx: click.Context, settings: Settings, kinds: tuple[str, ...]) -> None:
     """Recompute every checksum and look for every utterance of the manifest."""
     from pipeline.caches import verify_caches
 
-    problems, summary = verify_caches(settings.layout)
+    problems, summary = verify_caches(settings.layout, sorted(set(kinds)))
     for problem in problems:
         click.echo(problem, err=True)
     click.echo(summary)
@@ -561,16 +586,9 @@ def verify(ctx: click.Context, settings: Settings) -> None:
 
 @cache.command()
 @_configured
-@click.option(
-    "--kind",
-    type=click.Choice(KINDS),
-    multiple=True,
-    default=KINDS,
-    show_default="both",
-    help="Reclaim from this cache alone.",
-)
+@_kinds
 @click.option("--dry-run", is_flag=True, help="Only say what would be reclaimed.")
-def gc(settings: Settings, kind: tuple[str, ...], dry_run: bool) -> None:
+def gc(settings: Settings, kinds: tuple[str, ...], dry_run: bool) -> None:
     """Reclaim what the manifest does not need, and join small parts.
 
     Removes features of other encoders than the digest's, and of recordings and texts
@@ -579,8 +597,9 @@ def gc(settings: Settings, kind: tuple[str, ...], dry_run: bool) -> None:
     """
     from pipeline.caches import collect_garbage
 
-    kinds = tuple(one for one in KINDS if one in kind)
-    summary = collect_garbage(settings.layout, kinds, dry_run=dry_run, say=click.echo)
+    summary = collect_garbage(
+        settings.layout, sorted(set(kinds)), dry_run=dry_run, say=click.echo
+    )
     click.echo(summary)
 
 

@@ -80,6 +80,16 @@ class Header:
                 expected=f"{' or '.join(COMMANDS)}, {' or '.join(DTYPES)}",
             )
 
+    def difference(self, other: "Header") -> str:
+        """What sets features of `other` apart from these: `dtype float16, here …`."""
+        own = {"encoder": self.encoder, **self.parameters}
+        others = {"encoder": other.encoder, **other.parameters}
+        return ", ".join(
+            f"{name} {others.get(name)!s:.20}, here {own.get(name)!s:.20}"
+            for name in sorted(own.keys() | others.keys())
+            if own.get(name) != others.get(name)
+        )
+
     @property
     def stored_dtype(self) -> np.dtype[Any]:
         """The dtype of frames on disk, whatever the machine's byte order."""
@@ -127,20 +137,24 @@ class CacheWriter:
         """
         with ExitStack() as stack:
             stack.enter_context(locked(self.directory))
-            others: dict[str, int] = {}
+            others: dict[str, Header] = {}
+            unused = 0
             for part in map(read_part, part_paths(self.directory)):
                 fingerprint = part.header.fingerprint
                 if fingerprint == self.header.fingerprint:
                     check_header(part, self.header)
                     self._finished.update(part.keys)
                 else:
-                    others[fingerprint] = others.get(fingerprint, 0) + len(part.keys)
+                    others[fingerprint] = part.header
+                    unused += len(part.keys)
             if others:
                 logger.warning(
-                    "%d utterances cached with another encoder (%s) are not used; "
-                    "`aln-pipeline cache gc` reclaims the space",
-                    sum(others.values()),
-                    ", ".join(f"{name[:6]}…" for name in sorted(others)),
+                    "%d cached utterances are not used, their features being others: "
+                    "%s; `aln-pipeline cache gc` reclaims the space",
+                    unused,
+                    " and ".join(
+                        self.header.difference(others[name]) for name in sorted(others)
+                    ),
                 )
             self._stack = stack.pop_all()
         return self
@@ -173,6 +187,8 @@ class CacheWriter:
             expected = f"{header.dtype} (T, {header.dim}) with T > 0"
         elif not np.isfinite(frames).all():
             found, expected = "NaN or infinite values", "finite ones"
+            if header.dtype == "float16" and not np.isnan(frames).any():
+                expected += ", up to 65,504 in float16: use float32"
         elif key in self._finished or key in self._pending:
             return
         elif id in self._ids:
@@ -279,6 +295,27 @@ class CacheReader:
             frames[start:stop] = self[key]
         return frames, offsets
 
+    def check(self, hashes: Mapping[str, str]) -> None:
+        """Hold features against hashes of them, by key.
+
+        Raises:
+            CacheError: features that are missing, or others.
+        """
+        self._locate(list(hashes))
+        for key, expected in hashes.items():
+            if hash_array(self[key]) != expected:
+                path = self._parts[self._index[key][0]].path
+                raise damaged(path, f"the features of {key:.12} are not the digest's")
+
+    def check_parts(self) -> None:
+        """Hold the frames of every part against its checksum.
+
+        Raises:
+            CacheError: a part is damaged.
+        """
+        for part in self._parts:
+            part.check_frames()
+
     def _locate(self, keys: Sequence[str]) -> list[tuple[int, int, int]]:
         absent = [f"{key:.12}" for key in keys if key not in self._index]
         if absent:
@@ -292,10 +329,13 @@ def write_digest(
     """Write the digest of `rows`, the (id, key) of every utterance of the corpus.
 
     Raises:
-        CacheError: as `CacheReader`; a row whose features are not there; an id twice.
+        CacheError: as `CacheReader`; a row whose features are not there; an id twice;
+            a damaged part, or the disk refuses.
     """
     rows = sorted(rows)
     reader = CacheReader(directory, fingerprint=fingerprint)
+    # Or the digest would make damaged features the true ones.
+    reader.check_parts()
     absent = [id for id, key in rows if key not in reader]
     if absent:
         raise no_features(directory, absent, len(rows), reader.header.kind)
@@ -308,7 +348,10 @@ def write_digest(
     hashes = {key: hash_array(reader[key]) for key in dict.fromkeys(keys.values())}
     lines = [json.dumps(_describe(reader.header), sort_keys=True)]
     lines += [f"{id} {key} {hashes[key]}" for id, key in keys.items()]
-    write_text(path, "\n".join(lines) + "\n")
+    try:
+        write_text(path, "\n".join(lines) + "\n")
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def read_digest(path: Path) -> Digest:
@@ -395,17 +438,12 @@ def write_plain(
             while first < len(keys):
                 stop = np.searchsorted(offsets, offsets[first] + slice_frames)
                 last = min(int(stop), len(keys))
+                reader.check({key: hashes[key] for key in keys[first:last]})
                 matrices = [reader[key] for key in keys[first:last]]
-                for key, matrix in zip(keys[first:last], matrices, strict=True):
-                    if hash_array(matrix) != hashes[key]:
-                        raise CacheError(
-                            f"the features of {key:.12} are not those of the digest",
-                            path=reader.directory,
-                            fix="see what `aln-pipeline cache verify` says",
-                        )
                 frames[offsets[first] : offsets[last]] = np.concatenate(matrices)
                 first = last
-    except OSError as error:
+    # Closing, h5py hides what the disk said behind an error of its own.
+    except (OSError, RuntimeError) as error:
         raise unwritable(path, error) from error
 
 
@@ -435,6 +473,17 @@ class Part:
             raise damaged(self.path, error) from error
         # As a plain array: slicing numpy's memmap class is several times slower.
         return mapped.view(np.ndarray)
+
+    def check_frames(self) -> np.ndarray:
+        """The part's frames, as `map_frames`, held against their checksum.
+
+        Raises:
+            CacheError: they are damaged.
+        """
+        frames = self.map_frames()
+        if hash_array(frames) != self.frames_sha256:
+            raise damaged(self.path, "the checksum of frames does not hold")
+        return frames
 
 
 def part_paths(directory: Path) -> list[Path]:
@@ -595,7 +644,7 @@ def damaged(path: Path, why: object) -> CacheError:
     )
 
 
-def unwritable(path: Path, why: OSError) -> CacheError:
+def unwritable(path: Path, why: Exception) -> CacheError:
     """An error that says that the disk refuses."""
     return CacheError(
         f"cannot be written ({why})",

@@ -186,15 +186,16 @@ def verify(
     directory: Path,
     rows: Iterable[tuple[str, str]] | None = None,
     *,
-    fingerprint: str | None = None,
+    digest: Digest | None = None,
 ) -> list[str]:
     """Recompute every checksum; return what is wrong, a line each, naming the file.
 
     Args:
         directory: the cache.
         rows: (id, key) of the utterances whose features must be there.
-        fingerprint: of the encoder whose features they must be; None for any.
+        digest: what they must be, and of which encoder; None for any.
     """
+    fingerprint = digest.header.fingerprint if digest else None
     problems: list[str] = []
     headers: dict[str, Header] = {}
     holders: dict[tuple[str, str], str] = {}
@@ -223,6 +224,42 @@ def verify(
         absent = [id for id, key in rows if key not in present]
         if absent:
             problems.append(str(no_features(directory, absent, len(rows))))
+        if digest is not None:
+            problems += _differing(directory, rows, present, digest)
+    return problems
+
+
+def _differing(
+    directory: Path,
+    rows: Sequence[tuple[str, str]],
+    present: Collection[str],
+    digest: Digest,
+) -> list[str]:
+    """Rows that the digest does not have, and features that are not those it has."""
+    fix = f"fix: run {command(directory, digest.header.kind)}"
+    problems = []
+    older = [id for id, key in rows if digest.rows.get(id, ("",))[0] != key]
+    if older:
+        problems.append(
+            f"{directory}: the digest lacks {len(older)} of {len(rows)} utterances as "
+            f"they are now, {older[0]} first; {fix}"
+        )
+    expected = {key: features for key, features in digest.rows.values()}
+    try:
+        reader = CacheReader(directory, fingerprint=digest.header.fingerprint)
+        known = [key for key in dict.fromkeys(key for _, key in rows) if key in present]
+        others = [
+            key
+            for key in known
+            if key in expected and hash_array(reader[key]) != expected[key]
+        ]
+    except CacheError as error:
+        return [*problems, str(error)]
+    if others:
+        problems.append(
+            f"{directory}: {len(others)} features are not those of the digest, "
+            f"{others[0]:.12} first; {fix}"
+        )
     return problems
 
 
@@ -233,13 +270,11 @@ def check_part(path: Path) -> Part:
         CacheError: it is damaged, or holds what no writer would put there.
     """
     part = read_part(path)
-    frames = part.map_frames()
+    frames = part.check_frames()
     try:
         name = f"{hash_file(path)[:32]}.h5"
     except OSError as error:
         raise damaged(path, error) from error
-    if hash_array(frames) != part.frames_sha256:
-        raise damaged(path, "the checksum of frames does not hold")
     if name != path.name:
         raise damaged(path, "its bytes are not those it was named after")
     if not np.isfinite(frames).all():

@@ -454,7 +454,9 @@ def test_features_of_another_encoder_are_not_used(
         assert writer.missing(keys(ROWS)) == keys(ROWS)
         writer.add("x", ROWS[0][1], BAD)
     (record,) = caplog.records
-    assert "4 utterances cached with another encoder (ababab…)" in record.getMessage()
+    told = record.getMessage()
+    assert told.startswith("4 cached utterances are not used")
+    assert "encoder tiny, here huge" in told
     assert before.items() < contents(directory).items()
 
     with pytest.raises(CacheError, match=r"several encoders.*huge cdcd.*extract-aco"):
@@ -466,8 +468,11 @@ def test_features_of_another_encoder_are_not_used(
     assert ROWS[1][1] not in reader
 
     assert verify(directory, pairs(ROWS[:4])) == []
-    (problem,) = verify(directory, pairs(ROWS[:4]), fingerprint=OTHER.fingerprint)
-    assert "3 of 4" in problem
+    digest = tmp_path / "acoustic.digest"
+    write_digest(digest, directory, OTHER.fingerprint, pairs(ROWS[:1]))
+    of_other = read_digest(digest)
+    missing, older = verify(directory, pairs(ROWS[:4]), digest=of_other)
+    assert "3 of 4" in missing and "lacks 3 of 4" in older
     ours, theirs = info(directory)
     assert (ours.header, theirs.header) == (HEADER, OTHER)
     assert (ours.utterances, ours.frames, ours.parts) == (4, 17, 1)
@@ -544,14 +549,42 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path: Path) -> None:
         problems = verify(tmp_path, pairs(ROWS))
         assert any(p.startswith(f"{path}: damaged") for p in problems), place
         assert all("\n" not in problem for problem in problems)
-        # Reading either fails with an error of ours or does not meet the damage.
+        # Reading fails with an error of ours or returns what was written, and nothing
+        # damaged gets into a digest.
+        digest = tmp_path / "new.digest"
         try:
-            CacheReader(tmp_path, fingerprint=HEADER.fingerprint)
+            reader = CacheReader(tmp_path, fingerprint=HEADER.fingerprint)
             info(tmp_path)
+            write_digest(digest, tmp_path, HEADER.fingerprint, pairs(ROWS))
         except CacheError as error:
             assert str(path) in str(error)
+            assert not digest.exists()
+        else:
+            digest.unlink()
+            for _, key, frames in ROWS:
+                np.testing.assert_array_equal(reader[key], frames)
     path.write_bytes(good)
     assert verify(tmp_path, pairs(ROWS)) == []
+
+
+def test_verify_holds_features_against_the_digest(tmp_path: Path) -> None:
+    directory, path = tmp_path / "acoustic", tmp_path / "acoustic.digest"
+    fill(directory, ROWS)
+    write_digest(path, directory, HEADER.fingerprint, pairs(ROWS))
+    whole = path.read_text()
+    first, last = whole.splitlines()[1], whole.splitlines()[-1]
+    assert verify(directory, pairs(ROWS), digest=read_digest(path)) == []
+
+    path.write_text(whole.replace(last, last[:-6] + "abcdef"))
+    (problem,) = verify(directory, pairs(ROWS), digest=read_digest(path))
+    assert "1 features are not those of the digest" in problem
+    assert "run `aln-pipeline extract-acoustic`" in problem
+    changed = first.replace(first.rsplit(" ", 2)[1], "0" * 64)
+    for text in (whole.replace(first + "\n", ""), whole.replace(first, changed)):
+        path.write_text(text)
+        (problem,) = verify(directory, pairs(ROWS), digest=read_digest(path))
+        assert f"lacks 1 of {len(ROWS)} utterances" in problem
+        assert first.rsplit(" ", 2)[0] in problem
 
 
 @pytest.mark.parametrize("region", ["ids", "keys", "offsets", "signature"])

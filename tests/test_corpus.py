@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -923,6 +924,21 @@ def test_a_changed_file_is_read_again(
     assert after[0] == before[0]
     assert after[1].sha256 == hash_file(root / "c.wav") != before[1].sha256
     assert after[1].seconds == 3000 / 16_000
+
+
+def test_a_changed_file_with_its_old_time_is_read_again(
+    root: Path, inspect: Callable[..., list], hashed: list[str]
+) -> None:
+    """As `cp -p` and tools that mend headers leave it."""
+    inspect(["a.wav"])
+    hashed.clear()
+    path, state = root / "a.wav", (root / "a.wav").stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    (found,) = inspect(["a.wav"])
+    assert found.sha256 == hash_file(path) and hashed == ["a.wav"]
 
 
 def test_a_file_that_was_only_touched_is_read_again_and_the_same(

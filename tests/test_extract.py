@@ -1,5 +1,6 @@
 """Extraction: each recording through the encoder once, whatever happens meanwhile."""
 
+import errno
 import logging
 import os
 import shutil
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from click.testing import CliRunner
 
+from pipeline.cli import main
 from stages.acoustic import extract
 from stages.acoustic.audio import load_audio
 from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint, save_checkpoint
-from stages.acoustic.encoder import Encoder, EncoderConfiguration
+from stages.acoustic.encoder import REVISION, Encoder, EncoderConfiguration
 from stages.acoustic.extract import Summary, encode, feature_header, run
 from stages.acoustic.frames import frame_count
 from stages.acoustic.params import AcousticParams
@@ -163,7 +166,9 @@ def test_cached_features_equal_those_of_each_recording_alone(corpus: Corpus) -> 
     summary = corpus.extract()
     frames = sum(map(frame_count, LENGTHS))
     count = len(LENGTHS)
-    assert summary == Summary(corpus.cache, count, count, frames, 0, corpus.quarantine)
+    assert summary == Summary(
+        corpus.cache, count, count, 0, frames, 0, corpus.quarantine
+    )
     assert f"{len(LENGTHS)} extracted now ({frames} frames), 0 kept" in str(summary)
     found = corpus.features()
     assert [len(found[f"{n:02d}.wav"]) for n in range(len(LENGTHS))] == [
@@ -261,7 +266,7 @@ def test_another_encoder_or_front_end_extracts_everything_again(
     with caplog.at_level(logging.WARNING):
         corpus.extract()
     assert sum(encoded) == len(LENGTHS)
-    assert f"{len(LENGTHS)} utterances cached with another encoder" in caplog.text
+    assert f"{len(LENGTHS)} cached utterances are not used" in caplog.text
     after = read_digest(corpus.digest)
     assert after.header.fingerprint != before.header.fingerprint
     assert all(after.rows[id][1] != before.rows[id][1] for id in before.rows)
@@ -739,3 +744,87 @@ def test_killed_at_any_moment_a_run_loses_no_part_and_no_bit(
             before = {}
     assert start().wait() == 0
     assert corpus.digest.read_bytes() == expected
+
+
+def test_a_damaged_feature_never_becomes_the_digests(corpus: Corpus) -> None:
+    corpus.extract()
+    digest = corpus.digest.read_text()
+    (path,) = corpus.cache.glob("*.h5")
+    content = bytearray(path.read_bytes())
+    place = content.index(corpus.features()["03.wav"].tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CacheError, match=rf"{path.name}: damaged.*checksum of frames"):
+        corpus.extract()
+    assert corpus.digest.read_text() == digest
+    path.unlink()
+    corpus.extract()
+    assert corpus.digest.read_text() == digest
+
+
+def test_recordings_of_the_same_bytes_are_counted_as_such(corpus: Corpus) -> None:
+    copy = corpus.audio / "copy.wav"
+    copy.write_bytes((corpus.audio / "03.wav").read_bytes())
+    corpus.describe()
+    count = len(LENGTHS)
+    assert str(corpus.extract()).endswith(
+        f"{count + 1} utterances, {count} extracted now (28 frames), 0 kept, 1 of the "
+        "same bytes as another"
+    )
+    assert f"0 extracted now (0 frames), {count} kept, 1 of" in str(corpus.extract())
+
+
+def test_what_float16_cannot_hold_is_said(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loud(batches: list[list[Any]], *_: object) -> Iterator[tuple[Any, np.ndarray]]:
+        for batch in batches:
+            yield from ((row, np.full((2, 6), 7e4, np.float32)) for row in batch)
+
+    monkeypatch.setattr(extract, "_encode_here", loud)
+    params = replace(corpus.params, dtype="float16")
+    with pytest.raises(CacheError, match=r"infinite values.*65,504 .*use float32"):
+        corpus.extract(params)
+
+
+@pytest.mark.parametrize("full", ["manifest", "quarantine"])
+def test_a_full_disk_is_told_in_one_line(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    """Wherever it strikes; what a stage does not expect itself, the CLI does."""
+    replace_file = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(target).stem == full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+
+    @main.command("full")
+    def full_disk() -> None:
+        corpus.extract()
+        corpus.describe()
+
+    try:
+        result = CliRunner().invoke(main, ["full"])
+    finally:
+        del main.commands["full"]
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1 and "make room" in result.stderr
+
+
+def test_a_change_of_the_front_end_would_be_noticed() -> None:
+    """Whoever changes these values raises `encoder.REVISION`, then writes new ones."""
+    encoder = frozen_encoder(SIZES, seed=0).encoder
+    with torch.no_grad():
+        for number, weight in enumerate(encoder.parameters()):
+            places = torch.arange(weight.numel(), dtype=torch.float64)
+            values = torch.cos(1.7 * places + number).reshape(weight.shape)
+            weight.copy_(0.05 + 0.02 * values if number < 2 else values)
+    time = torch.arange(9000.0)
+    wave = torch.cos(0.01 * time**1.5) * torch.cos(time / 1500)
+    (features,) = encode(encoder, [wave.numpy()])
+    # A floor of 0.021 instead of 0.020 moves them by 1e-4.
+    expected = [0.748935, 0.473564, -0.882331, -0.363847, -0.756804, 0.512834]
+    assert (REVISION, features[1].tolist()) == (1, pytest.approx(expected, abs=2e-5))

@@ -13,10 +13,13 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchaudio.functional import resample
 
+from stages import espeak
 from stages.acoustic.audio import load_audio
-from stages.acoustic.checkpoint import frozen_encoder
+from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint
 from stages.acoustic.encoder import FRONT_ENDS, Encoder, EncoderConfiguration
+from stages.acoustic.extract import encode
 from stages.acoustic.frames import frame_count
 from stages.acoustic.graph import build_graph
 from stages.acoustic.session import Session, encode_in_processes
@@ -118,6 +121,23 @@ def test_the_reference_values_are_met(tmp_path: Path) -> None:
         (found,) = session.encode([golden[f"wave/{number}"]])
         expected = golden[f"features/{number}"]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_shipped_encoder_agrees_with_pytorch_on_speech(tmp_path: Path) -> None:
+    """Rounding in the front end is magnified by the logarithm: 1e-5 of the norm."""
+    checkpoint = load_checkpoint(ROOT / "data/demo/encoder.safetensors")
+    session = opened(tmp_path, checkpoint.encoder)
+    voices = [espeak.Voice("en-us", "m3"), espeak.Voice("en-gb", "f2")]
+    waves = []
+    for voice in voices:
+        for one in espeak.speak(voice, ["turn on the light", "go"], seed=1):
+            samples = torch.from_numpy(one.samples / np.float32(32768))
+            waves.append(resample(samples, espeak.SAMPLE_RATE, 16_000).numpy())
+    together = session.encode(waves)
+    for wave, found in zip(waves, together, strict=True):
+        (expected,) = encode(checkpoint.encoder, [wave])
+        apart = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        assert apart < 3e-5
 
 
 def test_the_same_weights_give_the_same_graph() -> None:

@@ -15,7 +15,13 @@ import pandas as pd
 import pytest
 import torch
 
-from stages.cache import CacheWriter, Header, write_digest
+from stages.cache import (
+    CacheReader,
+    CacheWriter,
+    Header,
+    read_digest,
+    write_digest,
+)
 from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
 from stages.manifest import (
     COLUMNS,
@@ -524,6 +530,18 @@ def test_features_that_are_missing_are_named_with_the_fix(tmp_path: Path) -> Non
         train(paths, tmp_path / "student")
     paths["acoustic_digest"].unlink()
     with pytest.raises(CacheError, match=r"acoustic\.digest: .*extract-acoustic"):
+        train(paths, tmp_path / "student")
+
+
+@pytest.mark.parametrize("kind", ["acoustic", "targets"])
+def test_damaged_features_are_not_trained_on(tmp_path: Path, kind: str) -> None:
+    paths = make_corpus(tmp_path)
+    (part,) = paths[kind].glob("*.h5")
+    content = bytearray(part.read_bytes())
+    key = next(iter(read_digest(paths[f"{kind}_digest"]).rows.values()))[0]
+    content[content.index(CacheReader(paths[kind])[key].tobytes())] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(CacheError, match=rf"{part.name}: damaged.*not the digest's"):
         train(paths, tmp_path / "student")
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from stages.acoustic.encoder import Encoder, EncoderConfiguration
+from stages.acoustic.encoder import REVISION, Encoder, EncoderConfiguration
 from stages.acoustic.frames import FRAME_STEP
 from stages.atomic import atomic_path
 from stages.errors import InputError, PipelineError
@@ -234,6 +234,7 @@ def _frozen(
             "weights": fingerprint_arrays(arrays),
             "front_end": c.front_end,
             "taps": c.taps,
+            "revision": REVISION,
         }
     )
     return Checkpoint(encoder, phonemes, words, identity)

@@ -28,6 +28,10 @@ from stages.errors import ConfigurationError
 
 FRONT_ENDS = ("raw", "log-cmn")
 
+REVISION = 1
+"""Of all in this module that the weights do not tell: whoever changes what the same
+weights give raises it, and features cached before are no longer used."""
+
 LEAKY_SLOPE = 0.2
 LOG_FLOOR = 0.02
 """Added before the logarithm; about the filters' response to 16-bit silence."""

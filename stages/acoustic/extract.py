@@ -67,16 +67,18 @@ class Summary:
     cache: Path
     utterances: int
     extracted: int
+    kept: int
     frames: int
     set_aside: int
     quarantine: Path
 
     def __str__(self) -> str:
-        kept = self.utterances - self.extracted
         told = (
             f"{self.cache}: {self.utterances} utterances, {self.extracted} extracted "
-            f"now ({self.frames} frames), {kept} kept"
+            f"now ({self.frames} frames), {self.kept} kept"
         )
+        if shared := self.utterances - self.extracted - self.kept:
+            told += f", {shared} of the same bytes as another"
         if self.set_aside:
             told += f"; {self.set_aside} set aside, named in {self.quarantine}"
         return told
@@ -141,7 +143,10 @@ def run(
         distinct = table.drop_duplicates("audio_sha256").sort_values(["seconds", "id"])
         longest = min(longest_seconds, encoder.longest_seconds or longest_seconds)
         for row in distinct[distinct["seconds"] > longest].itertuples():
-            refuse(row, _too_long(audio / row.path, row.seconds, longest))
+            error = _too_long(
+                audio / row.path, row.seconds, longest_seconds, encoder.longest_seconds
+            )
+            refuse(row, error)
         absent = set(writer.missing(distinct["audio_sha256"])) - bad.keys()
         todo = distinct[distinct["audio_sha256"].isin(absent)]
         extracted = frames = 0
@@ -156,7 +161,10 @@ def run(
                 if isinstance(one, RecordingError):
                     refuse(row, one)
                 else:
-                    writer.add(row.id, row.audio_sha256, one.astype(params.dtype))
+                    # A value too large becomes infinite, which is refused.
+                    with np.errstate(over="ignore"):
+                        stored = one.astype(params.dtype)
+                    writer.add(row.id, row.audio_sha256, stored)
                     extracted += 1
                     frames += len(one)
                 bar.update()
@@ -174,7 +182,8 @@ def run(
         pairs = zip(good["id"], good["audio_sha256"], strict=True)
         write_digest(digest, cache, header.fingerprint, pairs)
     set_aside = len(table) - len(good)
-    return Summary(cache, len(good), extracted, frames, set_aside, quarantine)
+    kept = good["audio_sha256"].nunique() - extracted
+    return Summary(cache, len(good), extracted, kept, frames, set_aside, quarantine)
 
 
 def load_encoder(params: AcousticParams) -> FrozenEncoder:
@@ -254,14 +263,21 @@ def encode(
     ]
 
 
-def _too_long(path: Path, seconds: float, longest: float) -> RecordingError:
+def _too_long(
+    path: Path, seconds: float, longest: float, window: float | None
+) -> RecordingError:
+    """An error about a recording of more than `longest` seconds or the `window`."""
+    limit = "corpus.longest_seconds"
+    fix = "cut it, drop its row, raise that, or use --on-error quarantine"
+    if window is not None and window <= longest:
+        longest, limit = window, "the encoder's window"
+        fix = "cut it, drop its row, or use --on-error quarantine"
     return RecordingError(
         "the recording is too long",
         path=path,
         found=f"{seconds:.1f} seconds",
-        expected=f"at most {longest:g}",
-        fix="cut it, drop its row, raise corpus.longest_seconds as far as the encoder "
-        "allows, or use --on-error quarantine",
+        expected=f"at most {longest:g}, {limit}",
+        fix=fix,
     )
 
 

@@ -1,7 +1,8 @@
 """What the audio files of a corpus are: duration and hash, remembered between runs.
 
-`<cache>/recordings.json` keeps each file's size and modification time, so that a file
-is read again only if one of them changed. It is a note to ourselves: nothing that
+`<cache>/recordings.json` keeps each file's size and the times of its last modification
+and of its last change of state, which no tool can set back, so that a file is read
+again only if one of them changed. It is a note to ourselves: nothing that
 depends on the manifest depends on it.
 """
 
@@ -60,7 +61,7 @@ def inspect_recordings(
                 path=file,
                 fix="complete the corpus, or pass its folder with --root",
             ) from None
-        stamp = [state.st_size, state.st_mtime_ns]
+        stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
         note = known.get(path)
         # What lasts 0 seconds was bad under another `on_error`.
         if note is not None and note["stamp"] == stamp and note["seconds"]:

@@ -103,8 +103,7 @@ class Inputs:
                     path=job.acoustic_digest,
                     fix="run `aln-pipeline extract-acoustic`",
                 )
-        self.acoustic = _open(job.acoustic, digest)
-        self.acoustic.lengths(table["audio_sha256"].tolist())  # all must be there
+        self.acoustic = _open(job.acoustic, digest, table["audio_sha256"])
         self.targets: CacheReader | None = None
         if job.targets is not None and job.targets_digest is not None:
             texts = table.loc[table["split"].isin(TARGETED), "text"]
@@ -117,8 +116,7 @@ class Inputs:
                         path=job.targets_digest,
                         fix="run `aln-pipeline cache-targets`",
                     )
-            self.targets = _open(job.targets, digest)
-            self.targets.lengths(texts.map(text_key).tolist())
+            self.targets = _open(job.targets, digest, texts.map(text_key))
 
     def load(self, split: str, device: torch.device) -> Utterances:
         """The utterances of `split`, in the manifest's order, with targets if any."""
@@ -184,6 +182,13 @@ def text_key(text: str) -> str:
     return hash_bytes(normalise_text(text).encode())
 
 
-def _open(directory: Path, digest: Digest) -> CacheReader:
-    """The features that `digest` speaks of."""
-    return CacheReader(directory, fingerprint=digest.header.fingerprint)
+def _open(directory: Path, digest: Digest, keys: pd.Series) -> CacheReader:
+    """The features that `digest` speaks of, held against it.
+
+    Raises:
+        CacheError: features of `keys` that are missing, damaged or others.
+    """
+    reader = CacheReader(directory, fingerprint=digest.header.fingerprint)
+    hashes = dict(digest.rows.values())
+    reader.check({key: hashes[key] for key in keys.unique()})
+    return reader
