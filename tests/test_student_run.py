@@ -415,8 +415,8 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     train(noisy, tmp_path / "unbroken", params=params)
     unfinished, output = tmp_path / "unfinished", tmp_path / "output"
     monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
-    epochs = Mock(wraps=training._train_epoch)
-    monkeypatch.setattr(training, "_train_epoch", epochs)
+    epochs = Mock(wraps=training.train_epoch)
+    monkeypatch.setattr(training, "train_epoch", epochs)
     started = {**noisy, "unfinished": unfinished}
     # Of two seeds with four epochs each, in the first, between the two, in the second.
     for done, before in ((1, 0), (3, 1), (4, 3), (7, 4)):
@@ -447,8 +447,8 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(
 ) -> None:
     monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
     unfinished, output = tmp_path / "unfinished", tmp_path / "output"
-    epochs = Mock(wraps=training._train_epoch)
-    monkeypatch.setattr(training, "_train_epoch", epochs)
+    epochs = Mock(wraps=training.train_epoch)
+    monkeypatch.setattr(training, "train_epoch", epochs)
     epochs.side_effect = [DEFAULT] * 2 + [KeyboardInterrupt]
     with pytest.raises(KeyboardInterrupt):
         train({**corpus, "unfinished": unfinished}, output)

@@ -98,7 +98,7 @@ def train_student(
         yield
     saved = time.monotonic()
     for epoch in range(len(history) + 1, params.epochs + 1):
-        row = _train_epoch(model, optimiser, train, params.batch_size, alpha, generator)
+        row = train_epoch(model, optimiser, train, params.batch_size, alpha, generator)
         logits = classify(model, valid)
         hits = logits.argmax(1) == labels
         accuracy = {"valid_accuracy": 100 * float(hits.double().mean())}
@@ -166,7 +166,7 @@ def _set_random_state(
         torch.cuda.set_rng_state(states[2], device)
 
 
-def _train_epoch(
+def train_epoch(
     model: AcousticLinguisticNetwork,
     optimiser: torch.optim.Optimizer,
     train: Utterances,

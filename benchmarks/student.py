@@ -1,0 +1,220 @@
+"""How fast does a student train? An epoch of ALN at the size of Fluent Speech Commands.
+
+Makes noise of the size of its train split, 23,132 utterances of 15.5 frames on average
+and 256 values a frame, 31 intents, targets of 768 values for 248 texts, and trains ALN
+(GRU of 128 a direction, batches of 64) for an epoch, each on one thread:
+
+    student      as `aln-pipeline train-student` does: folded products, batches of
+                 utterances of nearly one length, gathered from memory
+    literal      the same with the equations as the paper has them
+    loader       literal, from a DataLoader over an HDF5 file with a dataset for each
+                 utterance, in random order, padded to the longest of a batch
+    loader, 1    the same with a process beside it that loads
+    in the loop  literal, with the frozen encoder inside, as its authors published it;
+                 on a sample of the batches, recordings already in memory
+
+Competitors take turns; an epoch is the median, `times` the median of the turns'
+ratios to `student`.
+
+    python -m benchmarks.student [--utterances N] [--turns N] [--sample BATCHES]
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.extraction import publish
+from stages.acoustic.checkpoint import load_checkpoint
+from stages.acoustic.frames import FRAME_STEP
+from stages.acoustic.params import AcousticParams
+from stages.runtime import one_thread
+from stages.student.batches import Batch, Utterances
+from stages.student.model import AcousticLinguisticNetwork, Output, losses
+from stages.student.params import StudentParams
+from stages.student.training import train_epoch
+
+_MEAN_FRAMES = 15.5
+_DIM, _TARGET_DIM, _INTENTS, _TEXTS = 256, 768, 31, 248
+_ALPHA = 0.5
+
+Epoch = Callable[[], float]
+
+
+class _Literal(AcousticLinguisticNetwork):
+    """Equations 1 to 4 without a shortcut."""
+
+    def folded(self, features: Tensor, means: Tensor, lengths: Tensor) -> Output:
+        return self(features, lengths)
+
+
+class _DatasetAnUtterance(Dataset):
+    """Opens the file in the process that reads."""
+
+    def __init__(self, path: Path, data: Utterances) -> None:
+        self.path, self.count = path, len(data)
+        self.labels, self.texts, self.vectors = data.labels, data.texts, data.vectors
+        self.file: h5py.File | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        if self.file is None:
+            self.file = h5py.File(self.path)
+        assert self.texts is not None and self.vectors is not None
+        features = torch.from_numpy(self.file[str(row)][:])
+        return features, self.labels[row], self.vectors[self.texts[row]]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--utterances", type=int, default=23_132)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--sample", type=int, default=4)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, one_thread():
+        _measure(Path(folder), arguments.utterances, arguments.turns, arguments.sample)
+
+
+def _measure(folder: Path, utterances: int, turns: int, sample: int) -> None:
+    data = _noise(utterances)
+    path = folder / "utterances.h5"
+    with h5py.File(path, "w") as file:
+        for row, (start, length) in enumerate(
+            zip(data.starts.tolist(), data.lengths.tolist(), strict=True)
+        ):
+            file[str(row)] = data.frames[start : start + length].numpy()
+    competitors: dict[str, Epoch] = {
+        "student": _ours(AcousticLinguisticNetwork, data),
+        "literal": _ours(_Literal, data),
+        "loader": _loader(path, data, workers=0),
+        "loader, 1": _loader(path, data, workers=1),
+        "in the loop": _in_the_loop(data, sample),
+    }
+    print(f"{utterances} utterances, {len(data.frames)} frames")
+    seconds = np.array(
+        [[epoch() for epoch in competitors.values()] for _ in range(turns)]
+    )
+    times = np.median(seconds / seconds[:, :1], axis=0)
+    for name, epoch, ratio in zip(
+        competitors, np.median(seconds, axis=0), times, strict=True
+    ):
+        print(f"{name:12} {epoch:8.2f} s an epoch {ratio:7.2f} times")
+
+
+def _noise(count: int) -> Utterances:
+    generator = np.random.default_rng(0)
+    lengths = np.clip(generator.gamma(12, _MEAN_FRAMES / 12, count), 4, 50).astype(int)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return Utterances.from_arrays(
+        generator.standard_normal((offsets[-1], _DIM), np.float32),
+        offsets,
+        generator.integers(0, _INTENTS, count),
+        texts=generator.integers(0, _TEXTS, count),
+        vectors=generator.standard_normal((_TEXTS, _TARGET_DIM), np.float32),
+    )
+
+
+def _start(
+    kind: type[AcousticLinguisticNetwork],
+) -> tuple[AcousticLinguisticNetwork, torch.optim.Optimizer]:
+    torch.manual_seed(1)
+    model = kind(
+        system="aln",
+        acoustic_dim=_DIM,
+        linguistic_dim=_TARGET_DIM,
+        intents=_INTENTS,
+        **StudentParams().architecture(),
+    )
+    return model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+
+
+def _ours(kind: type[AcousticLinguisticNetwork], data: Utterances) -> Epoch:
+    model, optimiser = _start(kind)
+    generator = torch.Generator().manual_seed(1)
+    size = StudentParams().batch_size
+
+    def epoch() -> float:
+        began = time.perf_counter()
+        train_epoch(model, optimiser, data, size, _ALPHA, generator)
+        return time.perf_counter() - began
+
+    return epoch
+
+
+def _train(
+    model: AcousticLinguisticNetwork,
+    optimiser: torch.optim.Optimizer,
+    batches: Iterable[Batch],
+) -> float:
+    """Seconds to train on `batches`, their making included."""
+    model.train()
+    began = time.perf_counter()
+    for batch in batches:
+        output = model(batch.features, batch.lengths)
+        loss = losses(output, batch.labels, batch.targets, _ALPHA)
+        optimiser.zero_grad()
+        loss.total.backward()
+        optimiser.step()
+    return time.perf_counter() - began
+
+
+def _collate(rows: list[tuple[Tensor, Tensor, Tensor]]) -> Batch:
+    features, labels, targets = zip(*rows, strict=True)
+    padded = nn.utils.rnn.pad_sequence(features, batch_first=True)
+    lengths = torch.tensor([len(one) for one in features])
+    return Batch(padded, padded, lengths, torch.stack(labels), torch.stack(targets))
+
+
+def _loader(path: Path, data: Utterances, workers: int) -> Epoch:
+    loader = DataLoader(
+        _DatasetAnUtterance(path, data),
+        batch_size=StudentParams().batch_size,
+        shuffle=True,
+        num_workers=workers,
+        collate_fn=_collate,
+    )
+    model, optimiser = _start(AcousticLinguisticNetwork)
+    return lambda: _train(model, optimiser, loader)
+
+
+def _in_the_loop(data: Utterances, sample: int) -> Epoch:
+    """An epoch's time from that of `sample` batches."""
+    encoder = publish(load_checkpoint(Path(AcousticParams().encoder)).encoder)
+    model, optimiser = _start(AcousticLinguisticNetwork)
+    size = StudentParams().batch_size
+    generator = np.random.default_rng(0)
+    order = torch.from_numpy(generator.permutation(len(data)))[: sample * size]
+    waves = [
+        torch.from_numpy(
+            generator.normal(0, 0.1, FRAME_STEP * length).astype(np.float32)
+        )
+        for length in data.lengths[order].tolist()
+    ]
+
+    def batches() -> Iterable[Batch]:
+        for start in range(0, len(order), size):
+            batch = data.gather(order[start : start + size])
+            heard = nn.utils.rnn.pad_sequence(
+                waves[start : start + size], batch_first=True
+            )
+            with torch.no_grad():
+                features = encoder(heard)
+            yield Batch(
+                features, batch.means, batch.lengths, batch.labels, batch.targets
+            )
+
+    return lambda: _train(model, optimiser, batches()) * len(data) / len(order)
+
+
+if __name__ == "__main__":
+    main()
