@@ -5,7 +5,7 @@ BIN := .venv/bin
 # DVC runs `aln-pipeline` by its name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-all lint bench clean
+.PHONY: repro test test-all lint bench ablation clean
 
 repro: .venv/installed
 	$(BIN)/dvc repro
@@ -22,9 +22,13 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+ablation: .venv/installed
+	$(BIN)/dvc repro targets
+	$(BIN)/python -m benchmarks.ablation
+
 bench: .venv/installed-dev
-	$(BIN)/aln-pipeline prepare
-	for script in benchmarks/*.py; do \
+	$(BIN)/dvc repro targets
+	for script in $(filter-out benchmarks/ablation.py,$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" || exit 1; \
 	done
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +28,9 @@ from pipeline.params import PARAMS_FILE, Params, load_params
 from stages.corpus.params import ON_ERROR
 from stages.errors import PipelineError
 from stages.student.params import SYSTEMS
+
+if TYPE_CHECKING:
+    from stages.student.inputs import Job
 
 _STUDENTS = [name for name in SYSTEMS if name != "baseline2"]
 
@@ -390,7 +393,8 @@ def train_student(
             targets=layout.targets,
             targets_digest=layout.targets_digest,
             output=layout.student(system, one),
-            unfinished=layout.unfinished(system, one),
+            unfinished=layout.unfinished(student_name(system, one)),
+            ledger=layout.results,
             device=device,
             workers=workers,
         )
@@ -401,6 +405,81 @@ def train_student(
             f"valid, {summary.test_accuracy:.2f} ± {summary.test_accuracy_std:.2f}% "
             "of test"
         )
+
+
+@main.command()
+@_configured
+@_device
+@_workers
+def sweep(settings: Settings, device: str, workers: int) -> None:
+    """Train the grid of `sweep` in params.yaml, and show what each student came to.
+
+    One that was trained before, by this command or another, is not trained again.
+    """
+    from stages.student.ledger import results_table
+    from stages.student.sweep import expand, run
+
+    params = settings.params
+    summary = run(
+        expand(params.student, params.sweep),
+        _job(settings, device),
+        ledger=settings.layout.results,
+        unfinished=settings.layout.unfinished("sweep"),
+        workers=workers,
+    )
+    click.echo(results_table(summary.entries, params.student).to_string(index=False))
+    click.echo(str(summary))
+
+
+@main.command()
+@_configured
+@click.option(
+    "--csv",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the table here too.",
+)
+def results(settings: Settings, csv: Path | None) -> None:
+    """Show every student that was trained from the features and targets of now.
+
+    Whoever trained it: a stage, a sweep, or an experiment of DVC. ★ is the best of its
+    system, chosen on valid.
+    """
+    from stages.atomic import write_text
+    from stages.student.ledger import describe, of_inputs, read_ledger, results_table
+
+    layout = settings.layout
+    entries = read_ledger(layout.results)
+    shown = of_inputs(entries, describe(_job(settings, "cpu"))["inputs"])
+    table = results_table(shown, settings.params.student)
+    if shown:
+        click.echo(table.to_string(index=False))
+    if csv is not None:
+        write_text(csv, table.to_csv(index=False, lineterminator="\n"))
+    others = len(entries) - len(shown)
+    click.echo(
+        f"{layout.results}: {len(shown)} students"
+        + (f", and {others} of other features or targets" if others else "")
+    )
+
+
+def _job(settings: Settings, device: str) -> "Job":
+    """What all students of a sweep read."""
+    from stages.student.inputs import Job
+
+    layout = settings.layout
+    return Job(
+        params=settings.params.student,
+        system="aln",
+        alpha=settings.params.student.alpha[0],
+        manifest=layout.manifest,
+        acoustic=layout.acoustic,
+        acoustic_digest=layout.acoustic_digest,
+        quarantine=layout.quarantine,
+        targets=layout.targets,
+        targets_digest=layout.targets_digest,
+        device=device,
+    )
 
 
 @main.command()

@@ -7,6 +7,7 @@
                    teacher/                      the fine-tuned BERT
                    targets/, targets.digest      its vectors of the texts
                    student/<system>[-<alpha>]/   a student
+                   results/                      what each trained student came to
                    unfinished/<student>/         what a killed training goes on from
     report/                                      the report, which git keeps
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SHARED_VARIABLE = "ALN_CACHE_DIR"
 KINDS = ("acoustic", "targets")
-_SHARED = ("audio", *KINDS)
+_SHARED = ("audio", "results", *KINDS)
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,14 @@ class Layout:
         """The folder of a student; α as it is written in params.yaml."""
         return self.folder / "student" / student_name(system, alpha)
 
-    def unfinished(self, system: str, alpha: float | None) -> Path:
-        """What the training of a student goes on from if it was killed."""
-        return self.folder / "unfinished" / student_name(system, alpha)
+    @property
+    def results(self) -> Path:
+        """The ledger: what each student that was trained came to."""
+        return self.folder / "results"
+
+    def unfinished(self, name: str) -> Path:
+        """What the training called `name` goes on from if it was killed."""
+        return self.folder / "unfinished" / name
 
     def link_shared(self) -> None:
         """Link what ALN_CACHE_DIR has into this cache, where nothing is yet.

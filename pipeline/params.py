@@ -16,7 +16,7 @@ from stages.acoustic.params import AcousticParams, PretrainingParams
 from stages.corpus.params import CorpusParams
 from stages.errors import ConfigurationError
 from stages.report.params import ReportParams
-from stages.student.params import StudentParams
+from stages.student.params import StudentParams, SweepParams
 from stages.teacher.params import TeacherParams
 
 PARAMS_FILE = Path("params.yaml")
@@ -31,6 +31,7 @@ class Params:
     pretraining: PretrainingParams = field(default_factory=PretrainingParams)
     teacher: TeacherParams = field(default_factory=TeacherParams)
     student: StudentParams = field(default_factory=StudentParams)
+    sweep: SweepParams = field(default_factory=SweepParams)
     report: ReportParams = field(default_factory=ReportParams)
 
 

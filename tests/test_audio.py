@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from stages.acoustic.audio import load_audio
-from stages.errors import InputError
+from stages.errors import InputError, RecordingError
 from stages.provenance import hash_file
 
 
@@ -60,14 +60,12 @@ def test_what_16_khz_cannot_hold_does_not_come_back_as_something_else(
     assert np.abs(load_audio(path)[1000:-1000]).max() < 0.01
 
 
-def test_flac_equals_wav_exactly(tmp_path: Path) -> None:
+def test_lossless_formats_equal_wav_exactly(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(-9999, 9999, (4410, 2), np.int16)
-    waves = [
-        load_audio(write(tmp_path / name, samples, 44_100))
-        for name in ("a.wav", "a.flac", "a.aiff")
-    ]
-    np.testing.assert_array_equal(waves[1], waves[0])
-    np.testing.assert_array_equal(waves[2], waves[0])
+    expected = load_audio(write(tmp_path / "a.wav", samples, 44_100))
+    for name, how in (("a.flac", {}), ("a.aiff", {}), ("a.sph", {"format": "NIST"})):
+        wave = load_audio(write(tmp_path / name, samples, 44_100, **how))
+        np.testing.assert_array_equal(wave, expected)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +132,35 @@ def test_what_is_no_recording_is_refused_by_name(
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and complaint in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.sph", "a.flac", "a.mp3", "a.aiff"])
+def test_a_recording_that_was_cut_off_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    kind = {"sph": "NIST", "aiff": "AIFF"}.get(path.suffix[1:])
+    soundfile.write(path, sine(440, 16_000, 1.0), 16_000, format=kind)
+    whole = path.read_bytes()
+    assert len(load_audio(path)) == 16_000
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RecordingError, match="cut off|lost sync"):
+        load_audio(path)
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF, 32_000 + 36])
+def test_a_size_that_the_writer_did_not_know_is_no_cut(
+    tmp_path: Path, size: int
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(440, 16_000, 1.0), 16_000, "PCM_16")
+    whole = bytearray(path.read_bytes())
+    place = whole.index(b"data") + 4
+    whole[place : place + 4] = size.to_bytes(4, "little")
+    path.write_bytes(whole)
+    if size:
+        assert len(load_audio(path)) == 16_000
+    else:
+        with pytest.raises(RecordingError, match="empty"):
+            load_audio(path)
 
 
 def test_a_missing_recording_is_refused_by_name(tmp_path: Path) -> None:

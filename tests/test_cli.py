@@ -131,6 +131,32 @@ def test_alpha_alone_trains_that_one(finished):
     assert (CACHE / "student" / "aln-0.25" / "metrics.json").is_file()
 
 
+def test_a_sweep_trains_what_was_not_trained_and_results_shows_all(finished):
+    grid = ("--set", "sweep.systems=[aln]", "--set", "sweep.alpha=[0.5, 0.75]")
+    result = pipeline("sweep", *grid)
+    assert result.exit_code == 0, result.output
+    *table, last = result.stdout.splitlines()
+    assert len(table) == 3 and sum("★" in line for line in table) == 1
+    assert last == "cache/tiny/results: 2 students, 1 trained now"
+    shown = pipeline("results", "--csv", "found.csv")
+    assert shown.stdout.splitlines()[-1] == "cache/tiny/results: 6 students"
+    found = pd.read_csv("found.csv", dtype=str, keep_default_na=False)
+    rows = found[["system", "alpha"]].itertuples(index=False, name=None)
+    assert sorted(rows) == [
+        ("aln", "0.5"),
+        ("aln", "0.75"),
+        ("aln", "1"),
+        ("aln_linguistic", "0.5"),
+        ("aln_linguistic", "1"),
+        ("baseline2", ""),
+    ]
+    assert not any((CACHE / "unfinished").iterdir())
+
+
+def test_results_without_features_name_the_command(given):
+    assert "dvc repro" in refused("results")
+
+
 def test_cache_info_says_what_there_is(finished):
     lines = pipeline("cache", "info").stdout.splitlines()
     texts = {text for *texts, _ in TONES.values() for text in texts}

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 
-import stages.student.run as run_module
 from stages.cache import CacheWriter, Header, write_digest
 from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
 from stages.manifest import (
@@ -25,10 +24,11 @@ from stages.manifest import (
     write_quarantine,
 )
 from stages.provenance import hash_bytes
-from stages.student import training
+from stages.student import processes, training
+from stages.student.inputs import Inputs, Job
 from stages.student.model import load_student
 from stages.student.params import StudentParams
-from stages.student.run import Inputs, Job, Summary, run
+from stages.student.run import Summary, run
 from stages.texts import normalise_text
 
 D, H = 6, 5
@@ -326,7 +326,7 @@ def test_test_is_opened_once_and_after_every_seed(
     corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    load, train_student = Inputs.load, run_module.train_student
+    load, train_student = Inputs.load, processes.train_student
 
     def watched_load(self: Inputs, split: str, device: torch.device) -> Any:
         events.append(split)
@@ -338,7 +338,7 @@ def test_test_is_opened_once_and_after_every_seed(
         return student
 
     monkeypatch.setattr(Inputs, "load", watched_load)
-    monkeypatch.setattr(run_module, "train_student", watched_training)
+    monkeypatch.setattr(processes, "train_student", watched_training)
     train(corpus, tmp_path / "student")
     assert events == ["train", "valid", "seed 8", "seed 3", "test"]
 
@@ -383,7 +383,9 @@ def test_the_same_inputs_give_the_same_bytes_whatever_the_workers(
 
 def test_a_killed_worker_ends_them_all(corpus: dict[str, Any]) -> None:
     params = StudentParams(**{**vars(PARAMS), "epochs": 10_000})
-    messages = run_module._train_in_processes(make_job(corpus, params), 2)
+    job = make_job(corpus, params)
+    units = [processes.Unit(0, job, (8,)), processes.Unit(1, job, (3,))]
+    messages = processes.train_in_processes(job, units, 2)
     assert next(messages) is None
     children = multiprocessing.active_children()
     assert len(children) == 2 and children[0].pid is not None
@@ -479,7 +481,7 @@ def test_interrupted_training_leaves_the_old_student(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "train_student", interrupted)
+        patched.setattr(processes, "train_student", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(corpus, output)
 

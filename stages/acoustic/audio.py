@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,18 @@ _FIX = "restore the file, drop its row, or use --on-error quarantine"
 _LARGEST_SAMPLE = 40_000
 """Leaves room for files whose floats are 16-bit integers."""
 
+# Where libsndfile's log tells that it mended the size of the samples (WAV, AU, AIFF),
+# and where a SPHERE header has their number.
+_MENDED = re.compile(r"^\s*(?:data|Data Size|SSND)\s*: (\d+) \(should be (\d+)\)", re.M)
+_SPHERE_COUNT = re.compile(rb"^sample_count -i (\d+)", re.M)
+
+_UNKNOWN_SIZE = 0x7FFF0000
+"""Programs that do not know the size yet write this much or more."""
+
+_SLACK = 1024
+"""Bytes or frames that a header may promise too many without a loss to speak of; and a
+fiftieth, since the length of an MP3 file may be an estimate."""
+
 _LARGEST_KERNEL = 50_000_000
 """Taps of all phases; a rate with few common factors would need gigabytes."""
 
@@ -38,8 +51,9 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
 
     Raises:
         InputError: missing, or of other bytes.
-        RecordingError: not audio, empty, with values that are no numbers, or of a rate
-            that cannot be resampled.
+        RecordingError: not audio, cut off (as far as its header tells; OGG has none),
+            empty, with values that are no numbers, or of a rate that cannot be
+            resampled.
     """
     try:
         data = path.read_bytes()
@@ -57,9 +71,9 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
             fix="run `aln-pipeline prepare`, then this again",
         )
     try:
-        samples, rate = soundfile.read(
-            io.BytesIO(data), dtype="float32", always_2d=True
-        )
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            samples = file.read(dtype="float32", always_2d=True)
+            rate, frames, log = file.samplerate, file.frames, file.extra_info
     except soundfile.LibsndfileError as error:
         raise RecordingError(
             "not an audio file that libsndfile reads",
@@ -68,6 +82,7 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
             expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
             fix=_FIX,
         ) from None
+    _check_whole(path, data, len(samples), frames, log)
     common = math.gcd(rate, SAMPLE_RATE)
     if (rate // common) * (SAMPLE_RATE // common) > _LARGEST_KERNEL:
         raise RecordingError(
@@ -94,6 +109,30 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
     import torch
 
     return _resampler(rate)(torch.from_numpy(mono)).numpy()
+
+
+def _check_whole(path: Path, data: bytes, read: int, frames: int, log: str) -> None:
+    """Hold what was read against what the header says.
+
+    Args:
+        path: for the error.
+        data: the file.
+        read: frames that could be read.
+        frames: that libsndfile expected.
+        log: of libsndfile, which mends the size of a file that was cut off.
+
+    Raises:
+        RecordingError: the file ends before its samples do.
+    """
+    missing = frames - read - frames // 50
+    if found := _MENDED.search(log):
+        said, there = map(int, found.groups())
+        if said < _UNKNOWN_SIZE:
+            missing = said - there
+    if data.startswith(b"NIST_1A") and (count := _SPHERE_COUNT.search(data[:4096])):
+        missing = int(count[1]) - read
+    if missing > _SLACK:
+        raise RecordingError("the recording is cut off", path=path, fix=_FIX)
 
 
 def try_audio(path: Path, sha256: str) -> np.ndarray | RecordingError:

@@ -21,52 +21,38 @@ many processes share the seeds, and however often they were killed: while it tra
 `unfinished` holds a checkpoint a seed, from which the next run goes on.
 """
 
-import logging
-import multiprocessing
+import json
 import os
 import shutil
-import signal
 import statistics
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.special import softmax
 
 from stages.atomic import atomic_path, write_json
-from stages.cache import CacheReader, Digest, read_digest
-from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
-from stages.manifest import (
-    check_manifest,
-    read_intents,
-    read_manifest,
-    read_quarantine,
-    without,
-)
-from stages.provenance import fingerprint, hash_bytes, hash_file
-from stages.runtime import choose_device, one_thread, progress
-from stages.student.batches import Utterances
+from stages.errors import ConfigurationError
+from stages.runtime import choose_device, progress
+from stages.student.inputs import Inputs, Job, parameters_without, text_key
+from stages.student.ledger import describe, record
 from stages.student.model import save_student
 from stages.student.params import StudentParams, check_system
-from stages.student.training import Student, classify, train_student
-from stages.texts import normalise_text
+from stages.student.processes import (
+    Failure,
+    Result,
+    Unit,
+    train_in_processes,
+    train_units,
+)
+from stages.student.training import Student
 
 SCORED = ("valid", "test")
-TARGETED = ("train", "valid")  # test is never compared with the teacher
 _TABLES = ("metrics.json", "predictions.csv", "history.csv", "embeddings.npz")
-
-Result = tuple[Student, np.ndarray]
-"""A student and its logits of test (U, intents)."""
-Messages = Generator[Result | None, None, None]
-"""What training tells: None after each epoch, then the results."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,123 +77,6 @@ class Summary:
         )
 
 
-@dataclass(frozen=True)
-class Job:
-    """All that decides what a process trains; travels to other processes."""
-
-    params: StudentParams
-    system: str
-    alpha: float | None
-    manifest: Path
-    acoustic: Path
-    acoustic_digest: Path
-    quarantine: Path
-    targets: Path | None
-    targets_digest: Path | None
-    device: str
-    unfinished: Path | None = None
-
-    def checkpoint(self, seed: int) -> Path | None:
-        """Where the training of `seed` is kept while it lasts."""
-        return None if self.unfinished is None else self.unfinished / f"seed-{seed}.pt"
-
-    def identity(self, seed: int) -> str:
-        """Of all that decides what the student of `seed` becomes."""
-        read = [
-            self.manifest,
-            self.acoustic_digest,
-            self.quarantine,
-            self.targets_digest,
-        ]
-        return fingerprint(
-            {
-                "parameters": _parameters(self.params, "alpha", "seeds"),
-                "system": self.system,
-                "alpha": self.alpha,
-                "seed": seed,
-                "inputs": [path and hash_file(path) for path in read],
-                "device": choose_device(self.device).type,
-            }
-        )
-
-
-class Inputs:
-    """The manifest and the caches of a job, checked; features are not loaded yet.
-
-    Raises:
-        PipelineError: a file is missing or damaged, or features or targets are missing
-            or not those of this manifest.
-    """
-
-    def __init__(self, job: Job) -> None:
-        table = read_manifest(job.manifest)
-        path = job.manifest.with_name("intents.json")
-        self.intents = read_intents(path)
-        if self.intents != sorted(table[table["split"] == "train"]["intent"].unique()):
-            raise InputError(
-                "not the intents of the manifest beside it",
-                path=path,
-                fix="run `aln-pipeline prepare`",
-            )
-        table = without(table, read_quarantine(job.quarantine))
-        check_manifest(job.manifest, table)
-        self.tables = {split: rows for split, rows in table.groupby("split")}
-        digest = read_digest(job.acoustic_digest)
-        for id, audio in zip(table["id"], table["audio_sha256"], strict=True):
-            if id not in digest.rows or digest.rows[id][0] != audio:
-                raise CacheError(
-                    f"older than the manifest: no features of {id!r} as it is now",
-                    path=job.acoustic_digest,
-                    fix="run `aln-pipeline extract-acoustic`",
-                )
-        self.acoustic = _open(job.acoustic, digest)
-        self.acoustic.lengths(table["audio_sha256"].tolist())  # all must be there
-        self.targets: CacheReader | None = None
-        if job.targets is not None and job.targets_digest is not None:
-            texts = table.loc[table["split"].isin(TARGETED), "text"]
-            digest = read_digest(job.targets_digest)
-            known = {key for key, _ in digest.rows.values()}
-            for text in texts:
-                if _text_key(text) not in known:
-                    raise CacheError(
-                        f"older than the manifest: no target of {text!r}",
-                        path=job.targets_digest,
-                        fix="run `aln-pipeline cache-targets`",
-                    )
-            self.targets = _open(job.targets, digest)
-            self.targets.lengths(texts.map(_text_key).tolist())
-
-    def load(self, split: str, device: torch.device) -> Utterances:
-        """The utterances of `split`, in the manifest's order, with targets if any."""
-        table = self.tables[split]
-        frames, offsets = self.acoustic.load(table["audio_sha256"].tolist())
-        numbers = {intent: number for number, intent in enumerate(self.intents)}
-        texts, vectors = None, None
-        if self.targets is not None and split in TARGETED:
-            keys, texts = np.unique(
-                table["text"].map(_text_key).to_numpy(str), return_inverse=True
-            )
-            vectors, _ = self.targets.load(keys.tolist())
-        return Utterances.from_arrays(
-            frames,
-            offsets,
-            np.array([numbers[intent] for intent in table["intent"]]),
-            texts=texts,
-            vectors=vectors,
-            device=device,
-        )
-
-    def network(self, job: Job) -> dict[str, Any]:
-        """The arguments of the job's `AcousticLinguisticNetwork`."""
-        return {
-            "system": job.system,
-            "acoustic_dim": self.acoustic.header.dim,
-            "linguistic_dim": self.targets.header.dim if self.targets else None,
-            "intents": len(self.intents),
-            **job.params.architecture(),
-        }
-
-
 def run(
     params: StudentParams,
     *,
@@ -221,6 +90,7 @@ def run(
     targets_digest: Path | None,
     output: Path,
     unfinished: Path | None = None,
+    ledger: Path | None = None,
     device: str = "auto",
     workers: int = 1,
 ) -> Summary:
@@ -239,6 +109,7 @@ def run(
         output: the folder of this student.
         unfinished: the folder from which a killed run goes on; gone in the end. None
             if it need not go on.
+        ledger: the folder of what every student came to; None if it need not be told.
         device: auto, cpu or cuda.
         workers: processes that share the seeds; the results do not depend on it.
 
@@ -270,10 +141,11 @@ def run(
     )
     inputs = Inputs(job)
     workers = min(workers, len(params.seeds))
+    units = [Unit(n, job, params.seeds[n::workers]) for n in range(workers)]
     if workers == 1:
-        messages = _train(job, inputs, params.seeds)
+        messages = train_units(job, inputs, units)
     else:
-        messages = _train_in_processes(job, workers)
+        messages = train_in_processes(job, units, workers)
     bar = progress(
         total=params.epochs * len(params.seeds), description=output.name, unit="epoch"
     )
@@ -282,116 +154,18 @@ def run(
         for message in messages:
             if message is None:
                 bar.update(1)
+            elif isinstance(message, Failure):
+                raise message.error
             else:
                 results.append(message)
-    results.sort(key=lambda result: params.seeds.index(result[0].seed))
+    results.sort(key=lambda result: params.seeds.index(result.student.seed))
     summary = _write(job, inputs, results, output)
+    if ledger is not None:
+        metrics = json.loads((output / "metrics.json").read_text("utf-8"))
+        record(ledger, {**metrics, **describe(job)})
     if unfinished is not None:
         shutil.rmtree(unfinished, ignore_errors=True)
     return summary
-
-
-def _train(job: Job, inputs: Inputs, seeds: Sequence[int]) -> Messages:
-    """Train `seeds` one after another in this process."""
-    device = choose_device(job.device)
-    with one_thread():
-        train, valid = (inputs.load(split, device) for split in ("train", "valid"))
-        students = []
-        for seed in seeds:
-            student = yield from train_student(
-                job.params,
-                network=inputs.network(job),
-                alpha=job.alpha,
-                seed=seed,
-                train=train,
-                valid=valid,
-                checkpoint=job.checkpoint(seed),
-                identity=job.identity(seed),
-            )
-            students.append(student)
-        test = inputs.load("test", device)
-        for student in students:
-            yield student, classify(student.model(device), test).numpy()
-
-
-def _train_in_processes(job: Job, workers: int) -> Messages:
-    """Train the seeds in `workers` processes; whatever happens, none outlives this."""
-    # Not forked from here, since a fork inherits the state of torch's threads and of
-    # CUDA, but from a process that has imported all of it, once, and run nothing.
-    context = multiprocessing.get_context("forkserver")
-    # (torch imports the second, which takes seconds, with the first optimiser.)
-    context.set_forkserver_preload([__name__, "torch._dynamo"])
-    processes: dict[Any, Any] = {}  # by the end of the pipe that each one writes to
-    try:
-        for number in range(workers):
-            receiver, sender = context.Pipe(duplex=False)
-            processes[receiver] = context.Process(
-                target=_work,
-                args=(sender, job, job.params.seeds[number::workers]),
-                daemon=True,
-            )
-            processes[receiver].start()
-            sender.close()  # or the pipe would stay open when the process ends
-        at_work = set(processes)
-        while at_work:
-            speaking: Any
-            for speaking in wait(at_work):
-                try:
-                    message = speaking.recv()
-                except EOFError:
-                    at_work.remove(speaking)
-                    _check_end(processes[speaking])
-                    continue
-                if isinstance(message, PipelineError):
-                    raise message
-                yield message
-    finally:
-        for process in processes.values():
-            if process.pid is not None:
-                process.terminate()
-                process.join()
-
-
-def _work(sender: Connection, job: Job, seeds: Iterable[int]) -> None:
-    """Train `seeds` in a process of their own."""
-    # Ctrl-C reaches every process of a terminal; the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        for message in _train(job, Inputs(job), tuple(seeds)):
-            sender.send(message)
-    except PipelineError as error:
-        sender.send(error)
-    except BrokenPipeError:  # the first process was killed
-        raise SystemExit(1) from None
-
-
-def _check_end(process: Any) -> None:
-    """Wait for the end of a process that has said its last.
-
-    Raises:
-        PipelineError: it was killed or broke down.
-    """
-    process.join()
-    if process.exitcode != 0:
-        raise PipelineError(
-            "a training process died",
-            found=f"exit code {process.exitcode}",
-            fix="see its message above, if any; with one worker less memory is needed",
-        )
-
-
-def _parameters(params: StudentParams, *without: str) -> dict[str, Any]:
-    return {k: v for k, v in asdict(params).items() if k not in without}
-
-
-def _open(directory: Path, digest: Digest) -> CacheReader:
-    """The features that `digest` speaks of."""
-    return CacheReader(directory, fingerprint=digest.header.fingerprint)
-
-
-def _text_key(text: str) -> str:
-    """The key of a text's target."""
-    return hash_bytes(normalise_text(text).encode())
 
 
 def _check_output(output: Path) -> None:
@@ -421,18 +195,19 @@ def _write(
         "system": job.system,
         "alpha": job.alpha,
         # What else is tried does not change a student.
-        "parameters": _parameters(job.params, "alpha"),
+        "parameters": parameters_without(job.params, "alpha"),
     }
     predictions = _predictions(inputs, results)
-    scores, means = _score(predictions, results)
+    scores = score_seeds(inputs, results)
+    means = means_over_seeds(scores)
     beside = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     before = output.with_name(f".{output.name}.{os.getpid()}.old")
     try:
         write_json(beside / "metrics.json", {**about, "seeds": scores, **means})
         _write_table(beside / "predictions.csv", predictions)
-        history = [row for student, _ in results for row in student.history]
+        history = [row for _, student, _ in results for row in student.history]
         _write_table(beside / "history.csv", pd.DataFrame(history))
-        for student, _ in results:
+        for _, student, _ in results:
             metadata = {
                 **about,
                 "seed": student.seed,
@@ -447,7 +222,7 @@ def _write(
             with atomic_path(beside / f"model-{student.seed}.safetensors") as path:
                 save_student(path, student.weights, metadata)
         if inputs.targets is not None:
-            _write_embeddings(beside / "embeddings.npz", inputs, results[0][0])
+            _write_embeddings(beside / "embeddings.npz", inputs, results[0].student)
         if output.exists():
             os.replace(output, before)
         os.replace(beside, output)
@@ -467,7 +242,7 @@ def _predictions(inputs: Inputs, results: Sequence[Result]) -> pd.DataFrame:
     """A row for each seed and utterance of valid and test."""
     names = np.array(inputs.intents)
     blocks = []
-    for student, on_test in results:
+    for _, student, on_test in results:
         for split, logits in zip(SCORED, (student.logits, on_test), strict=True):
             block = inputs.tables[split][["id", "split", "intent"]].copy()
             block.insert(0, "seed", student.seed)
@@ -477,26 +252,32 @@ def _predictions(inputs: Inputs, results: Sequence[Result]) -> pd.DataFrame:
     return pd.concat(blocks, ignore_index=True)
 
 
-def _score(
-    predictions: pd.DataFrame, results: Sequence[Result]
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Accuracies in percent: of each seed, and their mean and standard deviation."""
-    hits = predictions["intent"] == predictions["predicted"]
-    accuracy = 100 * hits.groupby([predictions["seed"], predictions["split"]]).mean()
-    scores = [
+def score_seeds(inputs: Inputs, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Of each seed, sorted as `results`: best_epoch and accuracies in percent."""
+    labels = {split: inputs.labels(inputs.tables[split]["intent"]) for split in SCORED}
+    return [
         {
             "seed": student.seed,
             "best_epoch": student.epoch,
-            **{f"{s}_accuracy": float(accuracy[student.seed, s]) for s in SCORED},
+            **{
+                f"{split}_accuracy": 100 * float(np.mean(logits.argmax(1) == own))
+                for (split, own), logits in zip(
+                    labels.items(), (student.logits, on_test), strict=True
+                )
+            },
         }
-        for student, _ in results
+        for _, student, on_test in results
     ]
+
+
+def means_over_seeds(scores: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means and standard deviations of the accuracies, by name."""
     means = {}
     for name in (f"{split}_accuracy" for split in SCORED):
         values = [score[name] for score in scores]
         means[name] = statistics.fmean(values)
         means[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
-    return scores, means
+    return means
 
 
 def _write_embeddings(path: Path, inputs: Inputs, student: Student) -> None:
@@ -504,7 +285,7 @@ def _write_embeddings(path: Path, inputs: Inputs, student: Student) -> None:
     assert inputs.targets is not None
     assert student.pooled_first is not None and student.pooled_last is not None
     table = inputs.tables["valid"]
-    teacher, _ = inputs.targets.load(table["text"].map(_text_key).tolist())
+    teacher, _ = inputs.targets.load(table["text"].map(text_key).tolist())
     with atomic_path(path) as beside, open(beside, "wb") as stream:
         np.savez(  # a stream, since to a path it would add a suffix
             stream,

@@ -1,0 +1,189 @@
+"""What a student is trained from: the manifest and the caches, held against each other.
+
+Nothing is trained from features or targets of other recordings or texts than the
+manifest names now.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from stages.cache import CacheReader, Digest, read_digest
+from stages.errors import CacheError, InputError
+from stages.manifest import (
+    check_manifest,
+    read_intents,
+    read_manifest,
+    read_quarantine,
+    without,
+)
+from stages.provenance import fingerprint, hash_bytes, hash_file
+from stages.runtime import choose_device
+from stages.student.batches import Utterances
+from stages.student.params import StudentParams
+from stages.texts import normalise_text
+
+TARGETED = ("train", "valid")  # test is never compared with the teacher
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides what a process trains; travels to other processes."""
+
+    params: StudentParams
+    system: str
+    alpha: float | None
+    manifest: Path
+    acoustic: Path
+    acoustic_digest: Path
+    quarantine: Path
+    targets: Path | None
+    targets_digest: Path | None
+    device: str
+    unfinished: Path | None = None
+
+    def checkpoint(self, seed: int) -> Path | None:
+        """Where the training of `seed` is kept while it lasts."""
+        return None if self.unfinished is None else self.unfinished / f"seed-{seed}.pt"
+
+    def name(self) -> str:
+        """Of a folder for what the job trains; other jobs have others."""
+        return self.identity(0)[:24]
+
+    def identity(self, seed: int) -> str:
+        """Of all that decides what the student of `seed` becomes."""
+        read = [
+            self.manifest,
+            self.acoustic_digest,
+            self.quarantine,
+            self.targets_digest,
+        ]
+        return fingerprint(
+            {
+                "parameters": parameters_without(self.params, "alpha", "seeds"),
+                "system": self.system,
+                "alpha": self.alpha,
+                "seed": seed,
+                "inputs": [hash_input(path) for path in read],
+                "device": choose_device(self.device).type,
+            }
+        )
+
+
+class Inputs:
+    """The manifest and the caches of a job, checked; features are not loaded yet.
+
+    Raises:
+        PipelineError: a file is missing or damaged, or features or targets are missing
+            or not those of this manifest.
+    """
+
+    def __init__(self, job: Job) -> None:
+        table = read_manifest(job.manifest)
+        path = job.manifest.with_name("intents.json")
+        self.intents = read_intents(path)
+        if self.intents != sorted(table[table["split"] == "train"]["intent"].unique()):
+            raise InputError(
+                "not the intents of the manifest beside it",
+                path=path,
+                fix="run `aln-pipeline prepare`",
+            )
+        table = without(table, read_quarantine(job.quarantine))
+        check_manifest(job.manifest, table)
+        self.tables = {split: rows for split, rows in table.groupby("split")}
+        digest = read_digest(job.acoustic_digest)
+        for id, audio in zip(table["id"], table["audio_sha256"], strict=True):
+            if id not in digest.rows or digest.rows[id][0] != audio:
+                raise CacheError(
+                    f"older than the manifest: no features of {id!r} as it is now",
+                    path=job.acoustic_digest,
+                    fix="run `aln-pipeline extract-acoustic`",
+                )
+        self.acoustic = _open(job.acoustic, digest)
+        self.acoustic.lengths(table["audio_sha256"].tolist())  # all must be there
+        self.targets: CacheReader | None = None
+        if job.targets is not None and job.targets_digest is not None:
+            texts = table.loc[table["split"].isin(TARGETED), "text"]
+            digest = read_digest(job.targets_digest)
+            known = {key for key, _ in digest.rows.values()}
+            for text in texts:
+                if text_key(text) not in known:
+                    raise CacheError(
+                        f"older than the manifest: no target of {text!r}",
+                        path=job.targets_digest,
+                        fix="run `aln-pipeline cache-targets`",
+                    )
+            self.targets = _open(job.targets, digest)
+            self.targets.lengths(texts.map(text_key).tolist())
+
+    def load(self, split: str, device: torch.device) -> Utterances:
+        """The utterances of `split`, in the manifest's order, with targets if any."""
+        table = self.tables[split]
+        frames, offsets = self.acoustic.load(table["audio_sha256"].tolist())
+        texts, vectors = None, None
+        if self.targets is not None and split in TARGETED:
+            keys, texts = np.unique(
+                table["text"].map(text_key).to_numpy(str), return_inverse=True
+            )
+            vectors, _ = self.targets.load(keys.tolist())
+        return Utterances.from_arrays(
+            frames,
+            offsets,
+            self.labels(table["intent"]),
+            texts=texts,
+            vectors=vectors,
+            device=device,
+        )
+
+    def labels(self, intents: pd.Series) -> np.ndarray:
+        """Class numbers (U) int64."""
+        numbers = {intent: number for number, intent in enumerate(self.intents)}
+        return np.array([numbers[intent] for intent in intents])
+
+    def network(self, job: Job) -> dict[str, Any]:
+        """The arguments of the job's `AcousticLinguisticNetwork`."""
+        return {
+            "system": job.system,
+            "acoustic_dim": self.acoustic.header.dim,
+            "linguistic_dim": (
+                self.targets.header.dim
+                if self.targets and job.system != "baseline2"
+                else None
+            ),
+            "intents": len(self.intents),
+            **job.params.architecture(),
+        }
+
+
+def hash_input(path: Path | None) -> str | None:
+    """The hash of a file that training reads; None of none.
+
+    Raises:
+        CacheError: it is missing.
+    """
+    if path is None:
+        return None
+    try:
+        return hash_file(path)
+    except FileNotFoundError:
+        fix = "run `dvc repro acoustic targets`"
+        raise CacheError("no such file", path=path, fix=fix) from None
+
+
+def parameters_without(params: StudentParams, *names: str) -> dict[str, Any]:
+    """`params` by name, but for those called `names`."""
+    return {k: v for k, v in asdict(params).items() if k not in names}
+
+
+def text_key(text: str) -> str:
+    """The key of a text's target."""
+    return hash_bytes(normalise_text(text).encode())
+
+
+def _open(directory: Path, digest: Digest) -> CacheReader:
+    """The features that `digest` speaks of."""
+    return CacheReader(directory, fingerprint=digest.header.fingerprint)

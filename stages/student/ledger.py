@@ -1,0 +1,140 @@
+"""The ledger: what each student that was trained on a corpus came to, a file each.
+
+`<folder>/<identity>.json` is named after all that decided the student, so that it has
+one entry whoever trained it: a stage, a sweep, or a DVC experiment in a copy of the
+repository. An entry holds system, alpha, parameters, inputs (hashes of what was read),
+`seeds` with the scores of each, and their means and deviations, in percent.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stages.atomic import write_json
+from stages.errors import CacheError
+from stages.provenance import fingerprint
+from stages.student.inputs import Job, hash_input, parameters_without
+from stages.student.params import StudentParams
+
+_DECIDES = ("system", "alpha", "parameters", "inputs")
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """What decides a student, before it is trained: the head of its entry."""
+    read = {
+        "manifest": job.manifest,
+        "acoustic": job.acoustic_digest,
+        "quarantine": job.quarantine,
+        "targets": None if job.system == "baseline2" else job.targets_digest,
+    }
+    return {
+        "system": job.system,
+        "alpha": job.alpha,
+        # What else is tried does not change this student. As they come back from
+        # JSON, with tuples as lists.
+        "parameters": json.loads(json.dumps(parameters_without(job.params, "alpha"))),
+        "inputs": {name: hash_input(path) for name, path in read.items()},
+    }
+
+
+def record(folder: Path, entry: Mapping[str, Any]) -> Path:
+    """Write an entry, with its scores, to `folder`; returns its file."""
+    path = _path(folder, entry)
+    write_json(path, dict(entry))
+    return path
+
+
+def find(folder: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The entry of the student that `describe` describes; None if there is none."""
+    path = _path(folder, head)
+    return _read(path) if path.is_file() else None
+
+
+def read_ledger(folder: Path) -> list[dict[str, Any]]:
+    """All entries, sorted by file name.
+
+    Raises:
+        CacheError: a file that is no entry.
+    """
+    return [_read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def of_inputs(
+    entries: Sequence[dict[str, Any]], inputs: Mapping[str, str | None]
+) -> list[dict[str, Any]]:
+    """The entries of students that read `inputs`, of `describe` for a transfer system.
+
+    baseline2 reads no targets, so its entries fit whatever these are.
+    """
+    return [
+        entry
+        for entry in entries
+        if all(
+            entry["inputs"][name] == value
+            or (name == "targets" and entry["system"] == "baseline2")
+            for name, value in inputs.items()
+        )
+    ]
+
+
+def results_table(
+    entries: Sequence[Mapping[str, Any]], params: StudentParams
+) -> pd.DataFrame:
+    """A row a student, the best on valid first.
+
+    Columns: system, alpha, changes (parameters that are not those of `params`), seeds
+    (how many), valid and test, `mean ± deviation` in percent, and best: ★ where no
+    other student of that system is better on valid.
+    """
+    usual = json.loads(json.dumps(asdict(params)))
+    rows = []
+    for entry in sorted(
+        entries, key=lambda entry: (-entry["valid_accuracy"], json.dumps(entry))
+    ):
+        changes = [
+            f"{name} {value}"
+            for name, value in entry["parameters"].items()
+            if name != "seeds" and value != usual[name]
+        ]
+        rows.append(
+            {
+                "system": entry["system"],
+                "alpha": "" if entry["alpha"] is None else f"{entry['alpha']:g}",
+                "changes": ", ".join(changes),
+                "seeds": len(entry["seeds"]),
+                **{split: _spread(entry, split) for split in ("valid", "test")},
+            }
+        )
+    names = ["system", "alpha", "changes", "seeds", "valid", "test"]
+    table = pd.DataFrame(rows, columns=names)
+    table["best"] = (~table["system"].duplicated()).map({True: "★", False: ""})
+    return table
+
+
+def _spread(entry: Mapping[str, Any], split: str) -> str:
+    mean, deviation = entry[f"{split}_accuracy"], entry[f"{split}_accuracy_std"]
+    return (
+        f"{mean:.2f}" if len(entry["seeds"]) == 1 else f"{mean:.2f} ± {deviation:.2f}"
+    )
+
+
+def _path(folder: Path, entry: Mapping[str, Any]) -> Path:
+    identity = fingerprint({name: entry[name] for name in _DECIDES})
+    return folder / f"{identity[:24]}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        entry = json.loads(path.read_text("utf-8"))
+        _spread(entry, "valid"), _spread(entry, "test")
+        if _path(path.parent, entry) != path:
+            raise ValueError("not the student that its name says")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CacheError(
+            f"not a student's results ({error})", path=path, fix="remove the file"
+        ) from None
+    return dict(entry)

@@ -1,0 +1,157 @@
+"""Many students at once: a grid trained from one copy of the features in memory.
+
+Reads what `run` reads, once a process. Writes an entry of the ledger for each student
+as soon as all of its seeds are trained; a student that has one is not trained again.
+Each seed of each student is what `run` makes of it alone.
+"""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stages.errors import ConfigurationError, PipelineError
+from stages.runtime import progress
+from stages.student.inputs import Inputs, Job
+from stages.student.ledger import describe, find, record
+from stages.student.params import StudentParams, SweepParams, check_system
+from stages.student.processes import (
+    Failure,
+    Result,
+    Unit,
+    train_in_processes,
+    train_units,
+)
+from stages.student.run import means_over_seeds, score_seeds
+
+
+class Variant(NamedTuple):
+    """One student of a grid; `params.alpha`, itself a grid, is not looked at."""
+
+    system: str
+    alpha: float | None
+    params: StudentParams
+
+    def __str__(self) -> str:
+        """For a message, with what most often is to blame."""
+        alpha = "" if self.alpha is None else f", alpha {self.alpha:g}"
+        return f"{self.system}{alpha}, learning_rate {self.params.learning_rate:g}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a sweep came to."""
+
+    ledger: Path
+    entries: list[dict[str, Any]]  # of every variant, in the grid's order
+    trained: int  # of them now
+
+    def __str__(self) -> str:
+        """One line for the end of a command."""
+        count = len(self.entries)
+        return f"{self.ledger}: {count} students, {self.trained} trained now"
+
+
+def expand(params: StudentParams, grid: SweepParams) -> list[Variant]:
+    """Every combination of the grid; what it leaves empty is as in `params`.
+
+    Raises:
+        ConfigurationError: a value that cannot be trained with.
+    """
+    names = ("learning_rate", "batch_size", "gru_width", "dropout")
+    values = [getattr(grid, name) or (getattr(params, name),) for name in names]
+    variants = []
+    for combination in product(*values):
+        changed = replace(params, **dict(zip(names, combination, strict=True)))
+        for system in grid.systems:
+            alphas = grid.alpha or params.alpha
+            variants += [
+                Variant(system, alpha, changed)
+                for alpha in ((None,) if system == "baseline2" else alphas)
+            ]
+    return variants
+
+
+def run(
+    variants: Sequence[Variant],
+    inputs_of: Job,
+    *,
+    ledger: Path,
+    unfinished: Path,
+    workers: int = 1,
+) -> Summary:
+    """Train what the ledger has not, and record it.
+
+    Args:
+        variants: the students.
+        inputs_of: a job whose paths, targets among them, and device all of them share.
+        ledger: folder of the results.
+        unfinished: folder of checkpoints, from which a killed sweep goes on.
+        workers: processes that share the students; results do not depend on it.
+
+    Raises:
+        PipelineError: inputs that are missing or do not fit; or, once all others are
+            trained and recorded, students whose loss became no number.
+    """
+    if not variants:
+        raise ConfigurationError("no student in the grid", fix="name a system")
+    for system, alpha, _ in variants:
+        check_system(system, alpha)
+    without_targets = replace(inputs_of, targets=None, targets_digest=None)
+    needed = any(system != "baseline2" for system, _, _ in variants)
+    shared = inputs_of if needed else without_targets
+    inputs = Inputs(shared)
+    jobs = []
+    for system, alpha, params in variants:
+        own = without_targets if system == "baseline2" else inputs_of
+        job = replace(own, system=system, alpha=alpha, params=params)
+        jobs.append(replace(job, unfinished=unfinished / job.name()))
+    heads = [describe(job) for job in jobs]
+    found = {number: find(ledger, head) for number, head in enumerate(heads)}
+    units = [
+        Unit(number, jobs[number], jobs[number].params.seeds)
+        for number, entry in found.items()
+        if entry is None
+    ]
+    workers = min(workers, len(units))
+    if workers <= 1:
+        messages = train_units(shared, inputs, units)
+    else:
+        messages = train_in_processes(shared, units, workers)
+    results: dict[int, list[Result]] = {unit.number: [] for unit in units}
+    failures = []
+    epochs = sum(unit.job.params.epochs * len(unit.seeds) for unit in units)
+    bar = progress(total=epochs, description="sweep", unit="epoch")
+    with closing(messages), bar:
+        for message in messages if units else ():
+            if message is None:
+                bar.update(1)
+                continue
+            if isinstance(message, Failure):
+                failures.append(f"{variants[message.number]}: {message.error}")
+                continue
+            done = results[message.number]
+            done.append(message)
+            if len(done) == len(jobs[message.number].params.seeds):
+                scores = score_seeds(inputs, done)
+                entry = {
+                    **heads[message.number],
+                    "seeds": scores,
+                    **means_over_seeds(scores),
+                }
+                record(ledger, entry)
+                folder = unfinished / jobs[message.number].name()
+                shutil.rmtree(folder, ignore_errors=True)
+                found[message.number] = entry
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if failures:
+        raise PipelineError(
+            f"{len(failures)} of {len(jobs)} students could not be trained, the others "
+            "are recorded",
+            found="; ".join(failures),
+        )
+    entries = [entry for entry in found.values() if entry is not None]
+    return Summary(ledger, entries, len(units))
