@@ -544,11 +544,10 @@ def test_an_extraction_that_was_interrupted_gives_the_digest_of_one_that_was_not
             raise KeyboardInterrupt
         return encode(session, waves)
 
-    monkeypatch.setattr(Session, "encode", interrupted)
-    monkeypatch.setitem(extract._BATCH_SECONDS, "cpu", 1.2)
-    assert pipeline("extract-acoustic").exit_code == 130
-    monkeypatch.undo()
-    os.chdir(given)  # undone too
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "encode", interrupted)
+        patched.setitem(extract._BATCH_SECONDS, "cpu", 1.2)
+        assert pipeline("extract-acoustic").exit_code == 130
     assert pipeline("extract-acoustic").exit_code == 0
     ours = (CACHE / "acoustic.digest").read_text().splitlines()
     theirs = whole.decode().splitlines()

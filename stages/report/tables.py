@@ -260,7 +260,7 @@ def significance_section(found: Findings) -> str:
     if len(rows) > 1:
         text.append(
             f"It is not corrected for the {len(rows)} pairs: for 5% in all of them "
-            f"together, demand {0.05 / len(rows):.2g} of each (Bonferroni)."
+            f"together, demand p below {0.05 / len(rows):.2g} of each (Bonferroni)."
         )
     return "\n\n".join([" ".join(text), _table(header, rows)])
 
@@ -281,8 +281,8 @@ def calibration_section(found: Findings) -> str:
             "Confidence is the probability that a system gives its prediction, mean "
             "over test and seeds; where it exceeds the accuracy, the system is "
             "overconfident. ECE, the expected calibration error (Guo et al. 2017), is "
-            f"the mean distance of the two within {BINS} equally wide bins of "
-            "confidence, weighted by utterances. Percent, mean over seeds.",
+            f"the mean distance of accuracy and confidence within {BINS} equally wide "
+            "bins of confidence, weighted by utterances. Percent, mean over seeds.",
             _table(["system", "accuracy", "confidence", "ECE"], rows),
         ]
     )
