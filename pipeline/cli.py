@@ -186,8 +186,8 @@ def configure(
 ) -> None:
     """Write params.yaml for a corpus, and say what is there and what to do next.
 
-    PRESET is demo, fsc, atis, slurp, timers-and-such, snips, or table for a corpus of
-    your own.
+    PRESET is demo, fsc, atis, slurp, timers-and-such, snips, or for a corpus of your
+    own table, lhotse or datasets.
     """
     from pipeline.configure import configure
 

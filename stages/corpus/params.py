@@ -4,7 +4,19 @@ from dataclasses import dataclass
 
 from stages.errors import ConfigurationError
 
-ADAPTERS = ("atis", "demo", "fsc", "slurp", "snips", "table", "timers")
+ADAPTERS = (
+    "atis",
+    "datasets",
+    "demo",
+    "fsc",
+    "lhotse",
+    "slurp",
+    "snips",
+    "table",
+    "timers",
+)
+WRITES_AUDIO = ("datasets", "demo")
+"""Adapters whose recordings the stage itself puts below `cache/<name>/audio`."""
 ON_ERROR = ("stop", "quarantine")
 SPLITS = ("given", "random", "speakers", "wordings")
 
@@ -19,14 +31,22 @@ class CorpusParams:
         adapter: who reads it: `demo` speaks the embedded commands, `fsc` reads the
             Fluent Speech Commands release, `atis` the LDC's recordings with a text
             release's labels, `slurp` SLURP, `timers` Timers and Such, `snips` Snips
-            SmartLights, and `table` a person's own CSV, TSV, JSON lines or Parquet.
+            SmartLights, `table` a person's own CSV, TSV, JSON lines or Parquet,
+            `lhotse` lhotse's manifests, and `datasets` a directory that the library
+            datasets saved.
         train_utterances, valid_utterances, test_utterances: demo only: how many
             commands each speaker of that split says.
         seed: of who says what, where and how loud in the demo; of splits that are made.
         table: `table` only: the file, relative to the corpus root.
         path_column, split_column, speaker_column, text_column, intent_column:
-            `table` only: what its columns are called. An empty speaker_column means
-            that speakers are unknown; split_column is read if splits are given.
+            `table` and `datasets` only: what the columns are called. An empty
+            speaker_column means that speakers are unknown; split_column is read if
+            splits are given, by `datasets` only where the directory has no parts.
+        prefix: `lhotse` only: what the manifests' names begin with, relative to the
+            corpus root: `slurp`, `manifests/slurp`; may be empty.
+        intent_key: `lhotse` only: the key in a supervision's `custom`.
+        parts: `lhotse` and `datasets` only: what train, valid and test are called
+            there, in this order; where splits are made, the parts to make them from.
         labels: `atis` only: label files, relative to the corpus root.
         joined_intents: `atis` only: what becomes of two intents in one label: first,
             drop or keep.
@@ -64,6 +84,9 @@ class CorpusParams:
     speaker_column: str = "speaker"
     text_column: str = "text"
     intent_column: str = "intent"
+    prefix: str = ""
+    intent_key: str = "intent"
+    parts: tuple[str, ...] = ("train", "dev", "test")
     labels: tuple[str, ...] = ("atis.train.w-intent.iob", "atis.test.w-intent.iob")
     joined_intents: str = "first"
     least_utterances: int = 10

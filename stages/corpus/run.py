@@ -16,6 +16,7 @@ from stages.atomic import atomic_path
 from stages.corpus.atis import read_atis
 from stages.corpus.demo import read_demo
 from stages.corpus.fsc import read_fsc
+from stages.corpus.lhotse import read_lhotse
 from stages.corpus.params import CorpusParams
 from stages.corpus.recordings import inspect_recordings
 from stages.corpus.slurp import read_slurp
@@ -148,6 +149,8 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
             table, notes, unmatched = joined.table, joined.report, joined.unmatched
         case "fsc":
             table = read_fsc(root)
+        case "lhotse":
+            table, notes = read_lhotse(params, root)
         case "slurp":
             table = read_slurp(
                 root, recordings=params.recordings, synthetic=params.synthetic

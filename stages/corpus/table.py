@@ -19,8 +19,8 @@ _FIRST_ROW = {".jsonl": 1, ".parquet": 1}
 def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
     """Rows for the manifest from `params.table` under `root`.
 
-    Without given splits, the column split is empty. Paths in the table are relative to
-    its own folder; here they are relative to `root`.
+    Without given splits, the column split is empty. Paths in the table are absolute or
+    relative to its own folder; here they are relative to `root`.
 
     Raises:
         ConfigurationError: Parquet without the package that reads it.
@@ -54,8 +54,14 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
         rows[absent] = ""
     first = _FIRST_ROW.get(file.suffix, 2)
     folder = file.parent.relative_to(root)
-    check_rows(file, rows, first=first, folder=folder, splits=params.splits == "given")
-    rows["path"] = [_inside(path, folder) for path in rows["path"]]
+    rows = checked_rows(
+        file,
+        rows,
+        root=root,
+        first=first,
+        folder=folder,
+        splits=params.splits == "given",
+    )
     if params.splits == "given":
         trained = set(rows.loc[rows["split"] == "train", "intent"])
         check_intents(file, rows, trained, first=first)
@@ -115,11 +121,12 @@ def _read_json_lines(file: Path) -> pd.DataFrame:
             raise InputError(
                 f"{where} is no object", path=file, found=type(row).__name__
             )
-        rows.append({name: _as_text(value) for name, value in row.items()})
+        rows.append({name: as_text(value) for name, value in row.items()})
     return pd.DataFrame(rows, dtype=str).fillna("")
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
+    """What a JSON value is as a field of a table: a text as it is, nothing as none."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)
@@ -141,11 +148,30 @@ def _read_parquet(file: Path) -> pd.DataFrame:
     return table.astype(object).where(table.notna(), "").astype(str)
 
 
-def _inside(path: str, folder: Path) -> str | None:
-    """`path`, relative to `folder` of the root, from the root; None if outside it."""
+def path_from_root(
+    root: Path, file: Path, number: int, path: str, *, folder: Path = Path()
+) -> str:
+    """`path`, absolute or relative to `folder` of the root, relative to the root.
+
+    Raises:
+        InputError: it lies outside; names `file` and row `number`.
+    """
     found = Path(os.path.normpath(folder / path))
-    outside = found.is_absolute() or found.parts[:1] == ("..",)
-    return None if outside else found.as_posix()
+    if found.is_absolute():
+        # Both, since `data/<name>` is a link as a rule.
+        for start in (root.absolute(), root.resolve()):
+            if found.is_relative_to(start):
+                found = found.relative_to(start)
+                break
+    if found.is_absolute() or found.parts[:1] == ("..",):
+        raise InputError(
+            f"row {number} leaves the corpus root",
+            path=file,
+            found=repr(path),
+            expected="a path below the corpus root",
+            fix="link the recordings' folder into the corpus root",
+        )
+    return found.as_posix()
 
 
 def check_columns(
@@ -177,23 +203,29 @@ def check_intents(
             )
 
 
-def check_rows(
+def checked_rows(
     file: Path,
     rows: pd.DataFrame,
     *,
+    root: Path,
     first: int = 2,
     folder: Path = Path(),
     splits: bool = True,
-) -> None:
-    """Raise InputError at the first row that lacks a field or has a bad one.
+) -> pd.DataFrame:
+    """`rows` with paths from the root, once every row has what it needs.
 
     Args:
         file: the table, for the message.
         rows: columns path, speaker, text, intent and split.
+        root: the corpus root.
         first: the number of the first row.
         folder: of the corpus root, which paths are relative to.
         splits: whether there must be one.
+
+    Raises:
+        InputError: a row lacks a field or has a bad one, or its path leaves the root.
     """
+    paths = []
     for number, row in enumerate(rows.itertuples(index=False), first):
         for field in ("path", "text", "intent"):
             if not getattr(row, field).strip():
@@ -213,11 +245,5 @@ def check_rows(
                 found=repr(row.split),
                 expected=", ".join(SPLITS),
             )
-        if _inside(row.path, folder) is None:
-            raise InputError(
-                f"row {number} leaves the corpus root",
-                path=file,
-                found=repr(row.path),
-                expected="a path below the corpus root",
-                fix="link the recordings' folder into the corpus root",
-            )
+        paths.append(path_from_root(root, file, number, row.path, folder=folder))
+    return rows.assign(path=paths)
