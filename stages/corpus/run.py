@@ -1,6 +1,7 @@
 """The corpus stage: an adapter's rows become the manifest.
 
-Reads a corpus root (or, for the demo, the phrases and voices in `data/demo/`). Writes
+Reads a corpus root (or, for the demo, the phrases and voices in `data/demo/`); what is
+not a file there, the demo's speech and embedded recordings, goes to `audio/`. Writes
 `manifest.csv`, `intents.json` and `conditions.csv` (columns id and condition; without
 rows where conditions are unknown); for ATIS also `unmatched.csv`, which no stage reads.
 Later stages depend on the manifest alone: it carries the hash of every recording.
@@ -14,6 +15,7 @@ import pandas as pd
 
 from stages.atomic import atomic_path
 from stages.corpus.atis import read_atis
+from stages.corpus.datasets import Contents, read_datasets
 from stages.corpus.demo import read_demo
 from stages.corpus.fsc import read_fsc
 from stages.corpus.lhotse import read_lhotse
@@ -38,11 +40,14 @@ class Corpus:
         notes: what a person should know of how it came about.
         unmatched: recordings and labels that have no counterpart; None where both are
             one.
+        contents: the recordings, which the stage has to put where the table says; None
+            where they lie below the corpus root.
     """
 
     table: pd.DataFrame
     notes: tuple[str, ...]
     unmatched: pd.DataFrame | None
+    contents: Contents | None
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,10 @@ def run(
 
     Args:
         params: which corpus.
-        root: where its audio lies; None for the demo, which speaks its own into
-            `output / "audio"`.
+        root: where it lies; None for the demo, which speaks its own recordings.
         data: the folder `data/` of the repository.
-        output: the corpus's folder under `cache/`.
+        output: the corpus's folder under `cache/`; recordings of `WRITES_AUDIO` go to
+            `audio` there.
         workers: threads or synthesisers at once.
 
     Raises:
@@ -94,6 +99,9 @@ def run(
         if corpus.unmatched is not None:
             with atomic_path(output / "unmatched.csv") as beside:
                 corpus.unmatched.to_csv(beside, index=False, lineterminator="\n")
+        if corpus.contents is not None:
+            root = output / "audio"
+            corpus.contents.put(root)
     table["path"] = [Path(path).as_posix() for path in table["path"]]
     _check_unique(root, table)
     _warn(table)
@@ -134,7 +142,7 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
         InputError: the corpus is incomplete or inconsistent; names file and row.
     """
     notes: tuple[str, ...] = ()
-    unmatched = None
+    unmatched = contents = None
     match params.adapter:
         case "atis":
             joined = read_atis(
@@ -147,6 +155,8 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
                 seed=params.seed,
             )
             table, notes, unmatched = joined.table, joined.report, joined.unmatched
+        case "datasets":
+            table, contents = read_datasets(params, root)
         case "fsc":
             table = read_fsc(root)
         case "lhotse":
@@ -174,7 +184,7 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
             test_share=params.test_share,
             seed=params.seed,
         )
-    return Corpus(table, notes, unmatched)
+    return Corpus(table, notes, unmatched, contents)
 
 
 def _checked_root(params: CorpusParams, root: Path | None) -> Path:
