@@ -647,6 +647,46 @@ def test_paths_are_relative_to_the_table(
     assert list(table["path"]) == ["a.wav", "c.wav", "d.wav", "sub/b.wav"]
 
 
+def test_absolute_paths_below_the_root_are_paths_of_the_root(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    write_table(root)
+    before = prepare().manifest.read_bytes()
+    write_table(root, [(f"{root.resolve()}/{path}", *rest) for path, *rest in GOOD])
+    (root.parent / "link").symlink_to(root)
+    for one in (root, root.parent / "link"):
+        assert prepare(at=one).manifest.read_bytes() == before
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_recordings_may_lie_elsewhere_if_that_is_allowed(
+    root: Path, prepare: Callable[..., Summary], absolute: bool
+) -> None:
+    other = root.parent / "other"
+    other.mkdir()
+    (root / "c.wav").rename(other / "c.wav")
+    outside = f"{other.resolve()}/c.wav" if absolute else "../other/c.wav"
+    write_table(root, [(row[0].replace("c.wav", outside), *row[1:]) for row in GOOD])
+    with pytest.raises(
+        InputError,
+        match=r"leaves the corpus root; .*set corpus\.outside_paths to allow",
+    ):
+        prepare()
+    allowed = replace(TABLE, outside_paths="allow")
+    # Found from where a link to the root leads, too.
+    (root.parent / "data").mkdir()
+    (root.parent / "data" / "mine").symlink_to(root.resolve())
+    manifests = []
+    for at in (root, root.parent / "data" / "mine"):
+        manifest = prepare(allowed, at).manifest
+        manifests.append(manifest.read_bytes())
+        table = read_manifest(manifest).set_index("id")
+        assert table["path"]["mine/../other/c"] == "../other/c.wav"
+        found = table["audio_sha256"]["mine/../other/c"]
+        assert found == hash_file(other / "c.wav")
+    assert manifests[0] == manifests[1]
+
+
 def test_splits_can_be_made_of_a_table_without_any(
     root: Path, prepare: Callable[..., Summary]
 ) -> None:

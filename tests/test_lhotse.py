@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,23 @@ def test_supervisions_become_rows(items: tuple[Path, Items, Items]) -> None:
     # As `data/<name>` is.
     (root.parent / "link").symlink_to(root)
     assert listed(root.parent / "link") == ROWS
+
+
+def test_recordings_may_lie_elsewhere_if_that_is_allowed(
+    items: tuple[Path, Items, Items],
+) -> None:
+    root, recordings, supervisions = items
+    other = root.parent / "other"
+    other.mkdir()
+    (root / "audio").rename(other / "audio")
+    for one in chain.from_iterable(recordings.values()):
+        one.sources[0].source = f"../other/audio/{one.id}.wav"
+    recordings["test"][0].sources[0].source = str(other / "audio" / "d.wav")
+    write(root, recordings, supervisions)
+    with pytest.raises(InputError, match=r"row 1 leaves .*corpus\.outside_paths"):
+        listed(root)
+    outside = replace(PARAMS, outside_paths="allow")
+    assert listed(root, outside) == [(f"../other/{row[0]}", *row[1:]) for row in ROWS]
 
 
 def test_splits_can_be_made_of_one_part_without_a_name(

@@ -85,62 +85,21 @@ def read_datasets(params: CorpusParams, root: Path) -> tuple[pd.DataFrame, Conte
             row, from 0 as in datasets itself.
     """
     contents = Contents({}, {}, {})
+    given = params.splits == "given"
     tables = []
     trained: set[str] = set()
     for part, (split, dataset) in _load(params, root).items():
-        where = root / part
-        columns = {
-            "path": params.path_column,
-            "text": params.text_column,
-            "intent": params.intent_column,
-        }
-        if params.splits == "given" and not split:
-            columns["split"] = params.split_column
-        if params.speaker_column:
-            columns["speaker"] = params.speaker_column
-        check_columns(
-            where,
-            pd.DataFrame(columns=dataset.column_names),
-            columns.values(),
-            fix="name the columns in section corpus of params.yaml",
-        )
-        kind = dataset.features[params.path_column]
-        embedding = type(kind).__name__ == "Audio"
-        if not embedding and getattr(kind, "dtype", "") not in (
-            "string",
-            "large_string",
-        ):
-            raise InputError(
-                f"column {params.path_column!r} is no audio",
-                path=where,
-                found=kind,
-                expected="Audio, or paths as strings",
-            )
-        contents.audio[part] = dataset.select_columns([params.path_column])
-        found = []
-        for number, row in enumerate(_rows(contents.audio[part])):
-            value = row[params.path_column]
-            if not embedding:
-                value = {"path": value}
-            found.append(_place(contents, root, part, number, value or {}))
-        fields = {"path": found}
-        for ours, theirs in columns.items():
-            if ours != "path":
-                fields[ours] = _texts(dataset, theirs)
-        for absent in {"speaker", "split"} - fields.keys():
-            fields[absent] = [split if absent == "split" else ""] * len(found)
-        names = ["path", "split", "speaker", "text", "intent"]
-        given = params.splits == "given"
-        rows = checked_rows(
-            where,
-            pd.DataFrame(fields, columns=names, dtype=str),
-            root=root,
-            first=0,
-            splits=given,
-        )
+        rows = _described(params, root / part, split, dataset)
+        audio = dataset.select_columns([params.path_column])
+        contents.audio[part] = audio
+        rows["path"] = [
+            _place(contents, params, root, part, number, row[params.path_column])
+            for number, row in enumerate(_rows(audio))
+        ]
+        rows = checked_rows(root / part, rows, root=root, first=0, splits=given)
         if given:
             trained |= set(rows.loc[rows["split"] == "train", "intent"])
-            check_intents(where, rows, trained, first=0)
+            check_intents(root / part, rows, trained, first=0)
         tables.append(rows)
     return pd.concat(tables, ignore_index=True), contents
 
@@ -183,6 +142,35 @@ def _load(params: CorpusParams, root: Path) -> dict[str, tuple[str, Any]]:
     return {part: (split, loaded[part]) for part, split in splits.items()}
 
 
+def _described(
+    params: CorpusParams, where: Path, split: str, dataset: Any
+) -> pd.DataFrame:
+    """A part's rows for the manifest but for the paths, which are empty."""
+    columns = {"text": params.text_column, "intent": params.intent_column}
+    if params.splits == "given" and not split:
+        columns["split"] = params.split_column
+    if params.speaker_column:
+        columns["speaker"] = params.speaker_column
+    check_columns(
+        where,
+        pd.DataFrame(columns=dataset.column_names),
+        [params.path_column, *columns.values()],
+        fix="name the columns in section corpus of params.yaml",
+    )
+    kind = dataset.features[params.path_column]
+    is_path = getattr(kind, "dtype", "") in ("string", "large_string")
+    if not is_path and type(kind).__name__ != "Audio":
+        raise InputError(
+            f"column {params.path_column!r} is no audio",
+            path=where,
+            found=kind,
+            expected="Audio, or paths as strings",
+        )
+    fields = {ours: _texts(dataset, theirs) for ours, theirs in columns.items()}
+    rows = pd.DataFrame({"path": "", "split": split, "speaker": "", **fields})
+    return rows[["path", "split", "speaker", "text", "intent"]].astype(str)
+
+
 def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
     """Rows as they are stored: audio not decoded, classes as numbers."""
     for batch in dataset.with_format("arrow").iter(_BATCH):
@@ -200,17 +188,27 @@ def _texts(dataset: Any, column: str) -> list[str]:
 
 
 def _place(
-    contents: Contents, root: Path, part: str, number: int, value: dict[str, Any]
+    contents: Contents,
+    params: CorpusParams,
+    root: Path,
+    part: str,
+    number: int,
+    value: Any,
 ) -> str:
-    """Add a recording to `contents`; its path, empty if there is none."""
-    given, content = value.get("path") or "", value.get("bytes")
+    """Add a recording, a path or what Audio stores, to `contents`; where it is put.
+
+    Empty if there is none.
+    """
+    given = value.get("path") if isinstance(value, dict) else value
+    content = value.get("bytes") if isinstance(value, dict) else None
     if content:
-        path = _path(part, given, content)
+        path = _path(part, given or "", content)
         contents.embedded[path] = part, number, len(content)
         return path
     if not given:
         return ""
-    file = root / path_from_root(root, root / part, number, given)
+    outside = params.outside_paths
+    file = root / path_from_root(root, root / part, number, given, outside=outside)
     if not file.is_file():
         raise InputError(
             f"row {number} names a recording that is not there",

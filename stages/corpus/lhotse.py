@@ -71,11 +71,17 @@ def read_lhotse(
                     expected=f"an id of {file.name}",
                 )
             place, recording = recordings[one.recording_id]
-            source = _source(file, place, recording)
+            path = path_from_root(
+                root,
+                file,
+                place,
+                _source(file, place, recording),
+                outside=params.outside_paths,
+            )
             _check_whole(spoken, number, one, recording)
             rows.append(
                 {
-                    "path": path_from_root(root, file, place, source),
+                    "path": path,
                     "split": split,
                     "speaker": one.speaker or "",
                     "text": one.text or "",
@@ -84,7 +90,14 @@ def read_lhotse(
             )
         columns = ["path", "split", "speaker", "text", "intent"]
         table = pd.DataFrame(rows, columns=columns, dtype=str)
-        table = checked_rows(spoken, table, root=root, first=1, splits=bool(split))
+        table = checked_rows(
+            spoken,
+            table,
+            root=root,
+            first=1,
+            splits=bool(split),
+            outside=params.outside_paths,
+        )
         if split == "train":
             trained = set(table["intent"])
         if split:

@@ -18,6 +18,7 @@ ADAPTERS = (
 WRITES_AUDIO = ("datasets", "demo")
 """Adapters whose recordings the stage itself puts below `cache/<name>/audio`."""
 ON_ERROR = ("stop", "quarantine")
+OUTSIDE_PATHS = ("refuse", "allow")
 SPLITS = ("given", "random", "speakers", "wordings")
 
 
@@ -42,6 +43,10 @@ class CorpusParams:
             `table` and `datasets` only: what the columns are called. An empty
             speaker_column means that speakers are unknown; split_column is read if
             splits are given, by `datasets` only where the directory has no parts.
+        outside_paths: `table`, `lhotse` and `datasets` only: whether recordings may lie
+            outside the corpus root. The manifest names them relative to it, so that
+            where it and they lie may change, but not how they lie to each other; and
+            DVC, which watches the root, does not notice when they change.
         prefix: `lhotse` only: what the manifests' names begin with, relative to the
             corpus root: `slurp`, `manifests/slurp`; may be empty.
         intent_key: `lhotse` only: the key in a supervision's `custom`.
@@ -84,6 +89,7 @@ class CorpusParams:
     speaker_column: str = "speaker"
     text_column: str = "text"
     intent_column: str = "intent"
+    outside_paths: str = "refuse"
     prefix: str = ""
     intent_key: str = "intent"
     parts: tuple[str, ...] = ("train", "dev", "test")
@@ -108,6 +114,7 @@ class CorpusParams:
         for name, value, known in (
             ("adapter", self.adapter, ADAPTERS),
             ("on_error", self.on_error, ON_ERROR),
+            ("outside_paths", self.outside_paths, OUTSIDE_PATHS),
             ("splits", self.splits, SPLITS),
         ):
             if value not in known:

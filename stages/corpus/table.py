@@ -61,6 +61,7 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
         first=first,
         folder=folder,
         splits=params.splits == "given",
+        outside=params.outside_paths,
     )
     if params.splits == "given":
         trained = set(rows.loc[rows["split"] == "train", "intent"])
@@ -149,12 +150,27 @@ def _read_parquet(file: Path) -> pd.DataFrame:
 
 
 def path_from_root(
-    root: Path, file: Path, number: int, path: str, *, folder: Path = Path()
+    root: Path,
+    file: Path,
+    number: int,
+    path: str,
+    *,
+    folder: Path = Path(),
+    outside: str | None = None,
 ) -> str:
     """`path`, absolute or relative to `folder` of the root, relative to the root.
 
+    Args:
+        root: the corpus root.
+        file: where the path stands, for the message.
+        number: and in which row.
+        path: of a recording.
+        folder: of the root.
+        outside: with `allow` the path may lie outside and then begins with `..`; None
+            where a person has no such choice.
+
     Raises:
-        InputError: it lies outside; names `file` and row `number`.
+        InputError: it lies outside.
     """
     found = Path(os.path.normpath(folder / path))
     if found.is_absolute():
@@ -163,13 +179,16 @@ def path_from_root(
             if found.is_relative_to(start):
                 found = found.relative_to(start)
                 break
-    if found.is_absolute() or found.parts[:1] == ("..",):
+    if found.is_absolute() and outside == "allow":
+        found = Path(os.path.relpath(found, root.resolve()))
+    elif found.is_absolute() or (found.parts[:1] == ("..",) and outside != "allow"):
         raise InputError(
             f"row {number} leaves the corpus root",
             path=file,
             found=repr(path),
             expected="a path below the corpus root",
-            fix="link the recordings' folder into the corpus root",
+            fix="link the recordings' folder into the corpus root"
+            + (outside is not None) * ", or set corpus.outside_paths to allow",
         )
     return found.as_posix()
 
@@ -211,6 +230,7 @@ def checked_rows(
     first: int = 2,
     folder: Path = Path(),
     splits: bool = True,
+    outside: str | None = None,
 ) -> pd.DataFrame:
     """`rows` with paths from the root, once every row has what it needs.
 
@@ -221,6 +241,7 @@ def checked_rows(
         first: the number of the first row.
         folder: of the corpus root, which paths are relative to.
         splits: whether there must be one.
+        outside: as of `path_from_root`.
 
     Raises:
         InputError: a row lacks a field or has a bad one, or its path leaves the root.
@@ -245,5 +266,7 @@ def checked_rows(
                 found=repr(row.split),
                 expected=", ".join(SPLITS),
             )
-        paths.append(path_from_root(root, file, number, row.path, folder=folder))
+        paths.append(
+            path_from_root(root, file, number, row.path, folder=folder, outside=outside)
+        )
     return rows.assign(path=paths)
