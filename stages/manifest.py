@@ -3,8 +3,7 @@
 Columns, one row an utterance, sorted by id:
 
     id            `<corpus>/<relative path without suffix>`, unique over all splits
-    path          audio file, relative to the corpus root, with forward slashes; `../`
-                  where `corpus.outside_paths` allows it
+    path          audio file, relative to the corpus root, with forward slashes
     split         train, valid or test
     speaker       who speaks
     text          what is said

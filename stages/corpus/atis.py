@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from stages.corpus.entry import not_utf8
 from stages.corpus.table import check_columns, read_text_table
 from stages.errors import ConfigurationError, InputError
 from stages.manifest import SPLITS
@@ -358,10 +359,8 @@ def _read_iob(file: Path) -> list[tuple[int, tuple[str, str]]]:
     """Number, text and intent of lines `BOS words EOS <tab> tags intent`."""
     try:
         lines = file.read_text("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            "not UTF-8 text", path=file, found=str(error), fix="save it as UTF-8"
-        ) from None
+    except UnicodeDecodeError:
+        raise not_utf8(file) from None
     labels = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -1,6 +1,6 @@
 """Parameters of the corpus stage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from stages.errors import ConfigurationError
 
@@ -18,6 +18,37 @@ ADAPTERS = (
 WRITES_AUDIO = ("datasets", "demo")
 """Adapters whose recordings the stage itself puts below `cache/<name>/audio`."""
 ON_ERROR = ("stop", "quarantine")
+_GIVEN = tuple(one for one in ADAPTERS if one != "demo")
+READ_BY = {
+    "train_utterances": ("demo",),
+    "valid_utterances": ("demo",),
+    "test_utterances": ("demo",),
+    "table": ("table",),
+    "path_column": ("table", "datasets"),
+    "split_column": ("table", "datasets"),
+    "speaker_column": ("table", "datasets"),
+    "text_column": ("table", "datasets"),
+    "intent_column": ("table", "datasets"),
+    "outside_paths": ("table", "lhotse", "datasets"),
+    "prefix": ("lhotse",),
+    "intent_key": ("lhotse",),
+    "parts": ("lhotse", "datasets"),
+    "labels": ("atis",),
+    "joined_intents": ("atis",),
+    "least_utterances": ("atis",),
+    "repeats": ("atis",),
+    "microphones": ("atis",),
+    "recordings": ("slurp",),
+    "synthetic": ("slurp",),
+    "train_speech": ("timers",),
+    "test_speech": ("timers",),
+    "field": ("snips",),
+    "fold": ("snips",),
+    "splits": _GIVEN,
+    "valid_share": _GIVEN,
+    "test_share": _GIVEN,
+}
+"""The adapters that read a parameter; all others are read by all."""
 OUTSIDE_PATHS = ("refuse", "allow")
 SPLITS = ("given", "random", "speakers", "wordings")
 
@@ -25,6 +56,9 @@ SPLITS = ("given", "random", "speakers", "wordings")
 @dataclass(frozen=True)
 class CorpusParams:
     """Which corpus, and how it is read.
+
+    What is set and the adapter does not read is an error: whoever set it expects it to
+    count.
 
     Attributes:
         name: what the corpus is called: its folder under `cache/`, the start of every
@@ -122,6 +156,15 @@ class CorpusParams:
                     f"unknown corpus.{name}",
                     found=repr(value),
                     expected=f"one of {', '.join(known)}",
+                )
+        for one in fields(self):
+            readers = READ_BY.get(one.name, ADAPTERS)
+            if self.adapter not in readers and getattr(self, one.name) != one.default:
+                raise ConfigurationError(
+                    f"corpus.{one.name} is not read by the adapter {self.adapter}",
+                    found=getattr(self, one.name),
+                    expected=f"the adapter {' or '.join(readers)}",
+                    fix="leave it out, or set corpus.adapter",
                 )
         if min(self.valid_share, self.test_share) <= 0 or (
             self.valid_share + self.test_share >= 1

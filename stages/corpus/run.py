@@ -7,6 +7,7 @@ rows where conditions are unknown); for ATIS also `unmatched.csv`, which no stag
 Later stages depend on the manifest alone: it carries the hash of every recording.
 """
 
+import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class Corpus:
     """A corpus as its release describes it.
 
     Attributes:
-        table: path, split, speaker, text and intent of each recording.
+        table: path, split, speaker, text and intent of each recording, and as `where`
+            what errors name, file and row; empty where the recordings were looked for.
         notes: what a person should know of how it came about.
         unmatched: recordings and labels that have no counterpart; None where both are
             one.
@@ -103,7 +105,8 @@ def run(
             root = output / "audio"
             corpus.contents.put(root)
     table["path"] = [Path(path).as_posix() for path in table["path"]]
-    _check_unique(root, table)
+    table["id"] = _identifiers(params.name, table["path"])
+    _check(root, table)
     _warn(table)
     recordings = inspect_recordings(
         root,
@@ -112,7 +115,6 @@ def run(
         workers,
         on_error=params.on_error,
     )
-    table["id"] = _identifiers(params.name, table["path"])
     table["seconds"] = [one.seconds for one in recordings]
     table["audio_sha256"] = [one.sha256 for one in recordings]
     manifest = output / "manifest.csv"
@@ -184,6 +186,8 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
             test_share=params.test_share,
             seed=params.seed,
         )
+    if "where" not in table:
+        table["where"] = ""
     return Corpus(table, notes, unmatched, contents)
 
 
@@ -203,15 +207,52 @@ def _checked_root(params: CorpusParams, root: Path | None) -> Path:
     return root
 
 
-def _check_unique(root: Path, table: pd.DataFrame) -> None:
-    repeated = table["path"][table["path"].duplicated()]
-    if len(repeated):
+def _check(root: Path, table: pd.DataFrame) -> None:
+    """What holds of every corpus; the demo's table has no `where`."""
+    places = [
+        f"{row.path} ({row.where})" if getattr(row, "where", "") else row.path
+        for row in table.itertuples()
+    ]
+    for column, what, fix in (
+        ("path", "the same recording stands in several rows", "keep one row of each"),
+        (
+            "id",
+            "recordings that differ in suffix only have one id",
+            "rename all but one",
+        ),
+    ):
+        repeated = table[column].duplicated(keep=False)
+        if repeated.any():
+            same = table[column] == table[column][repeated].iloc[0]
+            raise InputError(
+                what,
+                path=root,
+                found=" and ".join(itertools.compress(places, same))
+                + f"; {repeated.sum()} such rows in all",
+                fix=fix,
+            )
+    absent = [
+        place
+        for place, path in zip(places, table["path"], strict=True)
+        if not (root / path).is_file()
+    ]
+    if absent:
         raise InputError(
-            "the same recording stands in several rows",
-            path=root / repeated.iloc[0],
-            found=f"{len(repeated)} such rows",
-            fix="keep one row a recording",
+            f"{len(absent)} of {len(table)} recordings are not there",
+            path=root,
+            found=f"no {_listed(absent)}",
+            fix="complete the corpus, or pass its folder with --root",
         )
+    counts = table["split"].value_counts()
+    for split in SPLITS:
+        if split not in counts:
+            raise InputError(
+                f"no utterance in split {split!r}",
+                path=root,
+                found=", ".join(f"{size} {name}" for name, size in counts.items()),
+                expected="some in each of train, valid and test",
+                fix="set corpus.splits to make splits, or complete the corpus",
+            )
 
 
 def _warn(table: pd.DataFrame) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.corpus.entry import CONTROL, read_lines
+from stages.corpus.entry import CONTROL, not_utf8, read_lines
 from stages.corpus.params import CorpusParams
 from stages.errors import ConfigurationError, InputError
 from stages.manifest import SPLITS
@@ -101,10 +101,8 @@ def read_text_table(file: Path) -> pd.DataFrame:
             keep_default_na=False,
             encoding="utf-8-sig",
         )
-    except UnicodeDecodeError as error:
-        raise InputError(
-            "not UTF-8 text", path=file, found=str(error), fix="save it as UTF-8"
-        ) from None
+    except UnicodeDecodeError:
+        raise not_utf8(file) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"not a readable table ({reason})", path=file) from None
@@ -232,7 +230,9 @@ def checked_rows(
     splits: bool = True,
     outside: str | None = None,
 ) -> pd.DataFrame:
-    """`rows` with paths from the root, once every row has what it needs.
+    """`rows` once every row has what it needs, with paths from the root.
+
+    The column `where` is added: file and row, as errors name them.
 
     Args:
         file: the table, for the message.
@@ -269,4 +269,6 @@ def checked_rows(
         paths.append(
             path_from_root(root, file, number, row.path, folder=folder, outside=outside)
         )
-    return rows.assign(path=paths)
+    table = os.path.relpath(file, root)
+    places = [f"{table} row {number}" for number in range(first, first + len(rows))]
+    return rows.assign(path=paths, where=places)
