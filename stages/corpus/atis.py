@@ -69,12 +69,14 @@ class Joined:
         unmatched: what is not in the table, sorted: `kind` (recording or label),
             `what` (path, or file and line), `reason`, `text`. Not the second recording
             of an utterance that is.
-        report: lines for a person.
+        report: lines for a person about the join.
+        split_report: likewise about the splits.
     """
 
     table: pd.DataFrame
     unmatched: pd.DataFrame
     report: tuple[str, ...]
+    split_report: tuple[str, ...]
 
 
 def read_atis(
@@ -189,9 +191,8 @@ def read_atis(
         "utterances",
         *_describe_rest(missed),
         *_describe_intents(sizes, rare),
-        *_describe_splits(table),
     )
-    return Joined(table, unmatched, report)
+    return Joined(table, unmatched, report, tuple(_describe_splits(table)))
 
 
 def match_key(text: str) -> str:

@@ -157,6 +157,8 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
                 seed=params.seed,
             )
             table, notes, unmatched = joined.table, joined.report, joined.unmatched
+            if params.splits == "given":
+                notes += joined.split_report
         case "datasets":
             table, contents = read_datasets(params, root)
         case "fsc":
