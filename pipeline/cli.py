@@ -26,7 +26,7 @@ import click
 
 from pipeline.layout import KINDS, Layout, student_name
 from pipeline.params import PARAMS_FILE, Params, load_params
-from stages.corpus.params import ON_ERROR
+from stages.corpus.params import ON_ERROR, WRITES_AUDIO
 from stages.errors import PipelineError
 from stages.student.params import SYSTEMS
 
@@ -203,8 +203,8 @@ def configure(
 ) -> None:
     """Write params.yaml for a corpus, and say what is there and what to do next.
 
-    PRESET is demo, fsc, atis, slurp, timers-and-such, snips, or table for a corpus of
-    your own.
+    PRESET is demo, fsc, atis, slurp, timers-and-such, snips, or for a corpus of your
+    own table, lhotse or datasets.
     """
     from pipeline.configure import configure
 
@@ -232,7 +232,7 @@ def prepare(
     params = settings.params.corpus
     summary = run(
         replace(params, on_error=on_error) if on_error else params,
-        root=_audio_root(settings, root, spoken=None),
+        root=_corpus_root(settings, root),
         data=settings.layout.data,
         output=settings.layout.folder,
         workers=workers,
@@ -308,7 +308,9 @@ def extract_acoustic(
     summary = run(
         replace(params, encoder=encoder) if encoder else params,
         manifest=layout.manifest,
-        audio=_audio_root(settings, root, spoken=layout.audio),
+        audio=layout.audio
+        if corpus.adapter in WRITES_AUDIO
+        else _corpus_root(settings, root),
         cache=layout.acoustic,
         digest=layout.acoustic_digest,
         quarantine=layout.quarantine,
@@ -648,10 +650,10 @@ def merge(settings: Settings, other: Path, kind: str) -> None:
     click.echo(merge_cache(settings.layout, kind, other))
 
 
-def _audio_root(settings: Settings, root: Path | None, spoken: Path | None) -> Any:
-    """Where the recordings lie; `spoken` for a corpus that the pipeline speaks."""
+def _corpus_root(settings: Settings, root: Path | None) -> Any:
+    """Where the corpus lies; None for the demo, which the pipeline speaks."""
     if settings.params.corpus.adapter == "demo":
-        return spoken
+        return None
     return root or settings.layout.data / settings.params.corpus.name
 
 

@@ -135,7 +135,8 @@ def _look(params: Params, root: Path) -> list[str]:
         *corpus.notes,
         f"{root}: {splits} utterances, {table['intent'].nunique():,} intents{told}",
     ]
-    missing = [path for path in table["path"] if not (root / path).is_file()]
+    paths = [] if corpus.contents else list(table["path"])
+    missing = [path for path in paths if not (root / path).is_file()]
     if missing:
         lines.append(f"{len(missing):,} recordings are missing, first {missing[0]}")
     return lines

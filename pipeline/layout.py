@@ -1,7 +1,7 @@
 """Where everything lies. Only this module knows; stages are told.
 
     cache/<corpus>/manifest.csv, intents.json, conditions.csv   the corpus
-                   audio/                        what the demo corpus speaks
+                   audio/                        recordings spoken or unpacked here
                    acoustic/, acoustic.digest    features of the recordings
                    quarantine.csv                recordings set aside
                    teacher/                      the fine-tuned BERT
@@ -64,7 +64,7 @@ class Layout:
 
     @property
     def audio(self) -> Path:
-        """Recordings of a corpus that is spoken rather than given."""
+        """Recordings of a corpus that are not files in its own folder."""
         return self.folder / "audio"
 
     @property

@@ -23,8 +23,9 @@ COLUMNS = ["path", "split", "speaker", "text", "intent"]
 
 
 def listed(table: pd.DataFrame) -> list[tuple[str, ...]]:
-    assert list(table.columns) == COLUMNS
-    return list(table.itertuples(index=False, name=None))
+    assert list(table.columns) == [*COLUMNS, "where"]
+    assert table["where"].str.fullmatch(r"\S+ (row|line|entry) \S+").all()
+    return list(table[COLUMNS].itertuples(index=False, name=None))
 
 
 def touch(root: Path, *paths: str) -> None:
@@ -249,7 +250,7 @@ def test_a_recording_listed_with_another_intent_or_split_is_refused(
             '"stop"',
             "line 1 has intent 'alarm_stop', which no tr",
         ),
-        ("metadata.json", "FO-460", "F\xd6", "not JSON in UTF-8"),
+        ("metadata.json", "FO-460", "F\xd6", "line 1 is not UTF-8"),
         ("metadata.json", '"4489": {', '"4489" {', "not JSON in UTF-8"),
         (
             "metadata.json",
@@ -408,7 +409,7 @@ def test_timers_and_such_is_the_same_whatever_the_order_of_its_rows(
             "speaker",
             "no column speakerId; found path, .*spe",
         ),
-        ("train-real", "3.5 minus 2", "3.5 minus \xbd", "not UTF-8 text"),
+        ("train-real", "3.5 minus 2", "3.5 minus \xbd", r"line \d is not UTF-8 text"),
         ("dev-real", "one hour,", '"one hour,', "not a readable table"),
         ("dev-real", "one hour", "", "row 2 has no text"),
         (
@@ -675,7 +676,7 @@ def test_snips_folds_are_stratified_and_hold_wordings_out(many: Path) -> None:
 @pytest.mark.parametrize(
     "file, old, new, complaint",
     [
-        (DATASET, "attic", "\xe4ttic", "not JSON in UTF-8"),
+        (DATASET, "attic", "\xe4ttic", "line 1 is not UTF-8"),
         (DATASET, '"intents": {', '"intents" {', "not JSON in UTF-8"),
         (DATASET, '"intents"', '"intent"', "the file has no intents"),
         (
@@ -830,7 +831,9 @@ def test_rows_name_recordings_and_become_a_manifest(
         write_manifest(tmp_path / "manifest.csv", table)
         again = read_manifest(tmp_path / "manifest.csv")
         assert set(again["split"]) == set(SPLITS)
-        assert listed(again[COLUMNS].sort_values("path")) == listed(table[COLUMNS])
+        pd.testing.assert_frame_equal(
+            again[COLUMNS].sort_values("path", ignore_index=True), table[COLUMNS]
+        )
 
 
 @pytest.mark.parametrize(

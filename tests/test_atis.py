@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from stages.corpus.atis import (
     transcript_keys,
 )
 from stages.corpus.params import CorpusParams
-from stages.corpus.run import run
+from stages.corpus.run import read_corpus, run
 from stages.errors import ConfigurationError, InputError
 from stages.manifest import read_manifest
 
@@ -233,16 +234,16 @@ def test_what_is_joined_is_sphere_that_libsndfile_reads(small: Tree) -> None:
 
 
 def test_the_report_says_it_in_numbers(small: Tree) -> None:
-    lines = small.read().report
-    assert lines[:7] == (
+    joined = small.read()
+    assert joined.report == (
         "9 recordings, 8 transcripts, 7 labels",
         "6 recordings taken, each with a label; 1 more of the same utterances",
         "labels left out, no recording: 1",
         "recordings left out, no label: 1",
         "recordings left out, no transcript: 1",
         "2 intents (the paper: 15): atis_airfare 3, atis_flight 3",
-        "2 train, 2 valid, 2 test",
     )
+    assert joined.split_report[0] == "2 train, 2 valid, 2 test"
 
 
 def test_the_report_counts_speakers_and_texts_in_both_train_and_test(
@@ -253,7 +254,7 @@ def test_the_report_counts_speakers_and_texts_in_both_train_and_test(
         tree.utter(f"aaa0{number}1ss", "hello")
         tree.utter(f"bb{number}011ss", "bye")
     joined = tree.read()
-    assert joined.report[-2:] == (
+    assert joined.split_report[-2:] == (
         "1 of 2 speakers of test stand in train",
         "2 of 2 texts of test stand in train",
     )
@@ -835,7 +836,10 @@ def test_prepare_writes_the_manifest_and_what_did_not_match(
     assert len(table) == 18
     assert (table["seconds"] == 0.1).all()
     joined = read_atis(tree.root, labels=params.labels, least_utterances=3)
-    assert summary.notes == joined.report
+    assert summary.notes == joined.report + joined.split_report
+    # Of splits made instead, it would not be true.
+    made = read_corpus(replace(params, splits="random"), tree.root)
+    assert made.notes == joined.report
     paths = dict(zip(joined.table["path"], joined.table["split"], strict=True))
     assert dict(zip(table["path"], table["split"], strict=True)) == paths
     unmatched = pd.read_csv(tmp_path / "out" / "unmatched.csv")

@@ -475,7 +475,7 @@ def test_bad_input_is_one_line_and_costs_nothing_computed(finished, snapshot, sp
         (("extract-acoustic", "--device", "tpu"), "auto, cpu, cuda"),
         (
             ("prepare", "--set", "corpus.adapter=other"),
-            "atis, demo, fsc, slurp, snips, table, timers",
+            "atis, datasets, demo, fsc, lhotse, slurp, snips, table, timers",
         ),
         (("status",), "repository"),
     ],

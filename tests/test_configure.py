@@ -75,7 +75,7 @@ def test_settings_of_ones_own_are_not_overwritten(empty: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        (("ftp",), "unknown preset; found 'ftp'; expected one of atis, demo"),
+        (("ftp",), "unknown preset; found 'ftp'; expected one of atis, datasets, demo"),
         (("fsc", "--set", "corpus.nam=x"), "params.yaml: unknown key in section"),
         (("fsc", "--set", "corpus"), "SECTION.KEY=VALUE"),
         (("fsc", "--root", "CORPUS"), "not a Fluent Speech Commands folder"),

@@ -266,7 +266,8 @@ def test_what_is_imported_is_installed_with_the_package():
     setup = ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
     lines = setup["options"]["install_requires"].splitlines()
-    lines += setup["options.extras_require"]["pretraining"].splitlines()
+    for extra in ("pretraining", "lhotse", "datasets"):
+        lines += setup["options.extras_require"][extra].splitlines()
     listed = {re.split("[<>=]", line)[0] for line in lines}
     owners = packages_distributions()
     ours = {"pipeline", "stages"} | sys.stdlib_module_names

@@ -1,11 +1,14 @@
 import json
+import re
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.configure import PRESETS, preset_text
 from pipeline.params import Params, load_params, parse_params
+from stages.corpus.params import ADAPTERS, READ_BY, CorpusParams
 from stages.errors import ConfigurationError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -159,3 +162,38 @@ def test_the_shipped_encoder_was_made_with_the_parameters_that_are_shown():
     recipe = json.loads(beside.read_text(encoding="utf-8"))["recipe"]
     params = load_params(REPOSITORY / "params.yaml").pretraining
     assert recipe == json.loads(json.dumps(asdict(params)))
+
+
+def test_what_an_adapter_does_not_read_is_refused_not_ignored(tmp_path):
+    line = refusal(tmp_path, "corpus: {adapter: demo, splits: speakers}")
+    assert "params.yaml: corpus.splits is not read by the adapter demo" in line
+    line = refusal(tmp_path, "corpus: {name: fsc, adapter: fsc, fold: 1}")
+    assert "corpus.fold is not read by the adapter fsc; found 1" in line
+    assert "expected the adapter snips" in line
+    # What stands there and changes nothing does no harm.
+    load(tmp_path, "corpus: {name: fsc, adapter: fsc, fold: 0}")
+
+
+def test_it_is_known_which_adapter_reads_what():
+    known = {field.name for field in fields(CorpusParams)}
+    assert set(READ_BY) < known
+    folder = REPOSITORY / "stages" / "corpus"
+    run = (folder / "run.py").read_text()
+    # Read by the stage, for all but the demo.
+    made = {"splits", "valid_share", "test_share"}
+    for adapter in set(ADAPTERS) - {"demo"}:
+        if adapter in ("table", "lhotse", "datasets"):
+            modules = {adapter, "table" if adapter == "table" else "part"}
+            code = "".join((folder / f"{name}.py").read_text() for name in modules)
+        else:
+            (code,) = re.findall(rf'case "{adapter}":(.*?)case', run, re.S)
+        found = set(re.findall(r"params\.(\w+)", code)) & known - {"seed"}
+        assert found | made == {name for name, by in READ_BY.items() if adapter in by}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_has_no_key_that_its_adapter_does_not_read(tmp_path, name):
+    text = preset_text(name)
+    adapter = parse_params(tmp_path / "params.yaml", text).corpus.adapter
+    for key in YAML(typ="safe").load(text)["corpus"]:
+        assert adapter in READ_BY.get(key, ADAPTERS), key

@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from stages.corpus.entry import not_utf8
 from stages.corpus.table import check_columns, read_text_table
 from stages.errors import ConfigurationError, InputError
 from stages.manifest import SPLITS
@@ -68,12 +69,14 @@ class Joined:
         unmatched: what is not in the table, sorted: `kind` (recording or label),
             `what` (path, or file and line), `reason`, `text`. Not the second recording
             of an utterance that is.
-        report: lines for a person.
+        report: lines for a person about the join.
+        split_report: likewise about the splits.
     """
 
     table: pd.DataFrame
     unmatched: pd.DataFrame
     report: tuple[str, ...]
+    split_report: tuple[str, ...]
 
 
 def read_atis(
@@ -188,9 +191,8 @@ def read_atis(
         "utterances",
         *_describe_rest(missed),
         *_describe_intents(sizes, rare),
-        *_describe_splits(table),
     )
-    return Joined(table, unmatched, report)
+    return Joined(table, unmatched, report, tuple(_describe_splits(table)))
 
 
 def match_key(text: str) -> str:
@@ -358,10 +360,8 @@ def _read_iob(file: Path) -> list[tuple[int, tuple[str, str]]]:
     """Number, text and intent of lines `BOS words EOS <tab> tags intent`."""
     try:
         lines = file.read_text("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            "not UTF-8 text", path=file, found=str(error), fix="save it as UTF-8"
-        ) from None
+    except UnicodeDecodeError:
+        raise not_utf8(file) from None
     labels = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -25,6 +25,8 @@ def read_object(file: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(file.read_text("utf-8"))
+    except UnicodeDecodeError:
+        raise not_utf8(file) from None
     except ValueError as error:
         raise InputError(f"not JSON in UTF-8 ({error})", path=file) from None
     if not isinstance(value, dict):
@@ -46,15 +48,26 @@ def read_lines(file: Path) -> Iterator[tuple[str, Any]]:
             where = f"line {number}"
             try:
                 yield where, json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{where} is not UTF-8 text",
-                    path=file,
-                    found=str(error),
-                    fix="save it as UTF-8",
-                ) from None
+            except UnicodeDecodeError:
+                raise not_utf8(file) from None
             except ValueError as error:
                 raise InputError(f"{where} is not JSON ({error})", path=file) from None
+
+
+def not_utf8(file: Path) -> InputError:
+    """What to raise for a file that is not UTF-8: names its first such line."""
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            found = f"{line[max(0, error.start - 20) : error.end + 20]!r}"
+            return InputError(
+                f"line {number} is not UTF-8 text",
+                path=file,
+                found=found,
+                fix="save it as UTF-8",
+            )
+    return InputError("not UTF-8 text", path=file, fix="save it as UTF-8")
 
 
 def get_field(file: Path, where: str, entry: Any, key: str, kind: type) -> Any:

@@ -11,7 +11,7 @@ import pandas as pd
 from stages.corpus.table import (
     check_columns,
     check_intents,
-    check_rows,
+    checked_rows,
     read_text_table,
 )
 from stages.errors import InputError
@@ -51,8 +51,7 @@ def read_fsc(root: Path) -> pd.DataFrame:
                 + table["location"],
             }
         )
-        check_rows(file, rows)
-        parts.append(rows)
+        parts.append(checked_rows(file, rows, root=root))
         # Train comes first in SPLITS.
         check_intents(file, rows, set(parts[0]["intent"]))
     return pd.concat(parts, ignore_index=True)

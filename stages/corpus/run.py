@@ -1,11 +1,13 @@
 """The corpus stage: an adapter's rows become the manifest.
 
-Reads a corpus root (or, for the demo, the phrases and voices in `data/demo/`). Writes
+Reads a corpus root (or, for the demo, the phrases and voices in `data/demo/`); what is
+not a file there, the demo's speech and embedded recordings, goes to `audio/`. Writes
 `manifest.csv`, `intents.json` and `conditions.csv` (columns id and condition; without
 rows where conditions are unknown); for ATIS also `unmatched.csv`, which no stage reads.
 Later stages depend on the manifest alone: it carries the hash of every recording.
 """
 
+import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,10 @@ import pandas as pd
 
 from stages.atomic import atomic_path
 from stages.corpus.atis import read_atis
+from stages.corpus.datasets import Contents, read_datasets
 from stages.corpus.demo import read_demo
 from stages.corpus.fsc import read_fsc
+from stages.corpus.lhotse import read_lhotse
 from stages.corpus.params import CorpusParams
 from stages.corpus.recordings import inspect_recordings
 from stages.corpus.slurp import read_slurp
@@ -33,15 +37,19 @@ class Corpus:
     """A corpus as its release describes it.
 
     Attributes:
-        table: path, split, speaker, text and intent of each recording.
+        table: path, split, speaker, text and intent of each recording, and as `where`
+            what errors name, file and row; empty where the recordings were looked for.
         notes: what a person should know of how it came about.
         unmatched: recordings and labels that have no counterpart; None where both are
             one.
+        contents: the recordings, which the stage has to put where the table says; None
+            where they lie below the corpus root.
     """
 
     table: pd.DataFrame
     notes: tuple[str, ...]
     unmatched: pd.DataFrame | None
+    contents: Contents | None
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,10 @@ def run(
 
     Args:
         params: which corpus.
-        root: where its audio lies; None for the demo, which speaks its own into
-            `output / "audio"`.
+        root: where it lies; None for the demo, which speaks its own recordings.
         data: the folder `data/` of the repository.
-        output: the corpus's folder under `cache/`.
+        output: the corpus's folder under `cache/`; recordings of `WRITES_AUDIO` go to
+            `audio` there.
         workers: threads or synthesisers at once.
 
     Raises:
@@ -93,8 +101,12 @@ def run(
         if corpus.unmatched is not None:
             with atomic_path(output / "unmatched.csv") as beside:
                 corpus.unmatched.to_csv(beside, index=False, lineterminator="\n")
+        if corpus.contents is not None:
+            root = output / "audio"
+            corpus.contents.put(root)
     table["path"] = [Path(path).as_posix() for path in table["path"]]
-    _check_unique(root, table)
+    table["id"] = _identifiers(params.name, table["path"])
+    _check(root, table)
     _warn(table)
     recordings = inspect_recordings(
         root,
@@ -103,7 +115,6 @@ def run(
         workers,
         on_error=params.on_error,
     )
-    table["id"] = _identifiers(params.name, table["path"])
     table["seconds"] = [one.seconds for one in recordings]
     table["audio_sha256"] = [one.sha256 for one in recordings]
     manifest = output / "manifest.csv"
@@ -133,7 +144,7 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
         InputError: the corpus is incomplete or inconsistent; names file and row.
     """
     notes: tuple[str, ...] = ()
-    unmatched = None
+    unmatched = contents = None
     match params.adapter:
         case "atis":
             joined = read_atis(
@@ -146,8 +157,14 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
                 seed=params.seed,
             )
             table, notes, unmatched = joined.table, joined.report, joined.unmatched
+            if params.splits == "given":
+                notes += joined.split_report
+        case "datasets":
+            table, contents = read_datasets(params, root)
         case "fsc":
             table = read_fsc(root)
+        case "lhotse":
+            table, notes = read_lhotse(params, root)
         case "slurp":
             table = read_slurp(
                 root, recordings=params.recordings, synthetic=params.synthetic
@@ -171,7 +188,9 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
             test_share=params.test_share,
             seed=params.seed,
         )
-    return Corpus(table, notes, unmatched)
+    if "where" not in table:
+        table["where"] = ""
+    return Corpus(table, notes, unmatched, contents)
 
 
 def _checked_root(params: CorpusParams, root: Path | None) -> Path:
@@ -190,15 +209,52 @@ def _checked_root(params: CorpusParams, root: Path | None) -> Path:
     return root
 
 
-def _check_unique(root: Path, table: pd.DataFrame) -> None:
-    repeated = table["path"][table["path"].duplicated()]
-    if len(repeated):
+def _check(root: Path, table: pd.DataFrame) -> None:
+    """What holds of every corpus; the demo's table has no `where`."""
+    places = [
+        f"{row.path} ({row.where})" if getattr(row, "where", "") else row.path
+        for row in table.itertuples()
+    ]
+    for column, what, fix in (
+        ("path", "the same recording stands in several rows", "keep one row of each"),
+        (
+            "id",
+            "recordings that differ in suffix only have one id",
+            "rename all but one",
+        ),
+    ):
+        repeated = table[column].duplicated(keep=False)
+        if repeated.any():
+            same = table[column] == table[column][repeated].iloc[0]
+            raise InputError(
+                what,
+                path=root,
+                found=" and ".join(itertools.compress(places, same))
+                + f"; {repeated.sum()} such rows in all",
+                fix=fix,
+            )
+    absent = [
+        place
+        for place, path in zip(places, table["path"], strict=True)
+        if not (root / path).is_file()
+    ]
+    if absent:
         raise InputError(
-            "the same recording stands in several rows",
-            path=root / repeated.iloc[0],
-            found=f"{len(repeated)} such rows",
-            fix="keep one row a recording",
+            f"{len(absent)} of {len(table)} recordings are not there",
+            path=root,
+            found=f"no {_listed(absent)}",
+            fix="complete the corpus, or pass its folder with --root",
         )
+    counts = table["split"].value_counts()
+    for split in SPLITS:
+        if split not in counts:
+            raise InputError(
+                f"no utterance in split {split!r}",
+                path=root,
+                found=", ".join(f"{size} {name}" for name, size in counts.items()),
+                expected="some in each of train, valid and test",
+                fix="set corpus.splits to make splits, or complete the corpus",
+            )
 
 
 def _warn(table: pd.DataFrame) -> None:

@@ -93,6 +93,7 @@ def read_slurp(
                 "speaker": speakers.get(name, ""),
                 "text": text,
                 "intent": intent,
+                "where": f"{file.relative_to(root)} {where}",
             }
             first = rows.setdefault(row["path"], row)
             if (first["split"], first["intent"]) != (split, intent):
@@ -103,7 +104,7 @@ def read_slurp(
                     expected=f"{first['intent']} in {first['split']}, as before",
                     fix="drop one of the two",
                 )
-    columns = ["path", "split", "speaker", "text", "intent"]
+    columns = ["path", "split", "speaker", "text", "intent", "where"]
     table = pd.DataFrame(list(rows.values()), columns=columns, dtype=str)
     return table.sort_values("path", ignore_index=True)
 

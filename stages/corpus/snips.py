@@ -99,6 +99,7 @@ def read_snips(root: Path, *, field: str = "close", fold: int = 0) -> pd.DataFra
                     "speaker": _speaker(file, where, recording),
                     "text": text,
                     "intent": intents[wording],
+                    "where": f"{file.relative_to(root)} {where}",
                 }
             )
             sources.append((file, where))
@@ -111,7 +112,7 @@ def read_snips(root: Path, *, field: str = "close", fold: int = 0) -> pd.DataFra
                 found=f"{row['split']} in fold {fold}",
                 fix="choose another fold, or drop the intent",
             )
-    columns = ["path", "split", "speaker", "text", "intent"]
+    columns = ["path", "split", "speaker", "text", "intent", "where"]
     table = pd.DataFrame(rows, columns=columns, dtype=str)
     return table.sort_values("path", ignore_index=True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.corpus.entry import CONTROL, read_lines
+from stages.corpus.entry import CONTROL, not_utf8, read_lines
 from stages.corpus.params import CorpusParams
 from stages.errors import ConfigurationError, InputError
 from stages.manifest import SPLITS
@@ -19,8 +19,8 @@ _FIRST_ROW = {".jsonl": 1, ".parquet": 1}
 def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
     """Rows for the manifest from `params.table` under `root`.
 
-    Without given splits, the column split is empty. Paths in the table are relative to
-    its own folder; here they are relative to `root`.
+    Without given splits, the column split is empty. Paths in the table are absolute or
+    relative to its own folder; here they are relative to `root`.
 
     Raises:
         ConfigurationError: Parquet without the package that reads it.
@@ -54,8 +54,15 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
         rows[absent] = ""
     first = _FIRST_ROW.get(file.suffix, 2)
     folder = file.parent.relative_to(root)
-    check_rows(file, rows, first=first, folder=folder, splits=params.splits == "given")
-    rows["path"] = [_inside(path, folder) for path in rows["path"]]
+    rows = checked_rows(
+        file,
+        rows,
+        root=root,
+        first=first,
+        folder=folder,
+        splits=params.splits == "given",
+        outside=params.outside_paths,
+    )
     if params.splits == "given":
         trained = set(rows.loc[rows["split"] == "train", "intent"])
         check_intents(file, rows, trained, first=first)
@@ -94,10 +101,8 @@ def read_text_table(file: Path) -> pd.DataFrame:
             keep_default_na=False,
             encoding="utf-8-sig",
         )
-    except UnicodeDecodeError as error:
-        raise InputError(
-            "not UTF-8 text", path=file, found=str(error), fix="save it as UTF-8"
-        ) from None
+    except UnicodeDecodeError:
+        raise not_utf8(file) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"not a readable table ({reason})", path=file) from None
@@ -115,11 +120,12 @@ def _read_json_lines(file: Path) -> pd.DataFrame:
             raise InputError(
                 f"{where} is no object", path=file, found=type(row).__name__
             )
-        rows.append({name: _as_text(value) for name, value in row.items()})
+        rows.append({name: as_text(value) for name, value in row.items()})
     return pd.DataFrame(rows, dtype=str).fillna("")
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
+    """What a JSON value is as a field of a table: a text as it is, nothing as none."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)
@@ -141,11 +147,48 @@ def _read_parquet(file: Path) -> pd.DataFrame:
     return table.astype(object).where(table.notna(), "").astype(str)
 
 
-def _inside(path: str, folder: Path) -> str | None:
-    """`path`, relative to `folder` of the root, from the root; None if outside it."""
+def path_from_root(
+    root: Path,
+    file: Path,
+    number: int,
+    path: str,
+    *,
+    folder: Path = Path(),
+    outside: str | None = None,
+) -> str:
+    """`path`, absolute or relative to `folder` of the root, relative to the root.
+
+    Args:
+        root: the corpus root.
+        file: where the path stands, for the message.
+        number: and in which row.
+        path: of a recording.
+        folder: of the root.
+        outside: with `allow` the path may lie outside and then begins with `..`; None
+            where a person has no such choice.
+
+    Raises:
+        InputError: it lies outside.
+    """
     found = Path(os.path.normpath(folder / path))
-    outside = found.is_absolute() or found.parts[:1] == ("..",)
-    return None if outside else found.as_posix()
+    if found.is_absolute():
+        # Both, since `data/<name>` is a link as a rule.
+        for start in (root.absolute(), root.resolve()):
+            if found.is_relative_to(start):
+                found = found.relative_to(start)
+                break
+    if found.is_absolute() and outside == "allow":
+        found = Path(os.path.relpath(found, root.resolve()))
+    elif found.is_absolute() or (found.parts[:1] == ("..",) and outside != "allow"):
+        raise InputError(
+            f"row {number} leaves the corpus root",
+            path=file,
+            found=repr(path),
+            expected="a path below the corpus root",
+            fix="link the recordings' folder into the corpus root"
+            + (outside is not None) * ", or set corpus.outside_paths to allow",
+        )
+    return found.as_posix()
 
 
 def check_columns(
@@ -177,23 +220,33 @@ def check_intents(
             )
 
 
-def check_rows(
+def checked_rows(
     file: Path,
     rows: pd.DataFrame,
     *,
+    root: Path,
     first: int = 2,
     folder: Path = Path(),
     splits: bool = True,
-) -> None:
-    """Raise InputError at the first row that lacks a field or has a bad one.
+    outside: str | None = None,
+) -> pd.DataFrame:
+    """`rows` once every row has what it needs, with paths from the root.
+
+    The column `where` is added: file and row, as errors name them.
 
     Args:
         file: the table, for the message.
         rows: columns path, speaker, text, intent and split.
+        root: the corpus root.
         first: the number of the first row.
         folder: of the corpus root, which paths are relative to.
         splits: whether there must be one.
+        outside: as of `path_from_root`.
+
+    Raises:
+        InputError: a row lacks a field or has a bad one, or its path leaves the root.
     """
+    paths = []
     for number, row in enumerate(rows.itertuples(index=False), first):
         for field in ("path", "text", "intent"):
             if not getattr(row, field).strip():
@@ -213,11 +266,9 @@ def check_rows(
                 found=repr(row.split),
                 expected=", ".join(SPLITS),
             )
-        if _inside(row.path, folder) is None:
-            raise InputError(
-                f"row {number} leaves the corpus root",
-                path=file,
-                found=repr(row.path),
-                expected="a path below the corpus root",
-                fix="link the recordings' folder into the corpus root",
-            )
+        paths.append(
+            path_from_root(root, file, number, row.path, folder=folder, outside=outside)
+        )
+    table = os.path.relpath(file, root)
+    places = [f"{table} row {number}" for number in range(first, first + len(rows))]
+    return rows.assign(path=paths, where=places)

@@ -18,7 +18,7 @@ import pandas as pd
 from stages.corpus.table import (
     check_columns,
     check_intents,
-    check_rows,
+    checked_rows,
     read_text_table,
 )
 from stages.errors import ConfigurationError, InputError
@@ -68,8 +68,7 @@ def read_timers(root: Path, *, train: str = "both", test: str = "real") -> pd.Da
     trained: set[str] = set()
     for name, split in split_of.items():
         file = root / f"{name}.csv"
-        rows = _read_part(file, split)
-        check_rows(file, rows)
+        rows = checked_rows(file, _read_part(file, split), root=root)
         _check_folders(root, rows["path"])
         # Train comes first.
         if split == "train":

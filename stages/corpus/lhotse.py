@@ -1,0 +1,209 @@
+"""A corpus in lhotse's manifests, read through lhotse.
+
+Beneath the corpus root lie, for each part, `<prefix>_recordings_<part>.jsonl.gz` and
+`<prefix>_supervisions_<part>.jsonl.gz`, as lhotse's recipes write them; `.jsonl` does
+as well, and an empty part or prefix goes with its underscore. Of a supervision:
+
+    text      the text
+    speaker   the speaker; unknown if it has none
+    custom    the intent, by the key `corpus.intent_key`
+    recording_id, start, duration, channel
+              which must be the whole of one recording, all its channels
+
+An utterance of this project is a file, whose bytes it is known by; so a recording must
+be one file as it is, without transforms. Whatever lhotse can cut, mix or fetch, it can
+also write to files. A relative path is relative to the corpus root.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stages.corpus.params import CorpusParams
+from stages.corpus.part import split_of_parts
+from stages.corpus.table import as_text, check_intents, checked_rows, path_from_root
+from stages.errors import ConfigurationError, InputError
+
+_TOLERANCE = 0.025
+"""Seconds between a supervision's end and its recording's, lhotse's own default."""
+
+_TO_FILES = (
+    "write each utterance to a file of its own, as CutSet.trim_to_supervisions and "
+    "CutSet.save_audios of lhotse do, and list those files as the recordings"
+)
+
+
+def read_lhotse(
+    params: CorpusParams, root: Path
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows for the manifest, and what a person should know of them.
+
+    Raises:
+        ConfigurationError: lhotse is not installed, or `corpus.parts` cannot be used.
+        InputError: a manifest is missing or not lhotse's, a supervision lacks a field
+            or its recording, or is not the whole of one file, a path outside the root,
+            or an intent that no train row has; names the file and the row, from 1.
+    """
+    tables = []
+    notes = []
+    trained: set[str] = set()
+    for part, split in split_of_parts(params).items():
+        file = _manifest_file(root, params.prefix, "recordings", part)
+        recordings: dict[str, tuple[int, Any]] = {}
+        for number, one in _read(file, "Recording"):
+            if one.id in recordings:
+                raise InputError(
+                    f"row {number} has the id of row {recordings[one.id][0]}",
+                    path=file,
+                    found=one.id,
+                )
+            recordings[one.id] = number, one
+        spoken = _manifest_file(root, params.prefix, "supervisions", part)
+        rows = []
+        for number, one in _read(spoken, "SupervisionSegment"):
+            if one.recording_id not in recordings:
+                raise InputError(
+                    f"row {number} is of a recording that is not listed",
+                    path=spoken,
+                    found=one.recording_id,
+                    expected=f"an id of {file.name}",
+                )
+            place, recording = recordings[one.recording_id]
+            path = path_from_root(
+                root,
+                file,
+                place,
+                _source(file, place, recording),
+                outside=params.outside_paths,
+            )
+            _check_whole(spoken, number, one, recording)
+            rows.append(
+                {
+                    "path": path,
+                    "split": split,
+                    "speaker": one.speaker or "",
+                    "text": one.text or "",
+                    "intent": _intent(spoken, number, one, params.intent_key),
+                }
+            )
+        columns = ["path", "split", "speaker", "text", "intent"]
+        table = pd.DataFrame(rows, columns=columns, dtype=str)
+        table = checked_rows(
+            spoken,
+            table,
+            root=root,
+            first=1,
+            splits=bool(split),
+            outside=params.outside_paths,
+        )
+        if split == "train":
+            trained = set(table["intent"])
+        if split:
+            check_intents(spoken, table, trained, first=1)
+        silent = len(recordings) - table["path"].nunique()
+        if silent:
+            notes.append(f"{file}: {silent:,} recordings without a supervision")
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True), tuple(notes)
+
+
+def _manifest_file(root: Path, prefix: str, kind: str, part: str) -> Path:
+    start = f"{prefix}_" if prefix and not prefix.endswith(("_", "/")) else prefix
+    name = f"{start}{kind}{part and '_'}{part}"
+    for suffix in (".jsonl.gz", ".jsonl"):
+        if (root / f"{name}{suffix}").is_file():
+            return root / f"{name}{suffix}"
+    raise InputError(
+        f"no such manifest of {kind}",
+        path=root / f"{name}.jsonl.gz",
+        fix="pass the manifests' folder with --root, and set corpus.prefix and "
+        "corpus.parts to what their names have",
+    )
+
+
+def _read(file: Path, kind: str) -> Iterator[tuple[int, Any]]:
+    """Row, from 1, and what lhotse makes of it."""
+    try:
+        from lhotse.lazy import LazyManifestIterator
+    except ImportError:
+        raise ConfigurationError(
+            "reading lhotse's manifests needs another package",
+            path=file,
+            fix="pip install -e '.[lhotse]'",
+        ) from None
+    number = 0
+    items = iter(LazyManifestIterator(file))
+    while True:
+        number += 1
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        # Of gzip, JSON, encoding, and whatever a wrong field leads lhotse to.
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(
+                f"row {number} is not readable by lhotse ({reason})", path=file
+            ) from error
+        if type(item).__name__ != kind:
+            raise InputError(
+                f"row {number} is something else",
+                path=file,
+                found=type(item).__name__,
+                expected=kind,
+            )
+        yield number, item
+
+
+def _source(file: Path, number: int, recording: Any) -> str:
+    """The path of a recording that is one file as it is."""
+    kinds = [source.type for source in recording.sources]
+    if kinds != ["file"]:
+        what, found = "is not one file", f"sources {', '.join(kinds) or 'none'}"
+    elif recording.transforms:
+        names = [type(one).__name__ for one in recording.transforms]
+        what, found = "is transformed when it is loaded", ", ".join(names)
+    else:
+        return str(recording.sources[0].source)
+    raise InputError(
+        f"row {number} {what}",
+        path=file,
+        found=found,
+        expected="one source of type file, without transforms",
+        fix=_TO_FILES,
+    )
+
+
+def _check_whole(file: Path, number: int, one: Any, recording: Any) -> None:
+    """Raise InputError unless a supervision is of the whole recording."""
+    channels = one.channel if isinstance(one.channel, list) else [one.channel]
+    off = max(abs(one.start), abs(one.end - recording.duration))
+    if off > _TOLERANCE:
+        found = f"{one.start} to {one.end} s"
+        expected = f"0 to {recording.duration} s, the whole recording"
+    elif set(channels) != set(recording.channel_ids):
+        found = f"channels {channels}"
+        expected = f"{recording.channel_ids}, all of the recording's"
+    else:
+        return
+    raise InputError(
+        f"row {number} is of a part of a recording",
+        path=file,
+        found=found,
+        expected=expected,
+        fix=_TO_FILES,
+    )
+
+
+def _intent(file: Path, number: int, one: Any, key: str) -> str:
+    custom = one.custom or {}
+    if key not in custom:
+        raise InputError(
+            f"row {number} has no {key!r} in its custom fields",
+            path=file,
+            found=", ".join(map(str, custom)) or "none",
+            fix="set corpus.intent_key to the field that holds the intent",
+        )
+    return as_text(custom[key])
