@@ -177,20 +177,21 @@ def accuracy_section(found: Findings) -> str:
         rows.append(
             [
                 f"**{system.title}** ★" if starred else system.title,
-                _spread(row, "valid"),
-                _spread(row, "test"),
-                f"{row['test_macro_f1']:.2f}",
+                _spread(row, "valid_accuracy"),
+                _spread(row, "valid_macro_f1"),
+                _spread(row, "test_accuracy"),
+                _spread(row, "test_macro_f1"),
                 *(_percent(published.get(name)) for name in NAMES),
             ]
         )
-    header = ["system", "valid", "test", "test macro-F1"]
+    header = ["system", "valid", "valid macro-F1", "test", "test macro-F1"]
     header += [f"paper, {name} test" for name in NAMES.values()]
     students = [s for s in found.systems if s.kind != "baseline1_text"]
     seeds = len(students[0].seeds)
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     notes = [
-        f"Percent; students: {over}. Macro-F1 is the mean over the intents that test "
-        "has."
+        f"Accuracy and macro-F1 in percent; students: {over}. Macro-F1 is the mean "
+        "over the intents that the split has."
     ]
     if any(len(_of_kind(found, system)) > 1 for system in found.systems):
         notes.append("★ the better α of its system, chosen on valid.")
@@ -211,9 +212,12 @@ def groups_section(found: Findings) -> str:
     """Test accuracy by wording and by condition, a row a system."""
     utterances = sum(found.wording_counts.values())
     unheard = found.wording_counts.get("unheard", 0)
+    test = found.table1["test"]
     parts = [
-        f"Of {utterances:,} test utterances {unheard:,} say a text that no train "
-        "utterance says. Test accuracy in percent, mean over seeds:",
+        f"Of the {test['distinct_texts']:,} wordings of test "
+        f"{test['texts_shared_with_train']:,} stand in train too, and so reach the "
+        f"teacher's training. Of {utterances:,} test utterances {unheard:,} say a text "
+        "that no train utterance says. Test accuracy in percent, mean over seeds:",
         _groups_table(
             found,
             found.wording,
@@ -365,9 +369,9 @@ def _percent(value: float | None) -> str:
     return _NONE if value is None or pd.isna(value) else f"{value:.2f}"
 
 
-def _spread(row: Mapping[str, float], split: str) -> str:
-    text = f"{row[f'{split}_accuracy']:.2f}"
-    return text if row["seeds"] == 1 else f"{text} ± {row[f'{split}_accuracy_std']:.2f}"
+def _spread(row: Mapping[str, float], name: str) -> str:
+    text = f"{row[name]:.2f}"
+    return text if row["seeds"] == 1 else f"{text} ± {row[f'{name}_std']:.2f}"
 
 
 def _signed(value: float) -> str:

@@ -4,7 +4,7 @@ Reads the manifest with `intents.json` beside it, the acoustic cache with its di
 and, but for `baseline2`, the teacher's targets of train and valid with theirs. Writes
 `output`, whole or not at all:
 
-    metrics.json               accuracies (%) of each seed, their mean and deviation
+    metrics.json               accuracy and macro-F1 (%) of each seed, mean, deviation
     predictions.csv            seed,id,split,intent,predicted for valid and test
     history.csv                seed,epoch,loss,transfer_loss,intent_loss,
                                train_accuracy,valid_accuracy; on train they are means
@@ -36,6 +36,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from stages import metrics
 from stages.atomic import atomic_path, write_json
 from stages.cache import CacheReader, Digest, read_digest
 from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
@@ -55,6 +56,7 @@ from stages.student.training import Student, classify, train_student
 from stages.texts import normalise_text
 
 SCORED = ("valid", "test")
+_METRICS = ("accuracy", "macro_f1")
 TARGETED = ("train", "valid")  # test is never compared with the teacher
 _TABLES = ("metrics.json", "predictions.csv", "history.csv", "embeddings.npz")
 
@@ -68,7 +70,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Summary:
-    """What was trained; accuracies in percent, mean and deviation over the seeds."""
+    """What was trained; metrics in percent, mean and deviation over the seeds."""
 
     system: str
     alpha: float | None
@@ -78,6 +80,10 @@ class Summary:
     valid_accuracy_std: float
     test_accuracy: float
     test_accuracy_std: float
+    valid_macro_f1: float
+    valid_macro_f1_std: float
+    test_macro_f1: float
+    test_macro_f1_std: float
 
     def __str__(self) -> str:
         """One line for the person who waited."""
@@ -439,19 +445,20 @@ def _predictions(inputs: Inputs, results: Sequence[Result]) -> pd.DataFrame:
 def _score(
     predictions: pd.DataFrame, results: Sequence[Result]
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Accuracies in percent: of each seed, and their mean and standard deviation."""
-    hits = predictions["intent"] == predictions["predicted"]
-    accuracy = 100 * hits.groupby([predictions["seed"], predictions["split"]]).mean()
-    scores = [
-        {
-            "seed": student.seed,
-            "best_epoch": student.epoch,
-            **{f"{s}_accuracy": float(accuracy[student.seed, s]) for s in SCORED},
-        }
-        for student, _ in results
-    ]
+    """Metrics in percent: of each seed, and their mean and standard deviation."""
+    scores = []
+    for student, _ in results:
+        score: dict[str, Any] = {"seed": student.seed, "best_epoch": student.epoch}
+        for split in SCORED:
+            rows = predictions[
+                (predictions["seed"] == student.seed) & (predictions["split"] == split)
+            ]
+            for name in _METRICS:
+                measure = getattr(metrics, name)
+                score[f"{split}_{name}"] = measure(rows["intent"], rows["predicted"])
+        scores.append(score)
     means = {}
-    for name in (f"{split}_accuracy" for split in SCORED):
+    for name in (f"{split}_{metric}" for metric in _METRICS for split in SCORED):
         values = [score[name] for score in scores]
         means[name] = statistics.fmean(values)
         means[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
