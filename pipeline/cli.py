@@ -330,9 +330,22 @@ def extract_acoustic(
     metavar="NAME",
     help="Start from this model instead of teacher.model: a hub's name or a folder.",
 )
+@click.option(
+    "--checkpoint-minutes",
+    type=click.FloatRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="MINUTES",
+    help="What an interruption costs at most; never changes a result.",
+)
 @_device
-def train_teacher(settings: Settings, model: str | None, device: str) -> None:
-    """Fine-tune BERT on the train texts: masked words first, then intents."""
+def train_teacher(
+    settings: Settings, model: str | None, checkpoint_minutes: float, device: str
+) -> None:
+    """Fine-tune BERT on the train texts: masked words first, then intents.
+
+    The same command goes on where it was interrupted.
+    """
     from stages.teacher.finetune import run
 
     params, layout = settings.params.teacher, settings.layout
@@ -341,7 +354,9 @@ def train_teacher(settings: Settings, model: str | None, device: str) -> None:
         manifest=layout.manifest,
         intents=layout.intents,
         output=layout.teacher,
+        work=layout.teacher_work,
         device=device,
+        checkpoint_minutes=checkpoint_minutes,
     )
     click.echo(summary)
 
@@ -353,8 +368,9 @@ def cache_targets(settings: Settings, device: str) -> None:
     """Run the teacher over the distinct texts that are not cached yet."""
     from stages.teacher.targets import run
 
-    layout = settings.layout
+    params, layout = settings.params.targets, settings.layout
     summary = run(
+        params,
         manifest=layout.manifest,
         teacher=layout.teacher,
         cache=layout.targets,

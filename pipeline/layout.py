@@ -5,6 +5,7 @@
                    acoustic/, acoustic.digest    features of the recordings
                    quarantine.csv                recordings set aside
                    teacher/                      the fine-tuned BERT
+                   teacher.work/                 one whose training was interrupted
                    targets/, targets.digest      its vectors of the texts
                    student/<system>[-<alpha>]/   a student
                    results/                      what each trained student came to
@@ -86,6 +87,11 @@ class Layout:
     def teacher(self) -> Path:
         """The fine-tuned BERT."""
         return self.folder / "teacher"
+
+    @property
+    def teacher_work(self) -> Path:
+        """What a training of it that was interrupted left."""
+        return self.folder / "teacher.work"
 
     @property
     def targets(self) -> Path:

@@ -17,7 +17,7 @@ from stages.corpus.params import CorpusParams
 from stages.errors import ConfigurationError
 from stages.report.params import ReportParams
 from stages.student.params import StudentParams, SweepParams
-from stages.teacher.params import TeacherParams
+from stages.teacher.params import TargetsParams, TeacherParams
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -30,6 +30,7 @@ class Params:
     acoustic: AcousticParams = field(default_factory=AcousticParams)
     pretraining: PretrainingParams = field(default_factory=PretrainingParams)
     teacher: TeacherParams = field(default_factory=TeacherParams)
+    targets: TargetsParams = field(default_factory=TargetsParams)
     student: StudentParams = field(default_factory=StudentParams)
     sweep: SweepParams = field(default_factory=SweepParams)
     report: ReportParams = field(default_factory=ReportParams)

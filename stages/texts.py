@@ -1,12 +1,30 @@
-"""Normalising transcripts: one function, so that all stages mean the same text."""
+"""Normalising text: one function, so that all stages mean the same wording.
 
-import re
+What is spoken has neither case nor punctuation, and whoever wrote it down put in some
+of his own. References, a recogniser's output and the keys of the teacher's targets all
+pass through here, so that two spellings of one wording meet. Words are not touched:
+`2` is not `two`, `gonna` not `going to`, `colour` not `color`.
+"""
+
 import unicodedata
 
-_NOT_WORD = re.compile(r"[^\w' ]+")
+# What keyboards and editors put for an apostrophe, besides what NFKC unites.
+_APOSTROPHES = dict.fromkeys(map(ord, "`\u00b4\u2018\u2019\u02bc\u2032"), "'")
 
 
 def normalise_text(text: str) -> str:
-    """Lower-case, NFKC, punctuation but apostrophes to spaces, single spaces."""
-    text = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
-    return " ".join(_NOT_WORD.sub(" ", text).replace("_", " ").split())
+    """Lower-case letters, marks, digits and inner apostrophes; single spaces.
+
+    Unicode's compatible forms are united (NFKC), apostrophes of all shapes are one,
+    characters that nobody sees (soft hyphen, joiners) vanish, everything else
+    separates words: `Turn-on the “Kids’ lamp”, it's 5 o'clock!` becomes `turn on the
+    kids lamp it's 5 o'clock`. A text so normalised stays as it is.
+    """
+    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).lower()
+    kinds = (unicodedata.category(character) for character in text)
+    kept = "".join(
+        character if kind[0] in "LMN" or character == "'" else " "
+        for character, kind in zip(text, kinds, strict=True)
+        if kind != "Cf"
+    )
+    return " ".join(word for part in kept.split() if (word := part.strip("'")))

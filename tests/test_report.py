@@ -243,21 +243,27 @@ def test_the_teacher_is_one_run(written):
     assert row["paper"] == {"atis": 93.73, "fsc": 100.0}
 
 
+@pytest.mark.parametrize("split", ["valid", "test"])
 @pytest.mark.parametrize("name", ["baseline2", "aln-0.8"])
-def test_macro_f1_is_the_mean_over_intents_and_seeds(given, written, name):
+def test_macro_f1_is_the_mean_over_intents_and_seeds(given, written, name, split):
     table = pd.read_csv(given / "student" / name / "predictions.csv")
     scores = []
     for seed in SEEDS:
-        rows = table[(table["seed"] == seed) & (table["split"] == "test")]
+        rows = table[(table["seed"] == seed) & (table["split"] == split)]
         actual, predicted = rows["intent"].to_numpy(), rows["predicted"].to_numpy()
         for intent in INTENTS:
             hits = np.sum((actual == intent) & (predicted == intent))
             scores.append(
                 2 * hits / (np.sum(actual == intent) + np.sum(predicted == intent))
             )
-    assert written[1]["systems"][name]["test_macro_f1"] == pytest.approx(
+    assert written[1]["systems"][name][f"{split}_macro_f1"] == pytest.approx(
         100 * np.mean(scores), abs=1e-4
     )
+
+
+def test_the_page_says_how_many_wordings_stand_in_train_and_test(written):
+    page = (written[0] / "results.md").read_text()
+    assert "Of the 16 wordings of test 8 stand in train too" in page
 
 
 def test_an_intent_without_test_utterances_has_no_scores():
@@ -564,7 +570,7 @@ def test_of_equal_alphas_the_first_shown_is_chosen():
 def test_the_page_has_a_row_a_system_beside_the_papers(written, title, cells):
     page = (written[0] / "results.md").read_text()
     row, *groups = page_rows(page, title)
-    assert [row[1], row[2], row[5], row[6]] == cells
+    assert [row[1], row[3], row[6], row[7]] == cells
     assert len(groups) == 5, "calibration, wordings, conditions, lengths, speakers"
 
 

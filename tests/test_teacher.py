@@ -1,30 +1,44 @@
 """The teacher: both stages of fine-tuning, what may reach them, and the targets."""
 
+import copy
 import gc
 import json
+import os
+import pickle
+import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import f1_score
+from sklearn.utils.class_weight import compute_sample_weight
+from torch.nn import functional
 from transformers import (
+    AutoConfig,
     AutoModel,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
     BertForPreTraining,
+    BertModel,
     BertTokenizer,
+    PreTrainedTokenizerFast,
 )
 
 from stages.cache import CacheReader, read_digest
 from stages.errors import CacheError, ConfigurationError, InputError
 from stages.manifest import write_manifest
 from stages.provenance import hash_bytes
-from stages.teacher import finetune, targets
-from stages.teacher.params import TeacherParams
+from stages.teacher import bert, finetune, targets, training
+from stages.teacher.params import TargetsParams, TeacherParams
 from stages.teacher.vocabulary import SPECIAL, build_vocabulary
 
+SPECIAL_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 ROOMS = ("bedroom", "cellar", "hall", "kitchen")
 SPOKEN = {"train": 6, "valid": 2, "test": 2}
 WEIGHTS = ("model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -100,25 +114,41 @@ def say(table, text, *splits):
         table.loc[first, "text"] = text
 
 
-def train(corpus, params, output):
+def train(corpus, params, output, **options):
     return finetune.run(
         params,
         manifest=corpus / "manifest.csv",
         intents=corpus / "intents.json",
         output=output,
+        work=output.with_name(f"{output.name}.work"),
         device="cpu",
+        **options,
     )
 
 
-def embed(corpus, teacher, folder, **options):
+def embed(corpus, teacher, folder, pooling="mean"):
     return targets.run(
+        TargetsParams(pooling),
         manifest=corpus / "manifest.csv",
         teacher=teacher,
         cache=folder / "targets",
         digest=folder / "targets.digest",
         device="cpu",
-        **options,
     )
+
+
+def interrupt(monkeypatch, stage, step, act=None, watch=lambda stage: None):
+    """Have a training stop after a step of a stage, by Ctrl-C or by `act`."""
+    on_step_end = training._Watch.on_step_end
+
+    def stop(self, args, state, control, **options):
+        on_step_end(self, args, state, control, **options)
+        watch(self.stage)
+        if (self.stage, state.global_step) == (stage, step):
+            act() if act else None
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Watch, "on_step_end", stop)
 
 
 def contents(folder, names=None):
@@ -146,14 +176,19 @@ def quick(corpus, tmp_path_factory):
     return output
 
 
+def spelling():
+    """A vocabulary of letters."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
+    return {piece: number for number, piece in enumerate(pieces)}
+
+
 @pytest.fixture
 def start(tmp_path):
     """A local model to start from, wide 24, with a pooler of its own."""
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    pieces = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
     torch.manual_seed(7)
     config = BertConfig(
-        vocab_size=len(pieces),
+        vocab_size=len(spelling()),
         hidden_size=24,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -162,8 +197,7 @@ def start(tmp_path):
     )
     folder = tmp_path / "start"
     BertForPreTraining(config).save_pretrained(folder)
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+    BertTokenizer(vocab=spelling()).save_pretrained(folder)
     return folder
 
 
@@ -195,6 +229,10 @@ class TestParams:
         assert (params.mlm_learning_rate, params.mlm_epochs) == (5e-5, 3)
         assert (params.intent_learning_rate, params.intent_epochs) == (2e-5, 4)
         assert (params.adam_beta1, params.adam_beta2) == (0.9, 0.999)
+        assert params.weight_decay == 0  # Adam's
+        masking = params.mlm_probability, params.mlm_mask_share, params.mlm_random_share
+        assert masking == (0.15, 0.8, 0.1)
+        assert TargetsParams().pooling == "mean"
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -209,11 +247,22 @@ class TestParams:
             ("schedule", "steps"),
             ("selection", "worst"),
             ("scratch_heads", 3),
+            ("mlm_random_share", 0.3),
+            ("adam_epsilon", 0.0),
+            ("clip_norm", float("inf")),
+            ("precision", "fp16"),
+            ("class_weights", "some"),
+            ("repeats_per_row", 5),
+            ("gradient_accumulation", 64),
         ],
     )
     def test_an_unusable_value_is_refused_by_name(self, name, value):
         with pytest.raises(ConfigurationError, match=r"teacher\."):
             TeacherParams(**{name: value})
+
+    def test_an_unknown_pooling_lists_the_known(self):
+        with pytest.raises(ConfigurationError, match=r"targets\.pooling.*mean_words"):
+            TargetsParams("max")
 
 
 class TestFinetune:
@@ -248,9 +297,23 @@ class TestFinetune:
         scores = json.loads((output / "scores.json").read_text())
         for split in SPOKEN:
             assert scores[f"{split}_accuracy"] == pytest.approx(accuracy[split])
-        assert summary.test_accuracy == scores["test_accuracy"]
+            rows = table[table["split"] == split]
+            assert scores[f"{split}_macro_f1"] == pytest.approx(
+                100
+                * f1_score(
+                    rows["intent"], rows["predicted"], average="macro", zero_division=0
+                ),
+                abs=1e-4,
+            )
+        assert summary.scores["test_accuracy"] == scores["test_accuracy"]
+        assert f"epoch {scores['intent_epoch']} of 8, the best on valid" in str(summary)
         history = pd.read_csv(output / "history.csv")
         assert scores["mlm_loss"] == history["loss"][LEARNS.mlm_epochs - 1]
+        best = history["valid_accuracy"].max()
+        assert history["valid_accuracy"][LEARNS.mlm_epochs :].iloc[
+            scores["intent_epoch"] - 1
+        ] == pytest.approx(best)
+        assert scores["valid_accuracy"] == pytest.approx(best, abs=1e-4)
         heard = table[table["split"] != "train"].reset_index(drop=True)
         pd.testing.assert_frame_equal(
             pd.read_csv(output / "predictions.csv"),
@@ -283,8 +346,8 @@ class TestFinetune:
         train(corpus, replace(QUICK, selection="last", seed=2), tmp_path / "other")
         assert contents(tmp_path / "other", WEIGHTS) != contents(quick, WEIGHTS)
 
-    def test_texts_of_valid_and_test_reach_neither_vocabulary_nor_weights(
-        self, quick, tmp_path
+    def test_texts_of_valid_and_test_reach_no_vocabulary_weight_or_target(
+        self, corpus, quick, tmp_path
     ):
         for splits, leaks in ((["valid", "test"], False), (["train"], True)):
             marked = write_corpus(
@@ -294,6 +357,14 @@ class TestFinetune:
             train(marked, replace(QUICK, selection="last"), output)
             same = contents(output, WEIGHTS) == contents(quick, WEIGHTS)
             assert same is not leaks
+            if not leaks:
+                embed(corpus, quick, tmp_path / "plain")
+                embed(marked, output, tmp_path / "marked")
+                plain, found = (
+                    read_digest(tmp_path / name / "targets.digest").rows
+                    for name in ("plain", "marked")
+                )
+                assert "zyzzyva" in found and plain.items() <= found.items()
 
     def test_test_has_no_say_where_valid_chooses_the_epoch(self, corpus, tmp_path):
         marked = write_corpus(tmp_path, lambda table: say(table, "zyzzyva", "test"))
@@ -306,18 +377,19 @@ class TestFinetune:
         self, corpus, start, tmp_path, monkeypatch
     ):
         seen = {}
-        fit = finetune._fit
+        fit = finetune.fit
 
-        def watched(model, examples, collator, *, stage, **options):
-            before = finetune._weights(model.base_model)
-            history = fit(model, examples, collator, stage=stage, **options)
-            seen[stage] = (before, finetune._weights(model.base_model), len(examples))
-            return history
+        def watched(model, rows, collator, *, stage, **options):
+            before = training.copied_weights(model.base_model)
+            result = fit(model, rows, collator, stage=stage, **options)
+            after = training.copied_weights(model.base_model)
+            seen[stage] = (before, after, len(rows))
+            return result
 
-        monkeypatch.setattr(finetune, "_fit", watched)
+        monkeypatch.setattr(finetune, "fit", watched)
         params = replace(QUICK, model=str(start), max_tokens=48)
         train(corpus, params, tmp_path / "teacher")
-        given = finetune._weights(AutoModel.from_pretrained(start))
+        given = training.copied_weights(AutoModel.from_pretrained(start))
         (first, handed, sentences), (taken, last, utterances) = seen.values()
         assert list(seen) == ["mlm", "intent"]
         assert sentences == utterances == SPOKEN["train"] * len(ROOMS) * 2
@@ -348,7 +420,7 @@ class TestFinetune:
         def scripted(model, tokenizer, table, classes):
             if len(weights) == 4:
                 return predict_table(model, tokenizer, table, classes)
-            weights.append(finetune._weights(model))
+            weights.append(training.copied_weights(model))
             right = np.arange(len(table)) < next(share) * len(table)
             named = table["intent"].where(right, "none")
             return table.assign(predicted=named, confidence=1.0)
@@ -363,10 +435,10 @@ class TestFinetune:
 
     def test_a_batch_never_goes_without_a_masked_token(self):
         tokenizer = BertTokenizer(vocab=build_vocabulary(["lamp"], size=100))
-        masking = finetune._Masking(tokenizer, mlm_probability=0.01, seed=1)
-        for _ in range(20):
+        masking = training.Masked(tokenizer, TeacherParams(mlm_probability=0.01))
+        for draw in range(20):
             example = dict(tokenizer("lamp", return_special_tokens_mask=True))
-            labels = masking([example])["labels"]
+            labels = masking([{**example, "count": 1, "draw": draw}])["labels"]
             assert (labels != -100).tolist() == [[False, True, False]]
 
     def test_utterances_without_text_train_the_second_stage_alone(self, tmp_path):
@@ -374,31 +446,29 @@ class TestFinetune:
         params = replace(QUICK, batch_size=1 + 6 * len(ROOMS) * 2)
         assert train(corpus, params, tmp_path / "teacher").texts == 2 * len(ROOMS) + 1
 
-    def test_a_diverged_training_names_the_learning_rate(self):
-        watch = finetune._Watch("mlm", None, None)
-        with pytest.raises(ConfigurationError, match="mlm_learning_rate"):
-            watch.on_log(
-                None, type("State", (), {"epoch": 2.0}), None, {"loss": float("nan")}
-            )
+    def test_a_diverged_training_names_the_learning_rate(
+        self, corpus, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(
+            training.functional,
+            "cross_entropy",
+            lambda logits, *_, **__: logits[:, 0] / 0,
+        )
+        with pytest.raises(ConfigurationError, match=r"epoch 1 .*mlm_learning_rate"):
+            train(corpus, QUICK, tmp_path / "teacher")
 
     def test_an_interrupted_run_leaves_the_former_teacher_or_none(
         self, corpus, tmp_path, monkeypatch
     ):
         output = tmp_path / "teacher"
-
-        def interrupt(self, args, state, control, **kwargs):
-            if self.stage == "intent":
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(finetune._Watch, "on_step_end", interrupt)
+        interrupt(monkeypatch, "intent", 1)
         with pytest.raises(KeyboardInterrupt):
             train(corpus, QUICK, output)
-        assert list(tmp_path.iterdir()) == []
+        assert not output.exists()
         output.mkdir()
         (output / "config.json").write_text("former")
         with pytest.raises(KeyboardInterrupt):
             train(corpus, QUICK, output)
-        assert list(tmp_path.iterdir()) == [output]
         assert contents(output) == {"config.json": b"former"}
 
     def test_a_finished_run_replaces_the_former_teacher(self, corpus, quick, tmp_path):
@@ -410,6 +480,382 @@ class TestFinetune:
         assert contents(output) == contents(quick)
 
 
+LONGER = replace(QUICK, mlm_epochs=2, intent_epochs=3)  # 3 steps an epoch
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["random", "by length"])
+def unbroken(request, corpus, tmp_path_factory):
+    """Parameters, and all that a training with them writes."""
+    params = replace(LONGER, group_by_length=request.param)
+    output = tmp_path_factory.mktemp("unbroken") / "teacher"
+    train(corpus, params, output)
+    return params, contents(output)
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize(
+        ("stage", "step"),
+        [("mlm", 2), ("mlm", 4), ("mlm", 6), ("intent", 1), ("intent", 5)],
+    )
+    def test_a_run_that_was_stopped_ends_with_the_same_bytes(
+        self, corpus, unbroken, tmp_path, stage, step
+    ):
+        params, expected = unbroken
+        output = tmp_path / "teacher"
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt(patch, stage, step)
+            train(corpus, params, output, checkpoint_minutes=0)
+        steps = []
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt(patch, "", 0, watch=steps.append)
+            train(corpus, params, output)
+        done = step - 1  # the checkpoint of a step is written after it
+        expected_steps = {"mlm": 6 - done, "intent": 9}
+        if stage == "intent":
+            expected_steps = {"mlm": 0, "intent": 9 - done}
+        assert {name: steps.count(name) for name in expected_steps} == expected_steps
+        assert contents(output) == expected
+        assert list(tmp_path.iterdir()) == [output]
+
+    def test_a_killed_run_goes_on(self, corpus, unbroken, tmp_path):
+        params, expected = unbroken
+        output = tmp_path / "teacher"
+        child = os.fork()
+        if child == 0:
+            with pytest.MonkeyPatch.context() as patch:
+                kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+                interrupt(patch, "intent", 4, kill)
+                train(corpus, params, output, checkpoint_minutes=0)
+            os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL and not output.exists()
+        # What a kill in the middle of writing would leave.
+        (folder,) = (tmp_path / "teacher.work").glob("*/intent")
+        (folder / "checkpoint-4").mkdir()
+        (folder / "checkpoint-4" / "model.safetensors").write_bytes(b"half")
+        train(corpus, params, output)
+        assert contents(output) == expected
+
+    def test_other_parameters_or_texts_begin_anew(self, corpus, tmp_path):
+        output = tmp_path / "teacher"
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt(patch, "intent", 1)
+            train(corpus, LONGER, output, checkpoint_minutes=0)
+        grown = write_corpus(
+            tmp_path / "grown", lambda table: say(table, "dark", "train")
+        )
+        for params, texts in ((replace(LONGER, seed=2), corpus), (LONGER, grown)):
+            shutil.copytree(tmp_path / "teacher.work", tmp_path / "other.work")
+            train(texts, params, tmp_path / "other")
+            train(texts, params, tmp_path / "alone")
+            assert contents(tmp_path / "other") == contents(tmp_path / "alone")
+
+    def test_two_at_once_do_not_share_a_work_folder(self, corpus, tmp_path):
+        with (
+            training.work_folder(tmp_path / "teacher.work"),
+            pytest.raises(ConfigurationError, match="another process trains"),
+        ):
+            train(corpus, QUICK, tmp_path / "teacher")
+
+
+ENCODERS = {
+    "bert": {},
+    "distilbert": {"dim": 24, "hidden_dim": 24, "n_layers": 1, "n_heads": 2},
+    "roberta": {"type_vocab_size": 1},
+    "deberta": {},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "modernbert": {"global_attn_every_n_layers": 1, "local_attention": 8},
+}
+
+
+class TestEncoders:
+    @pytest.mark.parametrize("kind", ENCODERS)
+    def test_any_encoder_with_a_masked_lm_head_is_trained_in_both_stages(
+        self, corpus, tmp_path, kind
+    ):
+        backend = BertTokenizer(vocab=spelling()).backend_tokenizer
+        names = {name: f"[{name[:-6].upper()}]" for name in SPECIAL_NAMES}
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+        sizes = {
+            "hidden_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 24,
+        }
+        config = AutoConfig.for_model(
+            kind,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=48,
+            pad_token_id=0,
+            cls_token_id=2,
+            sep_token_id=3,
+            bos_token_id=2,
+            eos_token_id=3,
+            **(ENCODERS[kind] if kind == "distilbert" else sizes | ENCODERS[kind]),
+        )
+        torch.manual_seed(3)
+        model = AutoModelForMaskedLM.from_config(config)
+        model.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        before = training.copied_weights(model.base_model)
+        params = replace(
+            QUICK, model=str(tmp_path / "model"), max_tokens=40, masked_only=True
+        )
+        train(corpus, params, tmp_path / "teacher")
+        history = pd.read_csv(tmp_path / "teacher" / "history.csv")
+        assert history["stage"].tolist() == ["mlm", "intent", "intent"]
+        embed(corpus, tmp_path / "teacher", tmp_path)
+        header = read_digest(tmp_path / "targets.digest").header
+        assert (header.encoder, header.dim) == ("model", 24)
+        trained = targets.load_teacher(tmp_path / "teacher", torch.device("cpu"))[0]
+        after = trained.state_dict()
+        moved = [n for n in before if not torch.equal(before[n], after[n])]
+        assert len(moved) > len(before) / 2
+
+    @pytest.mark.parametrize("form", ["without weights for it", "of a kind without"])
+    def test_no_masked_lm_head_asks_to_skip_the_first_stage(
+        self, corpus, start, tmp_path, form
+    ):
+        config = AutoConfig.from_pretrained(start)
+        BertModel(config).save_pretrained(start)
+        if form == "of a kind without":
+            AutoModel.from_config(
+                AutoConfig.for_model(
+                    "gpt2",
+                    vocab_size=57,
+                    n_embd=24,
+                    n_layer=1,
+                    n_head=2,
+                    n_positions=48,
+                    pad_token_id=0,
+                )
+            ).save_pretrained(start)
+        params = replace(QUICK, model=str(start), max_tokens=48)
+        with pytest.raises(ConfigurationError, match=r"no masked-LM head.*mlm_epochs"):
+            train(corpus, params, tmp_path / "teacher")
+        train(corpus, replace(params, mlm_epochs=0), tmp_path / "teacher")
+        history = pd.read_csv(tmp_path / "teacher" / "history.csv")
+        assert set(history["stage"]) == {"intent"}
+
+    def test_encoder_weights_that_are_missing_are_not_made_up(
+        self, corpus, start, tmp_path
+    ):
+        weights = load_file(start / "model.safetensors")
+        del weights["bert.encoder.layer.0.output.dense.weight"]
+        save_file(weights, start / "model.safetensors", {"format": "pt"})
+        for epochs in (1, 0):
+            params = replace(QUICK, model=str(start), max_tokens=48, mlm_epochs=epochs)
+            with pytest.raises(InputError, match=r"missing.*layer\.0\.output\.dense"):
+                train(corpus, params, tmp_path / "teacher")
+
+    def test_roberta_positions_begin_behind_the_paddings(self):
+        tokenizer = BertTokenizer(vocab=spelling())
+        config = AutoConfig.for_model(
+            "roberta", max_position_embeddings=514, pad_token_id=1
+        )
+        assert bert.longest_text(tokenizer, config) == 512
+
+
+class TestSupply:
+    def test_code_that_comes_with_a_model_is_not_run(self, corpus, start, tmp_path):
+        ran = tmp_path / "ran"
+        (start / "evil.py").write_text(f"open({str(ran)!r}, 'w')\n")
+        config = json.loads((start / "config.json").read_text())
+        config["auto_map"] = {
+            name: "evil.Evil"
+            for name in ("AutoConfig", "AutoModelForMaskedLM", "AutoTokenizer")
+        }
+        (start / "config.json").write_text(json.dumps(config))
+        params = replace(QUICK, model=str(start), max_tokens=48)
+        train(corpus, params, tmp_path / "teacher")  # with the library's own BERT
+        assert not ran.exists()
+
+    def test_a_pickle_gives_tensors_and_runs_nothing(self, corpus, start, tmp_path):
+        weights = load_file(start / "model.safetensors")
+        (start / "model.safetensors").unlink()
+        torch.save(weights, start / "pytorch_model.bin")
+        params = replace(QUICK, model=str(start), max_tokens=48)
+        train(corpus, params, tmp_path / "teacher")
+
+        ran = tmp_path / "ran"
+
+        class Evil:
+            def __reduce__(self):
+                return (open, (str(ran), "w"))
+
+        torch.save({"a": Evil()}, start / "pytorch_model.bin", pickle_module=pickle)
+        with pytest.raises(InputError, match="cannot load the model"):
+            train(corpus, params, tmp_path / "other")
+        assert not ran.exists()
+
+    def test_safetensors_are_preferred_to_a_pickle(self, corpus, start, tmp_path):
+        (start / "pytorch_model.bin").write_bytes(b"no pickle")
+        params = replace(QUICK, model=str(start), max_tokens=48)
+        train(corpus, params, tmp_path / "teacher")
+
+    def test_a_revision_pins_the_models_commit(
+        self, corpus, start, tmp_path, monkeypatch
+    ):
+        for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+            monkeypatch.setattr(
+                f"huggingface_hub.constants.{name}", str(tmp_path / "hub")
+            )
+        folder = tmp_path / "hub" / "models--some--bert"
+        commits = {"main": "a" * 40, "old": "b" * 40}
+        widths = {"main": 24, "old": 12}
+        for name, commit in commits.items():
+            (folder / "refs").mkdir(parents=True, exist_ok=True)
+            (folder / "refs" / name).write_text(commit)
+            shutil.copytree(start, folder / "snapshots" / commit)
+            config = AutoConfig.from_pretrained(start)
+            config.hidden_size = widths[name]
+            BertForPreTraining(config).save_pretrained(folder / "snapshots" / commit)
+        for revision, width in (("", 24), ("old", 12), ("b" * 40, 12)):
+            params = replace(QUICK, model="some/bert", revision=revision, max_tokens=48)
+            train(corpus, params, tmp_path / "teacher")
+            config = AutoConfig.from_pretrained(tmp_path / "teacher")
+            assert config.hidden_size == width
+        params = replace(params, revision="c" * 40)
+        with pytest.raises(InputError, match=r"no config\.json"):
+            train(corpus, params, tmp_path / "teacher")
+
+
+class TestObjective:
+    def weighted(self, model, tokenizer, texts, labels, weights):
+        """Cross-entropy of each text alone, averaged."""
+        losses = torch.stack(
+            [
+                functional.cross_entropy(
+                    model(**tokenizer(text, return_tensors="pt")).logits,
+                    torch.tensor([label]),
+                )
+                for text, label in zip(texts, labels, strict=True)
+            ]
+        )
+        weights = torch.tensor(weights)
+        return (losses * weights).sum() / weights.sum()
+
+    def step(self, corpus, params, start, folder):
+        """The gradient of the first step of the intent stage, dropout off."""
+        config = json.loads((start / "config.json").read_text())
+        config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        (start / "config.json").write_text(json.dumps(config))
+        found = {}
+
+        def note(self, args, state, control, model=None, **options):
+            found["loss"] = None
+            found["gradients"] = {
+                name: weight.grad.clone()
+                for name, weight in model.named_parameters()
+                if weight.grad is not None
+            }
+            found["model"] = copy.deepcopy(model)
+            raise KeyboardInterrupt
+
+        params = replace(
+            params, model=str(start), max_tokens=48, mlm_epochs=0, clip_norm=0.0
+        )
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(training._Watch, "on_pre_optimizer_step", note, raising=False)
+            train(corpus, params, folder / "teacher")
+        return found["gradients"], found["model"]
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {},
+            {"gradient_accumulation": 8},
+            {"class_weights": "balanced"},
+            {"class_weights": "balanced", "gradient_accumulation": 4},
+            {"repeats_per_row": 4},
+            {"class_weights": "balanced", "repeats_per_row": 2},
+        ],
+        ids=str,
+    )
+    def test_a_step_over_all_utterances_has_the_gradient_of_their_mean(
+        self, start, tmp_path, changes
+    ):
+        def edit(table):  # a text with two intents, and one intent in plenty
+            say(table, "Light, hall!", "train")
+            table.loc[table["intent"] == "cellar", "text"] = "down there"
+
+        corpus = write_corpus(tmp_path, edit)
+        params = replace(QUICK, batch_size=64, **changes)
+        gradients, model = self.step(corpus, params, start, tmp_path)
+        table = pd.read_csv(corpus / "manifest.csv")
+        table = table[table["split"] == "train"]
+        texts = [text.lower().replace(",", "").strip("!") for text in table["text"]]
+        labels = [ROOMS.index(intent) for intent in table["intent"]]
+        weights = [1.0] * len(labels)
+        if params.class_weights == "balanced":
+            weights = compute_sample_weight("balanced", labels).tolist()
+        tokenizer = bert.load_tokenizer(str(start))
+        model.zero_grad()
+        self.weighted(model.eval(), tokenizer, texts, labels, weights).backward()
+        for name, weight in model.named_parameters():
+            np.testing.assert_allclose(
+                gradients[name], weight.grad, atol=2e-6, err_msg=name
+            )
+
+    def test_rows_stand_for_every_utterance_once(self):
+        keys = ["a", "b", "a", "a", "c", "a", "a"]
+        assert training.merge_repeats(keys, 1) == [(n, 1) for n in range(7)]
+        assert training.merge_repeats(keys, 2) == [
+            (0, 2),
+            (0, 2),
+            (0, 1),
+            (1, 1),
+            (4, 1),
+        ]
+
+    def test_the_loss_of_masked_tokens_alone_is_the_same(self, corpus, tmp_path):
+        for masked_only in (False, True):
+            params = replace(QUICK, masked_only=masked_only)
+            train(corpus, params, tmp_path / str(masked_only))
+        plain, short = (
+            pd.read_csv(tmp_path / str(name) / "history.csv") for name in (False, True)
+        )
+        np.testing.assert_allclose(short["loss"], plain["loss"], rtol=1e-4)
+        weights = [
+            load_file(tmp_path / str(name) / "model.safetensors")
+            for name in (False, True)
+        ]
+        for name in weights[0]:
+            torch.testing.assert_close(
+                weights[0][name], weights[1][name], atol=2e-4, rtol=1e-3
+            )
+
+    def test_the_masks_are_berts(self):
+        text = " ".join(chr(ord("a") + n % 26) for n in range(46))
+        tokenizer = BertTokenizer(vocab=spelling())
+        masking = training.Masked(tokenizer, TeacherParams())
+        example = dict(tokenizer(text, return_special_tokens_mask=True))
+        rows = [{**example, "count": 1, "draw": n} for n in range(400)]
+        batch = masking([dict(row) for row in rows])
+        again = masking([dict(row) for row in rows])
+        assert torch.equal(batch["input_ids"], again["input_ids"])
+        given = torch.tensor([example["input_ids"]] * 400)
+        chosen = batch["labels"] != -100
+        assert torch.equal(batch["labels"][chosen], given[chosen])
+        assert torch.equal(batch["input_ids"][~chosen], given[~chosen])
+        assert chosen[:, 1:-1].float().mean() == pytest.approx(0.15, abs=0.01)
+        assert not chosen[:, [0, -1]].any()
+        seen = batch["input_ids"][chosen]
+        masked = (seen == tokenizer.mask_token_id).float().mean()
+        assert masked == pytest.approx(0.8, abs=0.03)
+        assert (seen == given[chosen]).float().mean() == pytest.approx(0.1, abs=0.03)
+
+    def test_bf16_is_for_gpus_that_have_it(self, monkeypatch, caplog):
+        assert not training._in_bf16("float32", torch.device("cuda"))
+        assert not training._in_bf16("bf16", torch.device("cpu"))
+        assert "trains in float32" in caplog.text
+        for able in (True, False):
+            monkeypatch.setattr(
+                torch.cuda, "is_bf16_supported", lambda able=able, **_: able
+            )
+            assert training._in_bf16("bf16", torch.device("cuda")) is able
+
+
 class TestBadInput:
     @pytest.mark.parametrize("name", ["no/such/folder/here", "bert-base-nowhere"])
     def test_an_unknown_model_is_one_line_with_the_fix(self, corpus, tmp_path, name):
@@ -417,7 +863,9 @@ class TestBadInput:
             train(corpus, replace(QUICK, model=name), tmp_path / "teacher")
         line = str(caught.value)
         assert line.startswith(f"{name}: ") and "\n" not in line
-        assert "model.safetensors" in line and "HF_HUB_OFFLINE" in line
+        assert "no config.json; no model.safetensors" in line
+        assert f"hf download {name} --local-dir data/models/" in line
+        assert "HF_HUB_OFFLINE" in line
         assert list(tmp_path.iterdir()) == []
 
     def test_a_model_without_tokenizer_is_not_trained_on_unknown_words(
@@ -460,12 +908,21 @@ class TestBadInput:
 
 
 class TestTargets:
-    @pytest.mark.parametrize("batch_size", [1, 5])
-    def test_each_is_the_mean_of_the_text_alone(
-        self, corpus, learnt, tmp_path, batch_size
+    @pytest.mark.parametrize(
+        ("pooling", "pooled"),
+        [
+            ("mean", lambda states: states.mean(axis=0)),
+            ("mean_words", lambda states: states[1:-1].mean(axis=0)),
+            ("cls", lambda states: states[0]),
+        ],
+    )
+    def test_each_is_that_of_the_text_alone(
+        self, corpus, learnt, tmp_path, pooling, pooled
     ):
         teacher = learnt[0]
-        summary = embed(corpus, teacher, tmp_path, batch_size=batch_size)
+        summary = embed(corpus, teacher, tmp_path, pooling)
+        header = read_digest(tmp_path / "targets.digest").header
+        assert header.parameters["pooling"] == pooling
         reader = CacheReader(tmp_path / "targets")
         model = AutoModel.from_pretrained(teacher).eval()
         tokenizer = AutoTokenizer.from_pretrained(teacher)
@@ -476,10 +933,16 @@ class TestTargets:
             tokens = tokenizer(text, return_tensors="pt")
             with torch.no_grad():
                 states = model(**tokens).last_hidden_state.numpy()[0]
-            expected = states.astype(np.float64).sum(axis=0) / len(states)
+            expected = pooled(states.astype(np.float64))
             found = reader[hash_bytes(text.encode())]
             assert found.dtype == np.float32 and found.shape == (1, 64)
             np.testing.assert_allclose(found[0], expected, atol=1e-5)
+
+    def test_a_text_of_special_tokens_alone_has_their_mean(self):
+        states = torch.arange(12.0).view(1, 4, 3)
+        special = torch.ones(1, 4, dtype=torch.long)
+        found = targets.pool(states, special, "mean_words")
+        assert torch.equal(found, states.mean(dim=1))
 
     def test_only_new_texts_are_run_and_the_digest_forgets_how_it_came(
         self, corpus, quick, tmp_path, monkeypatch
@@ -497,15 +960,15 @@ class TestTargets:
 
         monkeypatch.setattr(targets, "load_teacher", counting)
         embed(corpus, quick, tmp_path / "a")
-        assert sum(run) == 2 * len(ROOMS)
+        assert len(run) == 2  # two lengths
         embed(corpus, quick, tmp_path / "a")
-        assert sum(run) == 2 * len(ROOMS)
+        assert len(run) == 2
         grown = write_corpus(
             tmp_path, lambda table: say(table, "light in the attic", "train")
         )
         run.clear()
         assert embed(grown, quick, tmp_path / "a").computed == 1
-        assert sum(run) == 1
+        assert len(run) == 1
         embed(grown, quick, tmp_path / "b")
         digests = [tmp_path / name / "targets.digest" for name in "ab"]
         assert digests[0].read_bytes() == digests[1].read_bytes()
@@ -534,7 +997,7 @@ class TestTargets:
         self, corpus, quick, learnt, tmp_path
     ):
         def mark(teacher):
-            return targets._header(teacher).fingerprint
+            return targets._header(teacher, "mean").fingerprint
 
         copy = tmp_path / "copy"
         copy.mkdir()
@@ -542,6 +1005,7 @@ class TestTargets:
             (copy / name).write_bytes(content)
         (copy / "scores.json").write_text("{}")
         assert mark(copy) == mark(quick) != mark(learnt[0])
+        assert targets._header(copy, "cls").fingerprint != mark(copy)
         with open(copy / "tokenizer.json", "a") as stream:
             stream.write(" ")
         assert mark(copy) != mark(quick)

@@ -13,7 +13,7 @@ written, so a report that fails leaves the former one as it was.
     confusion.png         which intent is taken for which, best ALN
     figure2.png           t-SNE of E_lang and ê_lang; only where a system transfers
     history.png           valid accuracy by epoch
-    plots/accuracy.csv    system, split, accuracy, std
+    plots/accuracy.csv    system, split, accuracy, std, macro_f1
     plots/confusion.csv   actual, predicted: test, every seed of the best ALN
     plots/history.csv     system and the students' histories
 """
@@ -141,7 +141,7 @@ def run(
         _check_labels(system, names, intents)
     check_comparable(systems[1:])
 
-    rows = {system.name: scores.evaluate(system, names) for system in systems}
+    rows = {system.name: scores.evaluate(system) for system in systems}
     best = scores.best_by_valid(systems, rows)
     chosen = _choose(systems, best)
     wording, wording_counts = scores.grouped_accuracies(systems, "wording")
@@ -389,11 +389,12 @@ def _plots(
                 split,
                 rows[system.name][f"{split}_accuracy"],
                 rows[system.name][f"{split}_accuracy_std"],
+                rows[system.name][f"{split}_macro_f1"],
             )
             for split in ("valid", "test")
             for system in systems
         ],
-        columns=["system", "split", "accuracy", "std"],
+        columns=["system", "split", "accuracy", "std", "macro_f1"],
     )
     test = chosen.predictions[chosen.predictions["split"] == "test"]
     confusion = test.sort_values(["seed", "id"])[["intent", "predicted"]]

@@ -7,15 +7,18 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import precision_recall_fscore_support
 
+from stages import metrics
 from stages.report.systems import System
 from stages.texts import normalise_text
 
 
-def seed_accuracies(predictions: pd.DataFrame, split: str) -> np.ndarray:
-    """Accuracy in percent of each seed on `split`, (seeds,), seeds ascending."""
+def seed_scores(predictions: pd.DataFrame, split: str, metric: str) -> np.ndarray:
+    """A metric of `stages.metrics` by seed on `split`, (seeds,), seeds ascending."""
     rows = predictions[predictions["split"] == split]
-    right = rows["intent"] == rows["predicted"]
-    return 100 * right.groupby(rows["seed"]).mean().to_numpy(dtype=float)
+    measure = getattr(metrics, metric)
+    return np.array(
+        [measure(run["intent"], run["predicted"]) for _, run in rows.groupby("seed")]
+    )
 
 
 def spread(values: np.ndarray) -> tuple[float, float]:
@@ -44,19 +47,14 @@ def intent_scores(predictions: pd.DataFrame, intents: Sequence[str]) -> pd.DataF
     return table.assign(support=support)
 
 
-def evaluate(system: System, intents: Sequence[str]) -> dict[str, float]:
-    """A system's row: accuracy on valid and test, mean and deviation over seeds.
-
-    Macro-F1 is over the intents that test has, so every system divides by the same
-    number.
-    """
+def evaluate(system: System) -> dict[str, float]:
+    """A system's row: accuracy and macro-F1, mean and deviation over seeds."""
     row: dict[str, float] = {"seeds": len(system.seeds)}
     for split in ("valid", "test"):
-        mean, deviation = spread(seed_accuracies(system.predictions, split))
-        row[f"{split}_accuracy"] = round(mean, 4)
-        row[f"{split}_accuracy_std"] = round(deviation, 4)
-    macro = np.nanmean(intent_scores(system.predictions, intents)["f1"])
-    row["test_macro_f1"] = round(float(macro), 4)
+        for metric in ("accuracy", "macro_f1"):
+            mean, deviation = spread(seed_scores(system.predictions, split, metric))
+            row[f"{split}_{metric}"] = round(mean, 4)
+            row[f"{split}_{metric}_std"] = round(deviation, 4)
     return row
 
 

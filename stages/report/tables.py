@@ -196,22 +196,24 @@ def accuracy_section(found: Findings) -> str:
         rows.append(
             [
                 f"**{system.title}** ★" if starred else system.title,
-                _spread(row, "valid"),
-                _spread(row, "test"),
+                _spread(row, "valid_accuracy"),
+                _spread(row, "valid_macro_f1"),
+                _spread(row, "test_accuracy"),
                 "{:.2f} to {:.2f}".format(*found.intervals[system.name]),
-                f"{row['test_macro_f1']:.2f}",
+                _spread(row, "test_macro_f1"),
                 *(_percent(published.get(name)) for name in NAMES),
             ]
         )
     interval = f"{100 * LEVEL:.0f}% interval"
-    header = ["system", "valid", "test", f"test, {interval}", "test macro-F1"]
+    header = ["system", "valid", "valid macro-F1", "test", f"test, {interval}"]
+    header.append("test macro-F1")
     header += [f"paper, {name} test" for name in NAMES.values()]
     students = [s for s in found.systems if s.kind != "baseline1_text"]
     seeds = len(students[0].seeds)
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     notes = [
-        f"Percent; students: {over}. Macro-F1 is the mean over the intents that test "
-        "has.",
+        f"Accuracy and macro-F1 in percent; students: {over}. Macro-F1 is the mean "
+        "over the intents that the split has.",
         f"The {interval} is of the test accuracy, by the percentile bootstrap over "
         f"test's utterances ({DRAWS:,} draws, an utterance counting as its mean over "
         "seeds): what other utterances might have given, where the deviation is what "
@@ -292,9 +294,12 @@ def groups_section(found: Findings) -> str:
     """Test accuracy by wording and by condition, a row a system."""
     utterances = sum(found.wording_counts.values())
     unheard = found.wording_counts.get("unheard", 0)
+    test = found.table1["test"]
     parts = [
-        f"Of {utterances:,} test utterances {unheard:,} say a text that no train "
-        "utterance says. Test accuracy in percent, mean over seeds:",
+        f"Of the {test['distinct_texts']:,} wordings of test "
+        f"{test['texts_shared_with_train']:,} stand in train too, and so reach the "
+        f"teacher's training. Of {utterances:,} test utterances {unheard:,} say a text "
+        "that no train utterance says. Test accuracy in percent, mean over seeds:",
         _groups_table(
             found,
             found.wording,
@@ -514,9 +519,9 @@ def _percent(value: float | None) -> str:
     return _NONE if value is None or pd.isna(value) else f"{value:.2f}"
 
 
-def _spread(row: Mapping[str, float], split: str) -> str:
-    text = f"{row[f'{split}_accuracy']:.2f}"
-    return text if row["seeds"] == 1 else f"{text} ± {row[f'{split}_accuracy_std']:.2f}"
+def _spread(row: Mapping[str, float], name: str) -> str:
+    text = f"{row[name]:.2f}"
+    return text if row["seeds"] == 1 else f"{text} ± {row[f'{name}_std']:.2f}"
 
 
 def _p_value(value: float) -> str:

@@ -4,7 +4,7 @@ Reads the manifest with `intents.json` beside it, the acoustic cache with its di
 and, but for `baseline2`, the teacher's targets of train and valid with theirs. Writes
 `output`, whole or not at all:
 
-    metrics.json               accuracies (%) of each seed, their mean and deviation
+    metrics.json               accuracy and macro-F1 (%) of each seed, mean, deviation
     predictions.csv            seed,id,split,intent,predicted,confidence for valid and
                                test; the last is the predicted intent's probability
     history.csv                seed,epoch,loss,transfer_loss,intent_loss,
@@ -35,6 +35,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
+from stages import metrics
 from stages.atomic import atomic_path, write_json
 from stages.errors import ConfigurationError
 from stages.runtime import choose_device, progress
@@ -52,12 +53,13 @@ from stages.student.processes import (
 from stages.student.training import Student
 
 SCORED = ("valid", "test")
+_METRICS = ("accuracy", "macro_f1")
 _TABLES = ("metrics.json", "predictions.csv", "history.csv", "embeddings.npz")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was trained; accuracies in percent, mean and deviation over the seeds."""
+    """What was trained; metrics in percent, mean and deviation over the seeds."""
 
     system: str
     alpha: float | None
@@ -67,6 +69,10 @@ class Summary:
     valid_accuracy_std: float
     test_accuracy: float
     test_accuracy_std: float
+    valid_macro_f1: float
+    valid_macro_f1_std: float
+    test_macro_f1: float
+    test_macro_f1_std: float
 
     def __str__(self) -> str:
         """One line for the person who waited."""
@@ -253,27 +259,23 @@ def _predictions(inputs: Inputs, results: Sequence[Result]) -> pd.DataFrame:
 
 
 def score_seeds(inputs: Inputs, results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Of each seed, sorted as `results`: best_epoch and accuracies in percent."""
-    labels = {split: inputs.labels(inputs.tables[split]["intent"]) for split in SCORED}
-    return [
-        {
-            "seed": student.seed,
-            "best_epoch": student.epoch,
-            **{
-                f"{split}_accuracy": 100 * float(np.mean(logits.argmax(1) == own))
-                for (split, own), logits in zip(
-                    labels.items(), (student.logits, on_test), strict=True
-                )
-            },
-        }
-        for _, student, on_test in results
-    ]
+    """Of each seed, sorted as `results`: best_epoch, and metrics in percent."""
+    scores = []
+    for _, student, on_test in results:
+        score: dict[str, Any] = {"seed": student.seed, "best_epoch": student.epoch}
+        for split, logits in zip(SCORED, (student.logits, on_test), strict=True):
+            labels = inputs.labels(inputs.tables[split]["intent"])
+            for name in _METRICS:
+                measure = getattr(metrics, name)
+                score[f"{split}_{name}"] = measure(labels, logits.argmax(1))
+        scores.append(score)
+    return scores
 
 
 def means_over_seeds(scores: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means and standard deviations of the accuracies, by name."""
+    """Means and standard deviations of the metrics, by name."""
     means = {}
-    for name in (f"{split}_accuracy" for split in SCORED):
+    for name in (f"{split}_{metric}" for metric in _METRICS for split in SCORED):
         values = [score[name] for score in scores]
         means[name] = statistics.fmean(values)
         means[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0

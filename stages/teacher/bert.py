@@ -1,17 +1,43 @@
-"""Loading a BERT-like model safely, and feeding it texts by length."""
+"""Loading a BERT-like model safely, and feeding it texts by length.
 
-from collections.abc import Iterator, Sequence
+No code that comes with a model is run. Weights are read from safetensors where there
+are any, else from a pickle of which only tensors are taken (`torch.load` with
+`weights_only`, which transformers always sets).
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
-
-from stages.errors import InputError
-
-_FIX = (
-    "set teacher.model to a local folder with config.json, model.safetensors and the "
-    "tokenizer's files, or to a hub name while online (HF_HUB_OFFLINE unset)"
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BatchEncoding,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
+
+from stages.errors import ConfigurationError, InputError
+
+# A model is there if it has one of each row.
+_FILES = (
+    ("config.json",),
+    (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ),
+    ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model"),
+)
+# Their position ids start behind the padding's.
+_OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
 
 def load(kind: Any, name: str, *, revision: str = "", **options: Any) -> Any:
@@ -20,20 +46,25 @@ def load(kind: Any, name: str, *, revision: str = "", **options: Any) -> Any:
     Args:
         kind: one of the Auto classes of transformers.
         name: hub name or local folder.
-        revision: of a hub name; empty for its main branch.
+        revision: of a hub name: commit, tag or branch; empty for its main branch.
         options: as `from_pretrained` takes them.
 
     Raises:
-        InputError: nothing usable there, or not reachable.
+        InputError: nothing usable there, or not reachable; names the files that are
+            missing and where to put them.
     """
     try:
         return kind.from_pretrained(
             name, revision=revision or "main", trust_remote_code=False, **options
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    # A pickle that is no checkpoint ends in almost any exception.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"cannot load the model ({reason})", path=name, fix=_FIX
+            f"cannot load the model ({reason})",
+            path=name,
+            found=_missing(name, revision),
+            fix=_fix(name),
         ) from error
 
 
@@ -50,9 +81,88 @@ def load_tokenizer(name: str, *, revision: str = "") -> PreTrainedTokenizerBase:
             "the tokenizer knows no words",
             path=name,
             expected="tokenizer.json or vocab.txt beside config.json",
-            fix=_FIX,
+            fix=_fix(name),
         )
+    if tokenizer.pad_token is None:
+        raise InputError("the tokenizer has no token for padding", path=name)
     return tokenizer
+
+
+def load_model(
+    kind: Any, name: str, config: PreTrainedConfig, *, revision: str = ""
+) -> PreTrainedModel:
+    """The encoder called `name` under the head of `kind`, in float32.
+
+    The head of another task is made anew; the encoder, and a masked-LM head, must come
+    from the checkpoint.
+
+    Raises:
+        ConfigurationError: a masked-LM head is wanted, and there is none.
+        InputError: as `load`, or weights of the encoder are missing or of another size.
+    """
+    masked = kind is AutoModelForMaskedLM
+    if masked and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise _headless(name, f"a {config.model_type}")
+    model, report = load(
+        kind,
+        name,
+        revision=revision,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # a classifier of other intents: a new head
+    )
+    made = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    # A masked-LM checkpoint has no pooler, which only a classifier uses.
+    encoder = {
+        f"{model.base_model_prefix}.{key}" for key in model.base_model.state_dict()
+    }
+    lost = sorted(key for key in made & encoder if ".pooler." not in key)
+    if lost:
+        raise InputError(
+            "weights of the encoder are missing or of another size",
+            path=name,
+            found=f"none for {', '.join(lost[:3])}" + ", …" * (len(lost) > 3),
+            fix=_fix(name),
+        )
+    head = sorted(made - encoder)
+    if masked and head:
+        raise _headless(name, f"no weights for {', '.join(head[:3])}")
+    return model
+
+
+def fit_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, name: str, config: PreTrainedConfig
+) -> None:
+    """Make `tokenizer` give nothing that an encoder of this kind does not take.
+
+    DistilBERT and ModernBERT, for instance, have no token types.
+
+    Raises:
+        ConfigurationError: the model called `name` cannot classify texts.
+    """
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ConfigurationError(
+            f"{name} cannot classify texts",
+            found=f"a {config.model_type}",
+            fix="choose an encoder such as bert-base-uncased",
+        )
+    kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    taken = inspect.signature(kind.forward).parameters
+    names = [name for name in tokenizer.model_input_names if name in taken]
+    tokenizer.model_input_names = names
+
+
+def longest_text(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> int | None:
+    """How many tokens, special ones included, the model takes; None if any number."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and config.model_type in _OFFSET_POSITIONS:
+        positions -= config.pad_token_id + 1
+    given = tokenizer.model_max_length
+    known = [n for n in (positions, given) if n is not None and n < 10**9]
+    return min(known, default=None)
 
 
 def length_batches(
@@ -63,18 +173,100 @@ def length_batches(
     Yields:
         The texts' places in `texts` and their tokens, tensors of (batch, tokens).
     """
-    if not texts:
-        return
-    lengths = [len(ids) for ids in tokenizer(list(texts), truncation=True).input_ids]
-    order = sorted(range(len(texts)), key=lambda place: (lengths[place], texts[place]))
-    for start in range(0, len(order), size):
-        places = order[start : start + size]
+    for places in _runs(token_counts(tokenizer, texts), texts, size, equal=False):
+        yield places, _encode(tokenizer, [texts[place] for place in places])
+
+
+def equal_batches(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], size: int
+) -> Iterator[tuple[list[int], BatchEncoding]]:
+    """Batches of exactly `size` texts of one length, short ones first, no padding.
+
+    Where there are not enough, the last is repeated, so that a text meets a product of
+    the same shape whatever else is computed: on a CPU that gives it the same bits.
+
+    Yields:
+        The texts' places in `texts`, at most `size`, and the tokens, tensors of
+        (size, tokens) with a special_tokens_mask.
+    """
+    for places in _runs(token_counts(tokenizer, texts), texts, size, equal=True):
+        filled = places + places[-1:] * (size - len(places))
         yield (
             places,
-            tokenizer(
-                [texts[place] for place in places],
-                padding=True,
-                truncation=True,
-                return_tensors="pt",
+            _encode(
+                tokenizer,
+                [texts[place] for place in filled],
+                return_special_tokens_mask=True,
             ),
         )
+
+
+def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """The number of tokens of each text, special ones included."""
+    if not texts:
+        return []
+    return [len(ids) for ids in tokenizer(list(texts), truncation=True).input_ids]
+
+
+def _runs(
+    lengths: Sequence[int], texts: Sequence[str], size: int, *, equal: bool
+) -> Iterable[list[int]]:
+    """Places cut into runs of at most `size`; with `equal`, of one length each."""
+    order = sorted(range(len(texts)), key=lambda place: (lengths[place], texts[place]))
+    runs: list[list[int]] = []
+    for place in order:
+        full = not runs or len(runs[-1]) == size
+        if full or (equal and lengths[runs[-1][0]] != lengths[place]):
+            runs.append([])
+        runs[-1].append(place)
+    return runs
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], **options: bool
+) -> BatchEncoding:
+    return tokenizer(
+        texts, padding=True, truncation=True, return_tensors="pt", **options
+    )
+
+
+def _missing(name: str, revision: str) -> str | None:
+    """Which of the files of a model are not there; None if all are."""
+    folder = Path(name)
+
+    def there(file: str) -> bool:
+        if folder.is_dir():
+            return (folder / file).is_file()
+        try:
+            found = try_to_load_from_cache(name, file, revision=revision or None)
+        except ValueError:  # not the form of a hub's name
+            return False
+        return isinstance(found, str)
+
+    missing = [" or ".join(row[::2]) for row in _FILES if not any(map(there, row))]
+    return f"no {'; no '.join(missing)}" if missing else None
+
+
+def _fix(name: str) -> str:
+    """What to do about a model that is not there."""
+    if Path(name).is_dir():
+        return (
+            "put config.json, model.safetensors and tokenizer.json of one model there"
+        )
+    local = f"data/models/{name.rsplit('/', 1)[-1]}"
+    offline = " (HF_HUB_OFFLINE is set: unset it)" * constants.HF_HUB_OFFLINE
+    return (
+        f"with a network, run this again{offline}; without, put config.json, "
+        f"model.safetensors and tokenizer.json into {local}, as `hf download {name} "
+        f"--local-dir {local}` does elsewhere, and set teacher.model to {local}"
+    )
+
+
+def _headless(name: str, found: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{name} has no masked-LM head, so its first stage would start from a random "
+        "one",
+        found=found,
+        fix="set teacher.mlm_epochs to 0, which skips that stage, or choose a "
+        "teacher.model that has one",
+    )

@@ -4,10 +4,13 @@ Reads the manifest and its intents. Writes one folder, whole or not at all:
 
     config.json, model.safetensors, tokenizer*.json   as transformers loads them
     parameters.json   the parameters it was trained with
-    history.csv       stage, epoch, loss, valid_accuracy (percent; intent stage alone)
+    history.csv       stage, epoch; loss and accuracy (percent) on train as it went, of
+                      masked tokens, then of utterances; valid_accuracy and
+                      valid_macro_f1 (percent; intent stage alone)
     predictions.csv   id, split, intent, predicted and its probability (`confidence`):
                       valid and test
-    scores.json       mlm_loss, intent_epoch, {train,valid,test}_accuracy (percent)
+    scores.json       mlm_loss, intent_epoch, {train,valid,test}_{accuracy,macro_f1}
+                      (percent)
 
 The predictions are Baseline-1 on ground-truth text. Train texts alone reach the
 vocabulary and the weights; valid chooses the epoch where `selection` is `best`; test is
@@ -15,11 +18,18 @@ predicted once, at the end.
 
 Training is per utterance, as the paper's: a wording spoken a hundred times counts a
 hundred times an epoch. Predicting is per distinct text.
+
+A run that was interrupted goes on from its work folder, if it is to do the same, and
+gives the same bytes on the same machine as one that was not:
+
+    <fingerprint>/mlm/      checkpoints, and encoder.safetensors with history.json, the
+                            finished stage
+    <fingerprint>/intent/   checkpoints
 """
 
 import copy
+import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -32,29 +42,46 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertConfig,
     BertTokenizer,
-    DataCollatorForLanguageModeling,
-    DataCollatorWithPadding,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
 )
 
-from stages.atomic import write_json
+from stages import metrics
+from stages.atomic import atomic_path, write_json
 from stages.errors import ConfigurationError, InputError
-from stages.manifest import read_intents, read_manifest
+from stages.manifest import SPLITS, read_intents, read_manifest
+from stages.provenance import fingerprint, hash_file
 from stages.runtime import choose_device, progress, quiet_transformers, seed_everything
-from stages.teacher.bert import length_batches, load, load_tokenizer
+from stages.teacher.bert import (
+    fit_tokenizer,
+    length_batches,
+    load,
+    load_model,
+    load_tokenizer,
+    longest_text,
+)
 from stages.teacher.params import SCRATCH, TeacherParams
+from stages.teacher.training import (
+    HISTORY_COLUMNS,
+    Labelled,
+    Masked,
+    Rows,
+    copied_weights,
+    fit,
+    merge_repeats,
+    steps_an_epoch,
+    work_folder,
+)
 from stages.teacher.vocabulary import build_vocabulary
 from stages.texts import normalise_text
 
@@ -70,16 +97,22 @@ class Summary:
     utterances: int
     texts: int
     intent_epoch: int
-    valid_accuracy: float
-    test_accuracy: float
+    epochs: int
+    selection: str
+    scores: dict[str, float]
 
     def __str__(self) -> str:
         """One line for the person who waited."""
+        why = "the best on valid" if self.selection == "best" else "the last"
+        told = ", ".join(
+            f"{self.scores[f'{split}_accuracy']:.2f}% of {split} (macro-F1 "
+            f"{self.scores[f'{split}_macro_f1']:.2f}%)"
+            for split in ("valid", "test")
+        )
         return (
             f"{self.output}: teacher of {self.utterances:,} train utterances in "
-            f"{self.texts:,} wordings, intent epoch {self.intent_epoch}; on "
-            f"ground-truth text {self.valid_accuracy:.2f}% of valid, "
-            f"{self.test_accuracy:.2f}% of test"
+            f"{self.texts:,} wordings, intent epoch {self.intent_epoch} of "
+            f"{self.epochs}, {why}; on ground-truth text {told}"
         )
 
 
@@ -89,13 +122,24 @@ def run(
     manifest: Path,
     intents: Path,
     output: Path,
+    work: Path,
     device: str = "auto",
+    checkpoint_minutes: float = 10,
 ) -> Summary:
     """Train the teacher of `manifest` and write it to the folder `output`.
 
+    Args:
+        params: how it is trained.
+        manifest: the utterance table.
+        intents: the list of intents.
+        output: the teacher's folder; a former one is replaced.
+        work: where an interrupted run is kept; emptied once the teacher is finished.
+        device: `auto`, `cpu` or `cuda`.
+        checkpoint_minutes: what an interruption costs at most; changes no result.
+
     Raises:
         ConfigurationError: parameters the model or the texts cannot take, or with
-            which the training diverged.
+            which the training diverged; another process trains this teacher.
         InputError: an unusable manifest or model.
     """
     where = choose_device(device)
@@ -103,35 +147,42 @@ def run(
     table = _read_texts(manifest, intents, classes)
     train = table[table["split"] == "train"]
     seed_everything(params.seed)
-    with quiet_transformers(), _whole_folder(output) as folder:
+    with quiet_transformers(), work_folder(work), _whole_folder(output) as folder:
         tokenizer, config = _start(params, train["text"])
-        sentences = _maskable(manifest, tokenizer, train["text"])
-        utterances = _labelled(tokenizer, train["text"], train["number"])
-        batches = [
-            math.ceil(len(examples) / params.batch_size) * epochs
-            for examples, epochs in (
+        steps = _Steps(
+            params=params,
+            tokenizer=tokenizer,
+            config=config,
+            device=where,
+            minutes=checkpoint_minutes,
+            work=_own_folder(work, params, config, table, classes),
+        )
+        sentences = _maskable(manifest, steps, train["text"])
+        utterances = _labelled(steps, train["text"], train["number"])
+        total = sum(
+            steps_an_epoch(len(rows), params) * epochs
+            for rows, epochs in (
                 (sentences, params.mlm_epochs),
                 (utterances, params.intent_epochs),
             )
-        ]
-        with progress(total=sum(batches), description="teacher", unit="step") as bar:
-            fit = partial(_fit, params=params, device=where, folder=folder, bar=bar)
-            encoder, history = _language_stage(
-                fit, params, tokenizer, config, sentences
-            )
+        )
+        with progress(total=total, description="teacher", unit="step") as bar:
+            encoder, history = _language_stage(steps, sentences, bar)
             classifier, epoch, more = _intent_stage(
-                fit, params, tokenizer, config, encoder, classes, table, utterances
+                steps, encoder, classes, table, utterances, bar
             )
         predicted = _predict_table(classifier, tokenizer, table, classes)
         classifier.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        right = predicted["predicted"] == predicted["intent"]
-        accuracy = {
-            split: round(100 * float(right[predicted["split"] == split].mean()), 4)
-            for split in ("train", "valid", "test")
-        }
+        scores = {}
+        for split in SPLITS:
+            rows = predicted[predicted["split"] == split]
+            for name in ("accuracy", "macro_f1"):
+                value = getattr(metrics, name)(rows["intent"], rows["predicted"])
+                scores[f"{split}_{name}"] = round(value, 4)
         write_json(folder / "parameters.json", asdict(params))
-        _write_csv(folder / "history.csv", pd.DataFrame(history + more))
+        history_table = pd.DataFrame(history + more, columns=list(HISTORY_COLUMNS))
+        _write_csv(folder / "history.csv", history_table)
         heard = predicted["split"].isin(["valid", "test"])
         _write_csv(
             folder / "predictions.csv",
@@ -142,7 +193,7 @@ def run(
             {
                 "mlm_loss": round(history[-1]["loss"], 6) if history else None,
                 "intent_epoch": epoch,
-                **{f"{split}_accuracy": value for split, value in accuracy.items()},
+                **scores,
             },
         )
     return Summary(
@@ -150,8 +201,9 @@ def run(
         utterances=len(train),
         texts=train["text"].nunique(),
         intent_epoch=epoch,
-        valid_accuracy=accuracy["valid"],
-        test_accuracy=accuracy["test"],
+        epochs=params.intent_epochs,
+        selection=params.selection,
+        scores=scores,
     )
 
 
@@ -171,6 +223,52 @@ def predict(
             numbers[places] = logits.argmax(dim=1).cpu().numpy()
             confidences[places] = logits.softmax(dim=1).amax(dim=1).cpu().numpy()
     return numbers, confidences
+
+
+def balanced_weights(numbers: Sequence[int], classes: int) -> Tensor:
+    """What each class weighs so that all do alike, (classes,) float32.
+
+    N / (classes * N_class), as King and Zeng 2001 and scikit-learn's `balanced`; an
+    epoch's weights sum to N.
+    """
+    counts = np.bincount(np.asarray(numbers), minlength=classes)
+    weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What both stages work with."""
+
+    params: TeacherParams
+    tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig
+    device: torch.device
+    minutes: float
+    work: Path
+
+    def model(self, kind: Any, config: PreTrainedConfig) -> Any:
+        """The starting model with the head of `kind`, in float32 whatever was saved."""
+        # Here too, so that a stage starts alike whether or not one ran before it.
+        seed_everything(self.params.seed)
+        if self.params.model == SCRATCH:
+            return kind.from_config(config)
+        return load_model(
+            kind, self.params.model, config, revision=self.params.revision
+        )
+
+    def fit(self, stage: str) -> Callable[..., tuple[list[dict[str, Any]], int]]:
+        """`training.fit` of the stage called `stage`, `mlm` or `intent`."""
+        return partial(
+            fit,
+            stage=stage,
+            learning_rate=getattr(self.params, f"{stage}_learning_rate"),
+            epochs=getattr(self.params, f"{stage}_epochs"),
+            params=self.params,
+            device=self.device,
+            folder=self.work / stage,
+            minutes=self.minutes,
+        )
 
 
 def _read_texts(manifest: Path, intents: Path, classes: list[str]) -> pd.DataFrame:
@@ -216,258 +314,147 @@ def _start(
                 path=params.model,
                 found=f"{len(tokenizer)} pieces for {config.vocab_size} embeddings",
             )
-        # RoBERTa counts two positions that no token can have; its tokenizer does not.
-        longest = min(tokenizer.model_max_length, config.max_position_embeddings)
-        if params.max_tokens > longest:
+        longest = longest_text(tokenizer, config)
+        if longest is not None and params.max_tokens > longest:
             raise ConfigurationError(
                 f"teacher.max_tokens is more than {params.model} takes",
                 found=params.max_tokens,
                 expected=f"at most {longest}",
             )
+    fit_tokenizer(tokenizer, params.model, config)
     tokenizer.model_max_length = params.max_tokens
     return tokenizer, config
 
 
-def _model(kind: Any, params: TeacherParams, config: PreTrainedConfig) -> Any:
-    """The starting model with the head of `kind`, in float32 whatever was saved."""
-    if params.model == SCRATCH:
-        return kind.from_config(config)
-    return load(
-        kind,
-        params.model,
-        revision=params.revision,
-        config=config,
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,  # a classifier of other intents: a new head
-    )
+def _own_folder(
+    work: Path,
+    params: TeacherParams,
+    config: PreTrainedConfig,
+    table: pd.DataFrame,
+    classes: list[str],
+) -> Path:
+    """Where an interrupted run that was to do just this lies, or will."""
+    start = Path(params.model)
+    files = sorted(start.iterdir()) if start.is_dir() else []
+    heard = table.loc[table["split"] != "test", ["split", "text", "number"]]
+    code = sorted(Path(__file__).parent.glob("*.py"))
+    identity = {
+        "parameters": asdict(params),
+        "model": {path.name: hash_file(path) for path in files if path.is_file()},
+        "commit": getattr(config, "_commit_hash", None),
+        "texts": heard.to_csv(index=False),
+        "classes": classes,
+        "code": [hash_file(path) for path in code],
+        "versions": [torch.__version__, transformers.__version__],
+    }
+    return work / fingerprint(identity)[:12]
 
 
 def _encoded(
-    tokenizer: PreTrainedTokenizerBase, texts: pd.Series, **options: bool
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: bool
 ) -> Iterator[dict[str, Any]]:
     """The tokens of each of `texts`, made once a distinct text."""
     tokens = {
-        text: dict(tokenizer(text, truncation=True, **options))
-        for text in texts.unique()
+        text: dict(tokenizer(text, truncation=True, **options)) for text in set(texts)
     }
     return (tokens[text] for text in texts)
 
 
-def _maskable(
-    manifest: Path, tokenizer: PreTrainedTokenizerBase, texts: pd.Series
-) -> list[dict[str, Any]]:
-    """Examples of the first stage: the texts that have a token to mask."""
-    examples = [
-        example
-        for example in _encoded(tokenizer, texts, return_special_tokens_mask=True)
-        if 0 in example["special_tokens_mask"]
+def _maskable(manifest: Path, steps: _Steps, texts: pd.Series) -> Rows:
+    """Rows of the first stage: the texts that have a token to mask."""
+    encoded = list(
+        _encoded(steps.tokenizer, texts.tolist(), return_special_tokens_mask=True)
+    )
+    with_words = [
+        (text, tokens)
+        for text, tokens in zip(texts, encoded, strict=True)
+        if 0 in tokens["special_tokens_mask"]
     ]
-    if not examples:
+    if not with_words:
         raise InputError("no train utterance has a text", path=manifest)
-    return examples
+    merged = merge_repeats(
+        [text for text, _ in with_words], steps.params.repeats_per_row
+    )
+    return Rows([{**with_words[place][1], "count": count} for place, count in merged])
 
 
-def _labelled(
-    tokenizer: PreTrainedTokenizerBase, texts: pd.Series, numbers: pd.Series
-) -> list[dict[str, Any]]:
-    """Examples of the second stage: tokens and the intent's number."""
-    encoded = _encoded(tokenizer, texts)
-    return [
-        {**example, "labels": int(number)}
-        for example, number in zip(encoded, numbers, strict=True)
-    ]
+def _labelled(steps: _Steps, texts: pd.Series, numbers: pd.Series) -> Rows:
+    """Rows of the second stage: tokens and the intent's number."""
+    encoded = list(_encoded(steps.tokenizer, texts.tolist()))
+    labels = numbers.tolist()
+    keys = list(zip(texts, labels, strict=True))
+    merged = merge_repeats(keys, steps.params.repeats_per_row)
+    return Rows(
+        [
+            {**encoded[place], "labels": labels[place], "count": count}
+            for place, count in merged
+        ]
+    )
 
 
 def _language_stage(
-    fit: Callable[..., list[dict[str, Any]]],
-    params: TeacherParams,
-    tokenizer: PreTrainedTokenizerBase,
-    config: PreTrainedConfig,
-    examples: list[dict[str, Any]],
-) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    steps: _Steps, rows: Rows, bar: Any
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Masked language model; the encoder's weights, none if skipped, and history."""
+    params, folder = steps.params, steps.work / "mlm"
     if params.mlm_epochs == 0:
         return {}, []
-    model = _model(AutoModelForMaskedLM, params, config)
-    masking = _Masking(
-        tokenizer, mlm_probability=params.mlm_probability, seed=params.seed
-    )
-    history = fit(
-        model,
-        examples,
-        masking,
-        stage="mlm",
-        learning_rate=params.mlm_learning_rate,
-        epochs=params.mlm_epochs,
-    )
-    return _weights(model.base_model), history
+    finished = folder / "history.json"
+    if finished.exists():
+        _LOG.info("the masked-LM stage is done: %s", folder)
+        bar.update(steps_an_epoch(len(rows), params) * params.mlm_epochs)
+        history = json.loads(finished.read_text("utf-8"))
+        return load_file(folder / "encoder.safetensors"), history
+    model = steps.model(AutoModelForMaskedLM, steps.config)
+    history, _ = steps.fit("mlm")(model, rows, Masked(steps.tokenizer, params), bar=bar)
+    encoder = copied_weights(model.base_model)
+    with atomic_path(folder / "encoder.safetensors") as beside:
+        save_file(encoder, beside)
+    write_json(finished, history)
+    return encoder, history
 
 
 def _intent_stage(
-    fit: Callable[..., list[dict[str, Any]]],
-    params: TeacherParams,
-    tokenizer: PreTrainedTokenizerBase,
-    config: PreTrainedConfig,
-    encoder: dict[str, torch.Tensor],
+    steps: _Steps,
+    encoder: dict[str, Tensor],
     classes: list[str],
     table: pd.DataFrame,
-    examples: list[dict[str, Any]],
+    rows: Rows,
+    bar: Any,
 ) -> tuple[PreTrainedModel, int, list[dict[str, Any]]]:
     """Intent classification from `encoder`; the classifier, its epoch and history."""
-    config = copy.deepcopy(config)
+    config = copy.deepcopy(steps.config)
     config.id2label = dict(enumerate(classes))
     config.label2id = {name: number for number, name in enumerate(classes)}
     config.problem_type = "single_label_classification"  # also where there is one
-    model = _model(AutoModelForSequenceClassification, params, config)
-    # A masked-LM model has no pooler: the starting model's own is kept.
-    unknown = model.base_model.load_state_dict(encoder, strict=False).unexpected_keys
-    assert not unknown, unknown
+    model = steps.model(AutoModelForSequenceClassification, config)
+    if encoder:
+        # A masked-LM model has no pooler: the starting model's own is kept.
+        keys = model.base_model.load_state_dict(encoder, strict=False)
+        kept = [name for name in keys.missing_keys if not name.startswith("pooler.")]
+        assert not keys.unexpected_keys and not kept, keys
     valid = table[table["split"] == "valid"]
-    best: dict[str, Any] = {"accuracy": -1.0, "epoch": params.intent_epochs}
 
-    def after_epoch(epoch: int) -> float:
-        predicted = _predict_table(model, tokenizer, valid, classes)
-        accuracy = 100 * float((predicted["predicted"] == valid["intent"]).mean())
-        if params.selection == "best" and accuracy >= best["accuracy"]:
-            best.update(accuracy=accuracy, epoch=epoch, weights=_weights(model))
-        return accuracy
+    def measure() -> dict[str, float]:
+        predicted = _predict_table(model, steps.tokenizer, valid, classes)["predicted"]
+        return {
+            "valid_accuracy": metrics.accuracy(valid["intent"], predicted),
+            "valid_macro_f1": metrics.macro_f1(valid["intent"], predicted),
+        }
 
-    history = fit(
+    weights = None
+    if steps.params.class_weights == "balanced":
+        train = table.loc[table["split"] == "train", "number"]
+        weights = balanced_weights(train.tolist(), len(classes))
+    history, epoch = steps.fit("intent")(
         model,
-        examples,
-        DataCollatorWithPadding(tokenizer),
-        stage="intent",
-        learning_rate=params.intent_learning_rate,
-        epochs=params.intent_epochs,
-        after_epoch=after_epoch,
+        rows,
+        Labelled(steps.tokenizer),
+        bar=bar,
+        class_weights=weights,
+        measure=measure,
     )
-    if "weights" in best:
-        model.load_state_dict(best["weights"])
-    return model, best["epoch"], history
-
-
-class _Masking(DataCollatorForLanguageModeling):
-    """BERT's masking, drawn again while a batch has no masked token.
-
-    The loss of such a batch, a likely one where a few short texts are left over, is
-    0/0 and would turn every weight into NaN.
-    """
-
-    def torch_mask_tokens(
-        self,
-        inputs: Any,
-        special_tokens_mask: Any | None = None,
-        offset_mapping: Any | None = None,
-    ) -> tuple[Any, Any]:
-        while True:
-            masked, labels = super().torch_mask_tokens(
-                inputs.clone(), special_tokens_mask, offset_mapping
-            )
-            if (labels != -100).any():
-                return masked, labels
-
-
-class _Watch(TrainerCallback):
-    """Moves the bar, keeps the history, stops a training that has diverged."""
-
-    def __init__(
-        self, stage: str, bar: Any, after_epoch: Callable[[int], float] | None
-    ) -> None:
-        self.stage = stage
-        self.bar = bar
-        self.after_epoch = after_epoch
-        self.history: list[dict[str, Any]] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count a step as done."""
-        self.bar.update()
-
-    def on_log(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Note an epoch's mean loss; the log after the last epoch has none."""
-        if not logs or "loss" not in logs:
-            return
-        epoch, loss = round(state.epoch), logs["loss"]
-        if not math.isfinite(loss):
-            raise ConfigurationError(
-                f"the teacher diverged in epoch {epoch} of stage {self.stage}",
-                found=f"loss {loss}",
-                fix=f"lower teacher.{self.stage}_learning_rate",
-            )
-        accuracy = self.after_epoch(epoch) if self.after_epoch else None
-        self.history.append(
-            {
-                "stage": self.stage,
-                "epoch": epoch,
-                "loss": loss,
-                "valid_accuracy": accuracy,
-            }
-        )
-        self.bar.set_postfix(stage=self.stage, epoch=epoch, loss=f"{loss:.3f}")
-        _LOG.info("%s", self.history[-1])
-
-
-def _fit(
-    model: PreTrainedModel,
-    examples: list[dict[str, Any]],
-    collator: Any,
-    *,
-    stage: str,
-    learning_rate: float,
-    epochs: int,
-    params: TeacherParams,
-    device: torch.device,
-    folder: Path,
-    bar: Any,
-    after_epoch: Callable[[int], float] | None = None,
-) -> list[dict[str, Any]]:
-    """Train `model` in place; the history, one row an epoch."""
-    watch = _Watch(stage, bar, after_epoch)
-    arguments = TrainingArguments(
-        output_dir=str(folder),  # nothing is saved there: save_strategy
-        per_device_train_batch_size=params.batch_size,
-        num_train_epochs=epochs,
-        learning_rate=learning_rate,
-        lr_scheduler_type=params.schedule,
-        warmup_steps=params.warmup,
-        optim="adamw_torch",
-        weight_decay=0.0,  # AdamW without decay is the paper's Adam
-        adam_beta1=params.adam_beta1,
-        adam_beta2=params.adam_beta2,
-        seed=params.seed,
-        use_cpu=device.type == "cpu",
-        logging_strategy="epoch",
-        logging_nan_inf_filter=False,  # it hides a NaN loss and trains on
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,  # keeps special_tokens_mask for the collator
-    )
-    arguments._n_gpu = 1  # else a batch is spread over, and multiplied by, all GPUs
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        data_collator=collator,
-        train_dataset=examples,
-        callbacks=[watch],
-    )
-    trainer.remove_callback(PrinterCallback)  # prints to stdout
-    trainer.train()
-    return watch.history
-
-
-def _weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A copy of the weights, on the CPU."""
-    return {
-        name: tensor.detach().to("cpu", copy=True)
-        for name, tensor in model.state_dict().items()
-    }
+    return model, epoch, history
 
 
 def _predict_table(

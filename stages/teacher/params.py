@@ -11,6 +11,9 @@ from stages.errors import ConfigurationError
 SCRATCH = "scratch"
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 SELECTIONS = ("best", "last")
+PRECISIONS = ("float32", "bf16")
+CLASS_WEIGHTS = ("none", "balanced")
+POOLINGS = ("mean", "mean_words", "cls")
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,17 @@ class TeacherParams:
     `model` is a hub name or a local folder of any encoder with a masked-LM head, or
     `scratch`: a BERT of the `scratch_*` sizes, initialised at random, with a WordPiece
     vocabulary built from the train texts. `revision` pins a hub model; empty means its
-    main branch.
+    main branch. A model without such a head needs `mlm_epochs: 0`.
+
+    `batch_size` is what one step of the optimiser sees; `gradient_accumulation` runs
+    it in so many pieces, where memory is short.
+
+    Two shortcuts for CPUs, off by default. `masked_only` sends only the masked tokens
+    through the vocabulary layer: the same loss. `repeats_per_row` lets up to so many
+    utterances of one wording (and intent) be one row of a batch that weighs as much as
+    they: an epoch has as many steps and every utterance its weight, so the expected
+    gradient is the same; but they share their masks and dropout and stand in one batch,
+    so a batch holds fewer wordings and its gradient is noisier.
 
     Raises:
         ConfigurationError: a value that cannot be used.
@@ -36,15 +49,26 @@ class TeacherParams:
     max_tokens: int = 64  # longer texts are cut; the longest of ATIS has 46 words
     mlm_learning_rate: float = 5e-5  # paper
     mlm_epochs: int = 3  # paper; 0 skips the stage
-    mlm_probability: float = 0.15  # BERT; of these 80/10/10 masked, random, unchanged
+    mlm_probability: float = 0.15  # BERT, section 3.1: so many tokens are predicted
+    mlm_mask_share: float = 0.8  # BERT: of these become [MASK]
+    mlm_random_share: float = 0.1  # BERT: become any token; the rest stay
     intent_learning_rate: float = 2e-5  # paper
     intent_epochs: int = 4  # paper
+    class_weights: str = "none"  # paper silent; balanced: N / (intents * N_intent)
     adam_beta1: float = 0.9  # paper
     adam_beta2: float = 0.999  # paper
+    adam_epsilon: float = 1e-8  # paper silent; Kingma and Ba 2015, algorithm 1
+    weight_decay: float = 0.0  # paper: Adam, which has none; BERT's has 0.01
+    clip_norm: float = 1.0  # paper silent; BERT's optimiser clips there; 0 never does
     batch_size: int = 32  # paper silent; BERT, appendix A.3: 16 or 32
+    gradient_accumulation: int = 1
+    group_by_length: bool = False  # batches of like length, less padding; BERT: random
     schedule: str = "linear"  # paper silent; BERT: linear decay to zero
     warmup: float = 0.1  # paper silent; BERT's fine-tuning: a tenth of the steps
     selection: str = "best"  # paper silent; on valid accuracy, the later of equals
+    precision: str = "float32"  # bf16: products in bfloat16 on GPUs that have it
+    masked_only: bool = False
+    repeats_per_row: int = 1
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -64,6 +88,8 @@ class TeacherParams:
             "mlm_epochs": 0,
             "intent_epochs": 1,
             "batch_size": 1,
+            "gradient_accumulation": 1,
+            "repeats_per_row": 1,
             "seed": 0,
         }
         for name, bound in least.items():
@@ -78,7 +104,28 @@ class TeacherParams:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise _unusable(name, value, "at least 0 and below 1")
-        for name, known in (("schedule", SCHEDULES), ("selection", SELECTIONS)):
+        for name in ("mlm_mask_share", "mlm_random_share"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise _unusable(name, value, "0 to 1")
+        if self.mlm_mask_share + self.mlm_random_share > 1:
+            raise _unusable(
+                "mlm_random_share",
+                self.mlm_random_share,
+                f"at most 1 - mlm_mask_share, {1 - self.mlm_mask_share:g}",
+            )
+        if not 0 < self.adam_epsilon < 1:
+            raise _unusable("adam_epsilon", self.adam_epsilon, "above 0 and below 1")
+        for name in ("weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise _unusable(name, value, "0 or more")
+        for name, known in (
+            ("schedule", SCHEDULES),
+            ("selection", SELECTIONS),
+            ("precision", PRECISIONS),
+            ("class_weights", CLASS_WEIGHTS),
+        ):
             value = getattr(self, name)
             if value not in known:
                 raise _unusable(name, repr(value), f"one of {', '.join(known)}")
@@ -87,6 +134,37 @@ class TeacherParams:
                 "scratch_hidden_size",
                 self.scratch_hidden_size,
                 f"a multiple of scratch_heads, {self.scratch_heads}",
+            )
+        if self.batch_size % (self.repeats_per_row * self.gradient_accumulation):
+            raise _unusable(
+                "batch_size",
+                self.batch_size,
+                "a multiple of repeats_per_row times gradient_accumulation, "
+                f"{self.repeats_per_row} * {self.gradient_accumulation}",
+            )
+
+
+@dataclass(frozen=True)
+class TargetsParams:
+    """Parameters of `cache-targets`.
+
+    `pooling` makes one vector of a text's last hidden states: their `mean` over the
+    real tokens, as the paper pools the whole sequence output; `mean_words`, without
+    the special tokens such as [CLS] and [SEP]; or `cls`, the first token's.
+
+    Raises:
+        ConfigurationError: a value that cannot be used.
+    """
+
+    pooling: str = "mean"  # paper, section 2.2
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if self.pooling not in POOLINGS:
+            raise ConfigurationError(
+                "targets.pooling cannot be used",
+                found=repr(self.pooling),
+                expected=f"one of {', '.join(POOLINGS)}",
             )
 
 

@@ -6,7 +6,12 @@ the manifest needs. A text that is cached already is not run again.
 
 E_lang = MeanPool(e_lang), the mean of the last hidden states over the real tokens,
 [CLS] and [SEP] among them, as the paper pools the whole sequence output; padding is
-left out.
+left out. `targets.pooling` has others.
+
+Texts run in batches of one shape, all of one length, so that a text's vector has the
+same bits whatever is computed with it, and the digest does not tell how often the cache
+was filled. (One text alone would do as well, but takes longer; a batch of any size does
+not, since a product of few rows is summed in another order than one of many.)
 
 The train split's targets are all that a student learns from. Those of valid and test
 serve the figure of embeddings alone: the texts pass through a finished teacher and
@@ -32,12 +37,13 @@ from stages.errors import CacheError
 from stages.manifest import read_manifest
 from stages.provenance import fingerprint, hash_bytes, hash_file
 from stages.runtime import choose_device, progress, quiet_transformers
-from stages.teacher.bert import length_batches, load, load_tokenizer
+from stages.teacher.bert import equal_batches, fit_tokenizer, load, load_tokenizer
+from stages.teacher.params import TargetsParams
 from stages.texts import normalise_text
 
 # What the folder says about its training; all else in it decides the vectors.
 _REPORTS = {"history.csv", "parameters.json", "predictions.csv", "scores.json"}
-_POOLING = {"pooling": "mean", "special_tokens": True}
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -58,19 +64,15 @@ class Summary:
 
 
 def run(
+    params: TargetsParams,
     *,
     manifest: Path,
     teacher: Path,
     cache: Path,
     digest: Path,
     device: str = "auto",
-    batch_size: int = 1,
 ) -> Summary:
     """Bring the cache of targets up to date with `manifest` and write its digest.
-
-    One text at a time gives every text the same bits whatever else is computed with
-    it, so the digest does not depend on how often the cache was filled. A larger batch
-    changes the last bits (below 1e-5).
 
     Raises:
         CacheError: no finished teacher in `teacher`, or one that gives NaN.
@@ -80,12 +82,12 @@ def run(
     texts = sorted({normalise_text(text) for text in read_manifest(manifest)["text"]})
     by_key = {hash_bytes(text.encode()): text for text in texts}
     with quiet_transformers():
-        header = _header(teacher)
+        header = _header(teacher, params.pooling)
         with CacheWriter(cache, header) as writer:
             missing = [by_key[key] for key in writer.missing(by_key)]
             if missing:
                 model, tokenizer = load_teacher(teacher, where)
-                vectors = embed(model, tokenizer, missing, batch_size)
+                vectors = embed(model, tokenizer, missing, params.pooling)
                 bar = progress(
                     vectors, total=len(missing), description="targets", unit="text"
                 )
@@ -119,27 +121,50 @@ def load_teacher(
         use_safetensors=True,
     )
     encoder = classifier.base_model.eval().requires_grad_(False)
-    return encoder.to(device), load_tokenizer(str(teacher))
+    tokenizer = load_tokenizer(str(teacher))
+    fit_tokenizer(tokenizer, str(teacher), classifier.config)
+    return encoder.to(device), tokenizer
 
 
 def embed(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
-    batch_size: int = 1,
+    pooling: str = "mean",
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each of `texts` with its E_lang, (hidden,) float32, the short ones first."""
-    for places, batch in length_batches(tokenizer, texts, batch_size):
+    for places, batch in equal_batches(tokenizer, texts, _AT_ONCE):
+        special = batch.pop("special_tokens_mask").to(model.device)
         with torch.inference_mode():
-            batch = batch.to(model.device)
-            states = model(**batch).last_hidden_state  # (batch, tokens, hidden)
-            real = batch["attention_mask"].unsqueeze(-1)  # (batch, tokens, 1)
-            vectors = (states * real).sum(dim=1) / real.sum(dim=1)  # (batch, hidden)
-        for place, vector in zip(places, vectors.float().cpu().numpy(), strict=True):
+            # (batch, tokens, hidden)
+            states = model(**batch.to(model.device)).last_hidden_state
+            vectors = pool(states.float(), special, pooling).cpu().numpy()
+        for place, vector in zip(places, vectors, strict=False):  # then fillers
             yield texts[place], vector
 
 
-def _header(teacher: Path) -> Header:
+def pool(states: torch.Tensor, special: torch.Tensor, pooling: str) -> torch.Tensor:
+    """One vector a text, of texts without padding.
+
+    Args:
+        states: last hidden states, (batch, tokens, hidden).
+        special: 1 where a token is special, (batch, tokens).
+        pooling: one of `POOLINGS`. A text that has special tokens alone is pooled over
+            these by `mean_words` too.
+
+    Returns:
+        (batch, hidden).
+    """
+    if pooling == "cls":
+        return states[:, 0]
+    if pooling == "mean":
+        return states.mean(dim=1)
+    words = 1 - special
+    words = torch.where(words.any(dim=1, keepdim=True), words, 1).unsqueeze(-1)
+    return (states * words).sum(dim=1) / words.sum(dim=1)
+
+
+def _header(teacher: Path, pooling: str) -> Header:
     """The header of the targets that the teacher in the folder `teacher` gives.
 
     Raises:
@@ -159,8 +184,8 @@ def _header(teacher: Path) -> Header:
     return Header(
         kind="targets",
         encoder=PurePath(parameters["model"]).name,
-        fingerprint=fingerprint({"files": hashes, **_POOLING}),
-        parameters={**_POOLING, "max_tokens": parameters["max_tokens"]},
+        fingerprint=fingerprint({"files": hashes, "pooling": pooling}),
+        parameters={"pooling": pooling, "max_tokens": parameters["max_tokens"]},
         dim=load(AutoConfig, str(teacher)).hidden_size,
         dtype="float32",
         frame_step=0,

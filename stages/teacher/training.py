@@ -1,0 +1,578 @@
+"""One stage of fine-tuning: rows, masking, the loss, checkpoints that go on exactly.
+
+Transformers' Trainer trains. What it is given here:
+
+- order and dropout are drawn from the seed and the epoch, the masks of a batch from
+  the seed, the epoch and its first row, so that a run which goes on from a checkpoint
+  draws what an unbroken one would. (A masking generator of its own, and one that is
+  read ahead of the step as Trainer's data loader does, would not.)
+- the loss is the mean over a step's utterances, or masked tokens, whatever pieces the
+  step runs in, each counted as often as its row stands for it.
+
+Work folder of a stage, removed once the teacher is finished:
+
+    checkpoint-<step>/   Trainer's own, and best.safetensors: the best epoch's weights
+    latest.json          names the last one that is complete
+"""
+
+import fcntl
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import Dataset
+from transformers import (
+    DataCollatorForLanguageModeling,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from stages.atomic import write_json
+from stages.errors import ConfigurationError
+from stages.runtime import seed_everything
+from stages.teacher.params import TeacherParams
+
+_LOG = logging.getLogger(__name__)
+HISTORY_COLUMNS = (
+    "stage",
+    "epoch",
+    "loss",
+    "accuracy",
+    "valid_accuracy",
+    "valid_macro_f1",
+)
+_IGNORED = -100
+_BEST = "best.safetensors"
+
+Measure = Callable[[], dict[str, float]]
+
+
+class Rows(Dataset):
+    """What a stage trains on: tokens, perhaps a label, and for how many utterances.
+
+    A row also has its `draw`, a number that no other row and no other epoch has.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.rows = rows
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        """The row at `place`, a new dictionary."""
+        return {**self.rows[place], "draw": self.epoch * len(self) + place}
+
+
+def merge_repeats(keys: Sequence[Any], most: int) -> list[tuple[int, int]]:
+    """Rows of at most `most` utterances that have one key.
+
+    Args:
+        keys: of each utterance.
+        most: utterances in a row.
+
+    Returns:
+        For each row an utterance's place in `keys` and how many it stands for.
+    """
+    if most == 1:
+        return [(place, 1) for place in range(len(keys))]
+    first: dict[Any, int] = {}
+    for place, key in enumerate(keys):
+        first.setdefault(key, place)
+    rows = []
+    for key, count in Counter(keys).items():
+        for done in range(0, count, most):
+            rows.append((first[key], min(most, count - done)))
+    return rows
+
+
+@dataclass
+class Labelled:
+    """Collates rows of the intent stage."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __post_init__(self) -> None:
+        self._pad = DataCollatorWithPadding(self.tokenizer)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Tokens (batch, tokens); labels and counts (batch)."""
+        counts = [row.pop("count") for row in rows]
+        for row in rows:
+            del row["draw"]
+        return {**self._pad(rows), "counts": torch.tensor(counts, dtype=torch.float32)}
+
+
+class Masked(DataCollatorForLanguageModeling):
+    """Collates rows of the masked-LM stage, with BERT's masking.
+
+    It is drawn again while a batch has no masked token: the loss of such a batch, a
+    likely one where a few short texts are left over, is 0/0.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, params: TeacherParams
+    ) -> None:
+        super().__init__(
+            tokenizer,
+            mlm_probability=params.mlm_probability,
+            mask_replace_prob=params.mlm_mask_share,
+            random_replace_prob=params.mlm_random_share,
+        )
+        self._seed = params.seed
+
+    def torch_call(self, examples: list[Any]) -> dict[str, Any]:
+        """Tokens and labels (batch, tokens), counts (batch)."""
+        counts = [row.pop("count") for row in examples]
+        draws = [row.pop("draw") for row in examples]
+        seed = self._seed * 1_000_003 + draws[0]
+        self.generator = torch.Generator().manual_seed(seed)
+        batch = super().torch_call(examples)
+        return {**batch, "counts": torch.tensor(counts, dtype=torch.float32)}
+
+    def torch_mask_tokens(
+        self,
+        inputs: Any,
+        special_tokens_mask: Any | None = None,
+        offset_mapping: Any | None = None,
+    ) -> tuple[Any, Any]:
+        """As the library's, until something is masked."""
+        while True:
+            masked, labels = super().torch_mask_tokens(
+                inputs.clone(), special_tokens_mask, offset_mapping
+            )
+            if (labels != _IGNORED).any():
+                return masked, labels
+
+
+class _WeightedTrainer(Trainer):
+    """Trainer, with rows that count several times and classes that weigh more."""
+
+    def __init__(
+        self, *, class_weights: Tensor | None, masked_only: bool, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.loss_is_scaled_for_ga = True  # by what `get_batch_samples` counts
+        self._class_weights = class_weights
+        self._masked_only = masked_only
+        self._right = self._seen = 0.0
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | int | None]:
+        """The pieces of a step, and what their losses are divided by together."""
+        pieces, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        total = sum(
+            self._weigh(one["labels"], one["counts"])[1].sum() for one in pieces
+        )
+        return pieces, total
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Weighted cross-entropy of a piece, over the weight of the whole step."""
+        labels, counts = inputs.pop("labels"), inputs.pop("counts")
+        chosen, weights = self._weigh(labels, counts)
+        wanted = labels[chosen]  # (items)
+        logits = self._logits(model, inputs, chosen)  # (items, classes)
+        each = functional.cross_entropy(logits.float(), wanted, reduction="none")
+        assert num_items_in_batch is not None
+        loss = (each * weights).sum() / num_items_in_batch
+        with torch.no_grad():
+            times = counts.view(-1, *[1] * (labels.dim() - 1)).expand_as(labels)[chosen]
+            self._right += float(((logits.argmax(-1) == wanted) * times).sum())
+            self._seen += float(times.sum())
+        return (loss, None) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add a step's right predictions, and of how many, to its loss."""
+        if "loss" in logs:
+            logs |= {"right": self._right, "seen": self._seen}
+            self._right = self._seen = 0.0
+        super().log(logs, start_time)
+
+    def _weigh(self, labels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of `labels` are predicted, a mask of their shape, and their weights."""
+        chosen = labels != _IGNORED
+        weights = counts.view(-1, *[1] * (labels.dim() - 1)).expand_as(labels)[chosen]
+        if self._class_weights is not None:
+            weights = weights * self._class_weights.to(labels.device)[labels[chosen]]
+        return chosen, weights
+
+    def _logits(
+        self, model: nn.Module, inputs: dict[str, Any], chosen: Tensor
+    ) -> Tensor:
+        """Logits where `chosen`, (items, classes)."""
+        if chosen.dim() == 1 or not self._masked_only:
+            return model(**inputs).logits[chosen]
+
+        def keep(module: nn.Module, given: Any, output: Any) -> Any:
+            # (batch, tokens, hidden) -> (1, items, hidden): heads see token by token.
+            output.last_hidden_state = output.last_hidden_state[chosen][None]
+            return output
+
+        assert isinstance(self.model, PreTrainedModel)
+        handle = self.model.base_model.register_forward_hook(keep)
+        try:
+            return model(**inputs).logits[0]
+        finally:
+            handle.remove()
+
+
+class _Watch(TrainerCallback):
+    """Seeds each epoch, measures after it, moves the bar, saves; stops at a NaN."""
+
+    def __init__(
+        self,
+        stage: str,
+        *,
+        rows: Rows,
+        epochs: int,
+        seed: int,
+        bar: Any,
+        measure: Measure | None,
+        keep_best: bool,
+        minutes: float,
+        folder: Path,
+    ) -> None:
+        self.stage = stage
+        self.rows = rows
+        self.epochs = epochs
+        self.seed = seed
+        self.bar = bar
+        self.measure = measure
+        self.keep_best = keep_best
+        self.minutes = minutes
+        self.folder = folder
+        self.best: dict[str, Tensor] = {}
+        self.saved = time.monotonic()
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, **kwargs: Any
+    ) -> None:
+        """Show what a former run has done."""
+        self.bar.update(state.global_step)
+
+    def on_epoch_begin(
+        self, args: Any, state: Any, control: Any, **kwargs: Any
+    ) -> None:
+        """Order, masks and dropout of an epoch depend on its number alone."""
+        self._seed(self._epochs_done(state))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count a step as done; within an epoch, save if it is time."""
+        self.bar.update()
+        if state.global_step % self._steps(state):
+            self._save_if_due(control)
+
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show a step's loss and accuracy; stop at a loss that is no number."""
+        if not logs or "loss" not in logs:
+            return
+        epoch = math.ceil(state.epoch - 1e-6)
+        if not math.isfinite(logs["loss"]):
+            raise ConfigurationError(
+                f"the teacher diverged in epoch {epoch} of stage {self.stage}",
+                found=f"loss {logs['loss']}",
+                fix=f"lower teacher.{self.stage}_learning_rate",
+            )
+        self.bar.set_postfix(
+            refresh=False,
+            stage=self.stage,
+            epoch=epoch,
+            loss=f"{logs['loss']:.3f}",
+            accuracy=f"{100 * logs['right'] / logs['seen']:.1f}%",
+        )
+
+    def on_epoch_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Measure, keep the weights if they are the best, save if it is time."""
+        done = self._epochs_done(state)
+        found = self.measure() if self.measure else {}
+        state.log_history.append({"measured": done, **found})
+        row = epoch_history(state.log_history, self._steps(state), self.stage)[-1]
+        _LOG.info("%s", row)
+        if self.keep_best and best_epoch(state.log_history) == done:
+            self.best = copied_weights(model)
+        # Where a run that goes on from here begins the next epoch.
+        self._seed(done)
+        if state.global_step < state.max_steps:
+            self._save_if_due(control)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Trainer has written a checkpoint: complete it, then point to it."""
+        name = f"checkpoint-{state.global_step}"
+        path = self.folder / name
+        if self.best:
+            save_file(self.best, path / _BEST)
+        for file in sorted(path.iterdir()):
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
+        write_json(self.folder / "latest.json", {"checkpoint": name})
+        for other in self.folder.glob("checkpoint-*"):
+            if other.name != name:
+                shutil.rmtree(other)
+        self.saved = time.monotonic()
+
+    def _steps(self, state: Any) -> int:
+        """Steps of an epoch."""
+        return state.max_steps // self.epochs
+
+    def _epochs_done(self, state: Any) -> int:
+        return state.global_step // self._steps(state)
+
+    def _seed(self, epoch: int) -> None:
+        seed_everything(self.seed * 1_000_003 + epoch)
+        self.rows.epoch = epoch
+
+    def _save_if_due(self, control: Any) -> None:
+        if time.monotonic() - self.saved >= 60 * self.minutes:
+            control.should_save = True
+
+
+def best_epoch(log: Sequence[Mapping[str, Any]]) -> int:
+    """The epoch of the highest accuracy on valid, the later of equals."""
+    measured = [row for row in log if "valid_accuracy" in row]
+    return max(measured, key=lambda row: (row["valid_accuracy"], row["measured"]))[
+        "measured"
+    ]
+
+
+def epoch_history(
+    log: Sequence[Mapping[str, Any]], steps: int, stage: str
+) -> list[dict[str, Any]]:
+    """A row for each epoch that is measured in Trainer's `log` of every step."""
+    losses = [row for row in log if "loss" in row]
+    rows = []
+    for row in log:
+        if "measured" not in row:
+            continue
+        epoch = row["measured"]
+        own = losses[(epoch - 1) * steps : epoch * steps]
+        rows.append(
+            {
+                "stage": stage,
+                "epoch": epoch,
+                "loss": math.fsum(one["loss"] for one in own) / len(own),
+                "accuracy": 100
+                * sum(one["right"] for one in own)
+                / sum(one["seen"] for one in own),
+                "valid_accuracy": row.get("valid_accuracy"),
+                "valid_macro_f1": row.get("valid_macro_f1"),
+            }
+        )
+    return rows
+
+
+def copied_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights, on the CPU."""
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def steps_an_epoch(rows: int, params: TeacherParams) -> int:
+    """Steps of the optimiser in an epoch over so many rows."""
+    pieces = math.ceil(rows / (_piece(params) // params.repeats_per_row))
+    return math.ceil(pieces / params.gradient_accumulation)
+
+
+def fit(
+    model: PreTrainedModel,
+    rows: Rows,
+    collator: Any,
+    *,
+    stage: str,
+    learning_rate: float,
+    epochs: int,
+    params: TeacherParams,
+    device: torch.device,
+    folder: Path,
+    minutes: float,
+    bar: Any,
+    class_weights: Tensor | None = None,
+    measure: Measure | None = None,
+) -> tuple[list[dict[str, Any]], int]:
+    """Train `model` in place, from the last checkpoint in `folder` if there is one.
+
+    Args:
+        model: with the stage's head.
+        rows: what it is trained on.
+        collator: makes batches of them.
+        stage: `mlm` or `intent`, for messages.
+        learning_rate: at the end of the warm-up.
+        epochs: passes over `rows`.
+        params: all else.
+        device: where it is trained.
+        folder: the stage's work folder.
+        minutes: between two checkpoints.
+        bar: of progress; a step each.
+        class_weights: (classes) float32; None for equal ones.
+        measure: gives `valid_accuracy` and `valid_macro_f1` after an epoch; where
+            `selection` is `best` the model ends with the best epoch's weights.
+
+    Returns:
+        The history, a row an epoch, and the epoch whose weights the model has.
+
+    Raises:
+        ConfigurationError: the training diverged.
+    """
+    keep_best = measure is not None and params.selection == "best"
+    watch = _Watch(
+        stage,
+        rows=rows,
+        epochs=epochs,
+        seed=params.seed,
+        bar=bar,
+        measure=measure,
+        keep_best=keep_best,
+        minutes=minutes,
+        folder=folder,
+    )
+    latest = _latest(folder)
+    if latest is not None:
+        _LOG.info("going on from %s", latest)
+        if (latest / _BEST).exists():
+            watch.best = load_file(latest / _BEST)
+    trainer = _WeightedTrainer(
+        model=model,
+        args=_arguments(params, folder, device, learning_rate, epochs),
+        data_collator=collator,
+        train_dataset=rows,
+        callbacks=[watch],
+        class_weights=class_weights,
+        masked_only=params.masked_only,
+    )
+    trainer.remove_callback(PrinterCallback)  # prints to stdout
+    trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+    log = trainer.state.log_history
+    history = epoch_history(log, trainer.state.max_steps // epochs, stage)
+    if keep_best:
+        model.load_state_dict(watch.best)
+    return history, best_epoch(log) if keep_best else epochs
+
+
+def _arguments(
+    params: TeacherParams,
+    folder: Path,
+    device: torch.device,
+    learning_rate: float,
+    epochs: int,
+) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=_piece(params) // params.repeats_per_row,
+        gradient_accumulation_steps=params.gradient_accumulation,
+        train_sampling_strategy=(
+            "group_by_length" if params.group_by_length else "random"
+        ),
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
+        lr_scheduler_type=params.schedule,
+        warmup_steps=params.warmup,
+        # AdamW without decay is Adam; fused, several times faster on a CPU.
+        optim="adamw_torch_fused",
+        weight_decay=params.weight_decay,
+        adam_beta1=params.adam_beta1,
+        adam_beta2=params.adam_beta2,
+        adam_epsilon=params.adam_epsilon,
+        max_grad_norm=params.clip_norm,
+        bf16=_in_bf16(params.precision, device),
+        seed=params.seed,
+        use_cpu=device.type == "cpu",
+        logging_strategy="steps",
+        logging_steps=1,  # an epoch's mean must not depend on where a run went on
+        logging_nan_inf_filter=False,  # it hides a NaN loss and trains on
+        save_strategy="no",  # the callback says when
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,  # keeps counts and draws for the collator
+    )
+    arguments._n_gpu = 1  # else a batch is spread over, and multiplied by, all GPUs
+    return arguments
+
+
+def _in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether products are in bfloat16: asked for, and the GPU has it."""
+    if precision != "bf16":
+        return False
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(
+        including_emulation=False
+    )
+    if not able:
+        _LOG.warning("no bfloat16 on this %s: the teacher trains in float32", device)
+    return able
+
+
+def _piece(params: TeacherParams) -> int:
+    """Utterances that run at once."""
+    return params.batch_size // params.gradient_accumulation
+
+
+def _latest(folder: Path) -> Path | None:
+    """The last complete checkpoint in `folder`."""
+    try:
+        name = json.loads((folder / "latest.json").read_text("utf-8"))["checkpoint"]
+    except FileNotFoundError:
+        return None
+    return folder / name
+
+
+@contextmanager
+def work_folder(folder: Path) -> Iterator[None]:
+    """Have `folder` to oneself; it is removed where the block does not raise.
+
+    Raises:
+        ConfigurationError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as stream:
+        try:
+            # It dies with the process.
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                "another process trains this teacher",
+                path=folder,
+                fix="wait until it ends, or stop it; its checkpoint is kept",
+            ) from None
+        try:
+            yield
+        except BaseException:
+            if [path.name for path in folder.iterdir()] == [".lock"]:
+                shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)
