@@ -377,7 +377,7 @@ def test_a_rows_interval_is_over_utterances_of_their_means_over_seeds(given, wri
     )
     page = (written[0] / "results.md").read_text()
     (row, *_) = page_rows(page, "Baseline-2, acoustic embeddings")
-    assert row[3] == f"{low:.2f} to {high:.2f}"
+    assert row[4] == f"{low:.2f} to {high:.2f}"
     assert "| test, 95% interval |" in page
 
 
