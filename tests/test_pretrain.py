@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stages import espeak
 from stages.acoustic import pretrain
-from stages.acoustic.augment import _babble, augment
+from stages.acoustic.augment import augment
 from stages.acoustic.checkpoint import load_checkpoint
 from stages.acoustic.encoder import EncoderConfiguration
 from stages.acoustic.params import PretrainingParams
@@ -321,29 +321,6 @@ def test_augmentation_keeps_shape_and_range_and_is_its_seed() -> None:
     assert peaks.min() < 0.1 < 0.5 < peaks.max()
     assert torch.equal(heard, augment(waves, torch.Generator().manual_seed(1)))
     assert not torch.equal(heard, augment(waves, torch.Generator().manual_seed(2)))
-
-
-def test_babble_is_the_other_crops_below_the_speech() -> None:
-    """Crops of one sine each: what talks behind a crop is other sines, not its own."""
-    seconds = torch.arange(16_000) / 16_000
-    waves = torch.sin(2 * torch.pi * 100 * torch.arange(1, 21)[:, None] * seconds)
-    generator = torch.Generator().manual_seed(1)
-    babble = torch.cat([_babble(waves, generator) for _ in range(20)])
-    talks = babble.abs().amax(dim=1) > 0
-    assert 0.2 < talks.float().mean() < 0.4
-    decibels = 10 * torch.log10(0.5 / babble[talks].square().mean(dim=1))
-    assert 2.9 < decibels.min() < 6 and 22 < decibels.max() < 25.1
-    strength = torch.fft.rfft(babble)[:, 100:2001:100].abs()
-    own = strength.reshape(20, 20, 20).diagonal(dim1=1, dim2=2).flatten()
-    assert (own[talks] < 1e-3 * strength[talks].amax(dim=1)).all()
-    talkers = (strength > 0.5 * strength.amax(dim=1, keepdim=True)).sum(dim=1)[talks]
-    assert set(talkers.tolist()) == set(range(2, 9))
-
-
-def test_a_crop_alone_or_silent_has_no_babble() -> None:
-    generator = torch.Generator().manual_seed(1)
-    for waves in (torch.randn(1, 800), torch.zeros(40, 800)):
-        assert not any(_babble(waves, generator).any() for _ in range(20))
 
 
 # ------------------------------------------------------------------- the whole run

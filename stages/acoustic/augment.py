@@ -1,16 +1,14 @@
 """What pretraining does to clean speech, a batch at a time, so that channels vary.
 
 Every crop gets, each with its own chance: a random equaliser with a low-pass and
-missing bands, reverberation, the batch's other crops talking behind it at 3 to 25 dB,
-coloured noise at 5 to 35 dB, clipping, silenced spans, and a random level. The linear
-parts are one product in the frequency domain.
+missing bands, reverberation, coloured noise at 5 to 35 dB, clipping, silenced spans,
+and a random level. The linear parts are one product in the frequency domain.
 """
 
 import torch
 from torch import Tensor
 
 SAMPLE_RATE = 16_000
-_TALKERS = 8
 
 
 def augment(waves: Tensor, generator: torch.Generator) -> Tensor:
@@ -22,7 +20,7 @@ def augment(waves: Tensor, generator: torch.Generator) -> Tensor:
     response = response * torch.fft.rfft(_room(batch, generator), length)
     heard = torch.fft.irfft(torch.fft.rfft(waves, length) * response, length)
     heard = heard[:, :samples]
-    heard = heard + _babble(heard, generator) + _noise(heard, generator)
+    heard = heard + _noise(heard, generator)
     heard = heard / heard.abs().amax(dim=1, keepdim=True).clamp_min(1e-4)
     # Clipping at the level that a crop's peak passes.
     limit = _uniform((batch, 1), 0.2, 0.7, generator)
@@ -67,24 +65,6 @@ def _room(batch: int, generator: torch.Generator) -> Tensor:
     tail = tail * strength * _chance(batch, 0.5, generator)
     tail[:, 0] = 1.0
     return tail
-
-
-def _babble(heard: Tensor, generator: torch.Generator) -> Tensor:
-    """(batch, samples): two to eight other crops of the batch, equally loud."""
-    batch, samples = heard.shape
-    loudness = heard.square().mean(dim=1, keepdim=True).sqrt()
-    order = torch.rand(batch, batch, generator=generator)
-    # Nobody talks behind their own voice.
-    order = order.fill_diagonal_(2.0).argsort(dim=1).argsort(dim=1)
-    talkers = torch.randint(2, _TALKERS + 1, (batch, 1), generator=generator)
-    talking = (order < talkers.clamp_max(batch - 1)).float()
-    shift = int(torch.randint(samples, (1,), generator=generator))
-    voices = heard / loudness.clamp_min(1e-4)
-    crowd = (talking @ voices).roll(shift, dims=1)
-    crowd = crowd / crowd.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-4)
-    decibels = _uniform((batch, 1), 3, 25, generator)
-    crowd = crowd * loudness * 10 ** (-decibels / 20)
-    return crowd * _chance(batch, 0.3, generator)
 
 
 def _noise(heard: Tensor, generator: torch.Generator) -> Tensor:
