@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.layout import Layout
 from pipeline.params import load_params
-from stages.student.inputs import Job
+from pipeline.students import shared_job
 from stages.student.params import StudentParams
 from stages.student.sweep import Variant, run
 
@@ -26,21 +26,9 @@ def main() -> None:
     """Train and print."""
     params, layout = load_params(Path("params.yaml")).student, Layout("demo")
     rows = _rows(params)
-    shared = Job(
-        params=params,
-        system="aln",
-        alpha=_ALPHA,
-        manifest=layout.manifest,
-        acoustic=layout.acoustic,
-        acoustic_digest=layout.acoustic_digest,
-        quarantine=layout.quarantine,
-        targets=layout.targets,
-        targets_digest=layout.targets_digest,
-        device="auto",
-    )
     summary = run(
         list(rows.values()),
-        shared,
+        shared_job(params, layout, "auto"),
         ledger=layout.results,
         unfinished=layout.unfinished("ablation"),
         workers=2,

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -29,9 +29,6 @@ from pipeline.params import PARAMS_FILE, Params, load_params
 from stages.corpus.params import ON_ERROR, WRITES_AUDIO
 from stages.errors import PipelineError
 from stages.student.params import SYSTEMS
-
-if TYPE_CHECKING:
-    from stages.student.inputs import Job
 
 _STUDENTS = [name for name in SYSTEMS if name != "baseline2"]
 
@@ -448,13 +445,14 @@ def sweep(settings: Settings, device: str, workers: int) -> None:
 
     One that was trained before, by this command or another, is not trained again.
     """
+    from pipeline.students import shared_job
     from stages.student.ledger import results_table
     from stages.student.sweep import expand, run
 
     params = settings.params
     summary = run(
         expand(params.student, params.sweep),
-        _job(settings, device),
+        shared_job(params.student, settings.layout, device),
         ledger=settings.layout.results,
         unfinished=settings.layout.unfinished("sweep"),
         workers=workers,
@@ -477,12 +475,14 @@ def results(settings: Settings, csv: Path | None) -> None:
     Whoever trained it: a stage, a sweep, or an experiment of DVC. ★ is the best of its
     system, chosen on valid.
     """
+    from pipeline.students import shared_job
     from stages.atomic import write_text
     from stages.student.ledger import describe, of_inputs, read_ledger, results_table
 
     layout = settings.layout
     entries = read_ledger(layout.results)
-    shown = of_inputs(entries, describe(_job(settings, "cpu"))["inputs"])
+    inputs = describe(shared_job(settings.params.student, layout, "cpu"))["inputs"]
+    shown = of_inputs(entries, inputs)
     table = results_table(shown, settings.params.student)
     if shown:
         click.echo(table.to_string(index=False))
@@ -492,25 +492,6 @@ def results(settings: Settings, csv: Path | None) -> None:
     click.echo(
         f"{layout.results}: {len(shown)} students"
         + (f", and {others} of other features or targets" if others else "")
-    )
-
-
-def _job(settings: Settings, device: str) -> "Job":
-    """What all students of a sweep read."""
-    from stages.student.inputs import Job
-
-    layout = settings.layout
-    return Job(
-        params=settings.params.student,
-        system="aln",
-        alpha=settings.params.student.alpha[0],
-        manifest=layout.manifest,
-        acoustic=layout.acoustic,
-        acoustic_digest=layout.acoustic_digest,
-        quarantine=layout.quarantine,
-        targets=layout.targets,
-        targets_digest=layout.targets_digest,
-        device=device,
     )
 
 
