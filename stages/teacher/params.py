@@ -33,7 +33,8 @@ class TeacherParams:
     utterances of one wording (and intent) be one row of a batch that weighs as much as
     they: an epoch has as many steps and every utterance its weight, so the expected
     gradient is the same; but they share their masks and dropout and stand in one batch,
-    so a batch holds fewer wordings and its gradient is noisier.
+    so a batch holds fewer wordings and its gradient is noisier. That is for thousands
+    of steps; on the demo, which has 450, it costs a third of the accuracy.
 
     Raises:
         ConfigurationError: a value that cannot be used.
