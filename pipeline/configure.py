@@ -78,7 +78,7 @@ def configure(
             expected=f"one of {', '.join(PRESETS)}",
         )
     text = preset_text(name, overrides)
-    if file.exists() and not force and not _is_preset(file):
+    if file.exists() and not force and not _is_preset(file, text):
         raise ConfigurationError(
             "holds settings of your own",
             path=file,
@@ -99,8 +99,11 @@ def configure(
     else:
         try:
             found = _look(params, here)
+        except ConfigurationError:
+            raise
         except PipelineError as error:
-            found = [f"not there yet: {error}"]
+            state = "not usable yet" if here.exists() else "not there yet"
+            found = [f"{state}: {error}"]
     write_text(file, text)
     encoder = Path(params.acoustic.encoder)
     if not encoder.exists():
@@ -111,10 +114,10 @@ def configure(
     return [f"{file}: preset {name}", *found, "next: dvc repro"]
 
 
-def _is_preset(file: Path) -> bool:
+def _is_preset(file: Path, text: str) -> bool:
     """Whether nothing would be lost that `configure` cannot write again."""
-    text = file.read_text(encoding="utf-8")
-    return text in {preset_text(name) for name in PRESETS}
+    found = file.read_text(encoding="utf-8")
+    return found == text or found in {preset_text(name) for name in PRESETS}
 
 
 def _look(params: Params, root: Path) -> list[str]:

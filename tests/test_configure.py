@@ -38,6 +38,23 @@ def test_every_preset_is_written_and_says_what_is_next(empty: Path, name: str) -
         assert any(line.startswith("no encoder at ") for line in lines)
 
 
+def test_the_same_again_is_no_loss(empty: Path) -> None:
+    own = ("configure", "table", "--root", empty / "corpus", "--set")
+    for setting, code in (
+        ("corpus.name=a", 0),
+        ("corpus.name=a", 0),
+        ("corpus.name=b", 2),
+    ):
+        assert pipeline(*own, setting).exit_code == code
+
+
+def test_what_is_there_but_bad_is_not_said_to_be_absent(empty: Path) -> None:
+    Path("data").mkdir()
+    Path("data/table").symlink_to(empty / "corpus")
+    (empty / "corpus" / "table.csv").write_text("path,split\n")
+    assert "not usable yet: " in pipeline("configure", "table").stdout
+
+
 def test_a_corpus_is_linked_and_described(empty: Path) -> None:
     root = empty / "corpus"
     (root / "train" / "play-0.wav").unlink()
@@ -78,6 +95,7 @@ def test_settings_of_ones_own_are_not_overwritten(empty: Path) -> None:
         (("ftp",), "unknown preset; found 'ftp'; expected one of atis, datasets, demo"),
         (("fsc", "--set", "corpus.nam=x"), "params.yaml: unknown key in section"),
         (("fsc", "--set", "corpus"), "SECTION.KEY=VALUE"),
+        (("snips", "--set", "corpus.fold=9"), "unknown fold of Snips SmartLights"),
         (("fsc", "--root", "CORPUS"), "not a Fluent Speech Commands folder"),
         (("demo", "--root", "CORPUS"), "leave --root out"),
     ],

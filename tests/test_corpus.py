@@ -525,6 +525,7 @@ def changed(row: int, column: int, value: str) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize(
     "rows, complaint",
     [
+        (changed(2, 0, "."), r"table\.csv: row 4 names a folder; found '\.'"),
         (
             changed(2, 0, "no.wav"),
             r"1 of 4 recordings are not there; found no no\.wav \(table\.csv row 4\)",
@@ -739,8 +740,55 @@ def test_what_one_would_not_wish_for_is_said(
     make_audio(root, ["e.wav"])
     write_table(root, rows)
     prepare()
-    assert "1 speakers are in train and in test (ann)" in caplog.text
-    assert "1 intents have a single utterance: dim (e.wav)" in caplog.text
+    assert (
+        "1 speakers are in train and in test: ann: a.wav (table.csv row 2), d.wav "
+        "(table.csv row 5)" in caplog.text
+    )
+    assert (
+        "1 intents have a single utterance: dim: e.wav (table.csv row 6)" in caplog.text
+    )
+
+
+def test_spaces_around_a_field_make_no_other_speaker_or_intent(
+    root: Path, prepare: Callable[..., Summary], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_audio(root, ["e.wav"])
+    write_table(
+        root, [*GOOD, ("e.wav", "test", f"{GOOD[0][2]} ", "on", f"{GOOD[0][4]} ")]
+    )
+    table = read_manifest(prepare().manifest)
+    assert set(table["intent"]) == {row[4] for row in GOOD}
+    assert f"in test: {GOOD[0][2]}: a.wav (table.csv row 2), e.wav" in caplog.text
+
+
+def test_rows_are_counted_as_an_editor_does(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    path = write_table(root)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, "", ""]) + "\n")
+    prepare()
+    for gap in ("", ",,,,"):
+        path.write_text("\n".join([*lines[:3], gap, *lines[3:]]) + "\n")
+        with pytest.raises(InputError, match=r"table\.csv: line 4 is empty"):
+            prepare()
+
+
+@pytest.mark.parametrize("name", ["../corpus/table.csv", "absolute"])
+def test_a_table_outside_of_the_root_is_refused(
+    root: Path, prepare: Callable[..., Summary], name: str
+) -> None:
+    path = write_table(root)
+    name = str(path) if name == "absolute" else name
+    with pytest.raises(ConfigurationError, match=r"corpus\.table leaves .*table\.csv"):
+        prepare(replace(TABLE, table=name))
+
+
+def test_a_suffix_in_capitals_is_one(
+    root: Path, prepare: Callable[..., Summary]
+) -> None:
+    write_table(root, name="rows.tsv").rename(root / "ROWS.TSV")
+    assert len(read_manifest(prepare(replace(TABLE, table="ROWS.TSV")).manifest)) == 4
 
 
 def test_recordings_that_differ_in_suffix_only_have_one_id(

@@ -39,16 +39,22 @@ def split(
     return made.assign(wording=made["text"].map(normalise_text))
 
 
+@pytest.mark.parametrize(
+    ("valid", "test"), [(0.1, 0.2), (0.1, 0.3), (0.1, 0.4), (0.3, 0.5)]
+)
 @pytest.mark.parametrize("kind", COLUMNS)
-def test_no_group_stands_in_two_splits_and_shares_are_kept(kind: str) -> None:
+def test_no_group_stands_in_two_splits_and_shares_are_kept(
+    kind: str, valid: float, test: float
+) -> None:
     rows = corpus()
-    made = split(rows, kind)
+    made = split(rows, kind, valid_share=valid, test_share=test)
     assert sorted(made["path"]) == sorted(rows["path"])
     assert (made.groupby(COLUMNS[kind])["split"].nunique() == 1).all()
     shares = made["split"].value_counts(normalize=True)
     # Whole wordings are a hundredth of the corpus and more.
-    assert shares["test"] == pytest.approx(0.2, abs=0.03)
-    assert shares["valid"] == pytest.approx(0.1, abs=0.03)
+    near = 0.001 if kind == "random" else 0.03
+    assert shares["test"] == pytest.approx(test, abs=near)
+    assert shares["valid"] == pytest.approx(valid, abs=near)
     train = made[made["split"] == "train"]
     assert set(train["intent"]) == set(rows["intent"])
 
@@ -94,6 +100,8 @@ def test_speakers_must_be_known_and_enough() -> None:
         split(rows, "speakers")
     with pytest.raises(InputError, match=r"too few utterances"):
         split(corpus(3), "random")
+    with pytest.raises(InputError, match="no utterances"):
+        split(corpus(200).iloc[:0], "random")
 
 
 def test_every_kind_is_tried_here() -> None:

@@ -210,11 +210,8 @@ def _checked_root(params: CorpusParams, root: Path | None) -> Path:
 
 
 def _check(root: Path, table: pd.DataFrame) -> None:
-    """What holds of every corpus; the demo's table has no `where`."""
-    places = [
-        f"{row.path} ({row.where})" if getattr(row, "where", "") else row.path
-        for row in table.itertuples()
-    ]
+    """What holds of every corpus."""
+    places = _places(table)
     for column, what, fix in (
         ("path", "the same recording stands in several rows", "keep one row of each"),
         (
@@ -257,19 +254,32 @@ def _check(root: Path, table: pd.DataFrame) -> None:
             )
 
 
+def _places(table: pd.DataFrame) -> list[str]:
+    """Each recording with the file and row that names it; the demo's have none."""
+    return [
+        f"{row.path} ({row.where})" if getattr(row, "where", "") else row.path
+        for row in table.itertuples()
+    ]
+
+
 def _warn(table: pd.DataFrame) -> None:
     """Say what is no error, but not what one would wish for either."""
+    table = table.assign(place=_places(table))
     known = table[table["speaker"] != ""]
     splits = known.groupby("speaker")["split"].agg(set)
     both = sorted(splits.index[[{"train", "test"} <= found for found in splits]])
     if both:
+        firsts = known.groupby(["speaker", "split"])["place"].first()
+        names = [
+            f"{one}: {firsts[one, 'train']}, {firsts[one, 'test']}" for one in both
+        ]
         log.warning(
-            "%d speakers are in train and in test (%s)", len(both), _listed(both)
+            "%d speakers are in train and in test: %s", len(both), "; ".join(names[:3])
         )
     counts = table["intent"].value_counts()
     single = table[table["intent"].map(counts) == 1]
     if len(single):
-        names = [f"{row.intent} ({row.path})" for row in single.itertuples()]
+        names = [f"{row.intent}: {row.place}" for row in single.itertuples()]
         log.warning(
             "%d intents have a single utterance: %s", len(single), _listed(names)
         )

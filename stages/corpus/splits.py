@@ -7,11 +7,9 @@ Fluent Speech Commands leave out; made here from the corpus by a seed, they are 
 those authors' lists.
 """
 
-import warnings
-
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
+from sklearn.model_selection import GroupShuffleSplit
 
 from stages.errors import InputError
 from stages.texts import normalise_text
@@ -36,8 +34,10 @@ def make_splits(
         seed: of the draw.
 
     Raises:
-        InputError: a row has no speaker, or there are too few groups for three splits.
+        InputError: no rows, one without a speaker, or too few groups for three splits.
     """
+    if rows.empty:
+        raise InputError("no utterances to make splits of")
     rows = rows.sort_values("path", ignore_index=True)
     groups = _groups(rows, kind)
     held = pd.Series("train", index=rows.index)
@@ -49,7 +49,7 @@ def make_splits(
     for split, share in (("test", test_share), ("valid", valid_share)):
         places = np.flatnonzero(free & (held == "train"))
         wanted = share * len(rows) / max(1, len(places))
-        if wanted > 0.5 or groups.iloc[places].nunique() < max(2, 1 / wanted):
+        if wanted >= 1 or groups.iloc[places].nunique() < max(2, 1 / wanted):
             raise InputError(
                 f"too few {kind if kind != 'random' else 'utterances'} for a "
                 f"{split} split",
@@ -58,8 +58,11 @@ def make_splits(
                 fix="set corpus.valid_share and corpus.test_share, or other "
                 "corpus.splits",
             )
-        choose = _stratified if kind == "random" else _nearest
-        chosen = choose(rows["intent"].iloc[places], groups.iloc[places], wanted, seed)
+        intents = rows["intent"].iloc[places]
+        if kind == "random":
+            chosen = _stratified(intents, wanted, seed)
+        else:
+            chosen = _nearest(intents, groups.iloc[places], wanted, seed)
         held.iloc[places[chosen]] = split
     _fill_train(rows, groups, held)
     return rows.assign(split=held)
@@ -81,22 +84,23 @@ def _groups(rows: pd.DataFrame, kind: str) -> pd.Series:
     return rows["speaker"]
 
 
-def _stratified(
-    intents: pd.Series, groups: pd.Series, share: float, seed: int
-) -> np.ndarray:
+def _stratified(intents: pd.Series, share: float, seed: int) -> np.ndarray:
     """Places of a share of utterances, of each intent as nearly as they divide."""
-    folder = StratifiedGroupKFold(round(1 / share), shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # An intent with fewer utterances than folds is in some of them only.
-        warnings.filterwarnings("ignore", message="The least populated class")
-        return np.asarray(next(folder.split(intents, intents, groups))[1])
+    order = np.random.default_rng(seed).permutation(len(intents))
+    exact = share * intents.value_counts().sort_index()
+    quotas = exact.astype(int)
+    left = round(share * len(intents)) - int(quotas.sum())
+    # What is left goes to the largest remainders.
+    quotas[(quotas - exact).sort_values(kind="stable").index[:left]] += 1
+    drawn = intents.iloc[order]
+    chosen = drawn.groupby(drawn).cumcount() < drawn.map(quotas)
+    return np.sort(order[chosen.to_numpy()])
 
 
 def _nearest(
     intents: pd.Series, groups: pd.Series, share: float, seed: int
 ) -> np.ndarray:
     """Places of whole groups: of many draws the one nearest to the share, by intent."""
-    # Stratified folds of groups depend on the seed hardly at all.
     draws = GroupShuffleSplit(_DRAWS, test_size=share, random_state=seed)
     totals = intents.value_counts()
 

@@ -23,12 +23,20 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
     relative to its own folder; here they are relative to `root`.
 
     Raises:
-        ConfigurationError: Parquet without the package that reads it.
+        ConfigurationError: Parquet without the package that reads it, or a table that
+            is not below the root.
         InputError: no such file, a missing column, an empty field, an unknown split,
             a path outside the root, or an intent that no train row has; names the file
             and the row.
     """
-    file = root / params.table
+    given = Path(params.table)
+    if given.is_absolute() or ".." in given.parts:
+        raise ConfigurationError(
+            "corpus.table leaves the corpus root",
+            found=repr(params.table),
+            expected="a path relative to the root, below it",
+        )
+    file = root / given
     if not file.is_file():
         raise InputError(
             "no such table",
@@ -52,7 +60,7 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
     rows = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()})
     for absent in {"speaker", "split"} - columns.keys():
         rows[absent] = ""
-    first = _FIRST_ROW.get(file.suffix, 2)
+    first = _FIRST_ROW.get(file.suffix.lower(), 2)
     folder = file.parent.relative_to(root)
     rows = checked_rows(
         file,
@@ -76,9 +84,9 @@ def read_table(file: Path) -> pd.DataFrame:
         ConfigurationError: Parquet without the package that reads it.
         InputError: it is not UTF-8 or not a table; names the line where there is one.
     """
-    if file.suffix == ".jsonl":
+    if file.suffix.lower() == ".jsonl":
         return _read_json_lines(file)
-    if file.suffix == ".parquet":
+    if file.suffix.lower() == ".parquet":
         return _read_parquet(file)
     return read_text_table(file)
 
@@ -89,7 +97,7 @@ def read_text_table(file: Path) -> pd.DataFrame:
     Raises:
         InputError: it is not UTF-8 or not a table.
     """
-    separator = "\t" if file.suffix == ".tsv" else ","
+    separator = "\t" if file.suffix.lower() == ".tsv" else ","
     try:
         # The heading as a row: else pandas takes the first fields of rows that have
         # more than it for an index, and shifts the others.
@@ -100,12 +108,19 @@ def read_text_table(file: Path) -> pd.DataFrame:
             dtype=str,
             keep_default_na=False,
             encoding="utf-8-sig",
+            skip_blank_lines=False,  # or rows would be counted without them
         )
     except UnicodeDecodeError:
         raise not_utf8(file) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"not a readable table ({reason})", path=file) from None
+    blank = (table == "").all(axis=1).to_numpy()
+    # At the end they are nothing; elsewhere perhaps a row that was lost.
+    table = table.iloc[: len(blank) - int(blank[::-1].argmin())]
+    if blank.all() or blank[: len(table)].any():
+        number = int(blank.argmax()) + 1
+        raise InputError(f"line {number} is empty", path=file, fix="remove it")
     names = table.iloc[0].tolist()
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -246,7 +261,10 @@ def checked_rows(
     Raises:
         InputError: a row lacks a field or has a bad one, or its path leaves the root.
     """
-    paths = []
+    # Else two spellings of a speaker are two speakers, of an intent two intents.
+    fields = ("speaker", "text", "intent")
+    rows = rows.assign(**{field: rows[field].str.strip(" ") for field in fields})
+    paths: list[str] = []
     for number, row in enumerate(rows.itertuples(index=False), first):
         for field in ("path", "text", "intent"):
             if not getattr(row, field).strip():
@@ -269,6 +287,10 @@ def checked_rows(
         paths.append(
             path_from_root(root, file, number, row.path, folder=folder, outside=outside)
         )
+        if Path(paths[-1]).name in ("", ".."):
+            raise InputError(
+                f"row {number} names a folder", path=file, found=repr(row.path)
+            )
     table = os.path.relpath(file, root)
     places = [f"{table} row {number}" for number in range(first, first + len(rows))]
     return rows.assign(path=paths, where=places)
