@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import DEFAULT, Mock
 
 import pytest
+from test_student_run import PARAMS, contents, make_corpus
 
 from stages.errors import CacheError, ConfigurationError, PipelineError
 from stages.student import training
@@ -14,7 +15,6 @@ from stages.student.ledger import describe, find, of_inputs, read_ledger, result
 from stages.student.params import SweepParams
 from stages.student.run import run as train_alone
 from stages.student.sweep import Summary, Variant, expand, run
-from tests.test_student_run import PARAMS, contents, make_corpus
 
 VARIANTS = [
     Variant("aln", 0.5, PARAMS),
