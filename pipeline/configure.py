@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.layout import Layout
 from pipeline.params import Params, parse_override, parse_params
 from stages.atomic import write_text
-from stages.errors import ConfigurationError, PipelineError
+from stages.errors import ConfigurationError, InputError
 from stages.manifest import SPLITS
 
 _FOLDER = Path(__file__).with_name("presets")
@@ -99,9 +99,7 @@ def configure(
     else:
         try:
             found = _look(params, here)
-        except ConfigurationError:
-            raise
-        except PipelineError as error:
+        except InputError as error:
             state = "not usable yet" if here.exists() else "not there yet"
             found = [f"{state}: {error}"]
     write_text(file, text)

@@ -8,13 +8,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
+Labels = Sequence | np.ndarray
+"""Names or numbers of intents, (n,), n at least 1."""
 
-def accuracy(actual: Sequence[str], predicted: Sequence[str]) -> float:
+
+def measure(actual: Labels, predicted: Labels) -> dict[str, float]:
+    """Both metrics by name, as they stand in every table of scores."""
+    return {
+        "accuracy": accuracy(actual, predicted),
+        "macro_f1": macro_f1(actual, predicted),
+    }
+
+
+def accuracy(actual: Labels, predicted: Labels) -> float:
     """Percent of n labels that are right; both (n,), n at least 1."""
     return 100 * float(np.mean(np.asarray(actual) == np.asarray(predicted)))
 
 
-def macro_f1(actual: Sequence[str], predicted: Sequence[str]) -> float:
+def macro_f1(actual: Labels, predicted: Labels) -> float:
     """Mean F1 in percent over the intents that `actual` has; both (n,), n at least 1.
 
     An intent that is never predicted counts with 0. One that is predicted but never

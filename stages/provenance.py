@@ -20,6 +20,11 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def hash_code(folder: Path) -> dict[str, str]:
+    """The hash of each module in `folder`, by name."""
+    return {path.name: hash_file(path) for path in sorted(folder.glob("*.py"))}
+
+
 def hash_array(array: np.ndarray) -> str:
     """SHA-256 of the array's dtype, shape and little-endian bytes, hexadecimal."""
     array = np.asarray(array, order="C")

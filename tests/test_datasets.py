@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,13 +83,13 @@ def prepare(root: Path, tmp_path: Path) -> Callable[..., Summary]:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the recordings that were written, without their hashes."""
     names: list[str] = []
-    write = adapter._write
+    write = adapter.atomic_path
 
-    def counted(file: Path, content: bytes) -> None:
+    def counted(file: Path, *, flush: bool) -> AbstractContextManager[Path]:
         names.append(file.name.split("-")[0])
-        write(file, content)
+        return write(file, flush=flush)
 
-    monkeypatch.setattr(adapter, "_write", counted)
+    monkeypatch.setattr(adapter, "atomic_path", counted)
     return names
 
 

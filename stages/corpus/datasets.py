@@ -22,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 
+from stages.atomic import atomic_path
 from stages.corpus.params import CorpusParams
 from stages.corpus.part import split_of_parts
 from stages.corpus.table import (
@@ -71,7 +72,8 @@ class Contents:
                 description="writing recordings",
                 unit="file",
             ):
-                _write(folder / path, content)
+                with atomic_path(folder / path, flush=False) as beside:
+                    beside.write_bytes(content)
 
 
 def read_datasets(params: CorpusParams, root: Path) -> tuple[pd.DataFrame, Contents]:
@@ -236,14 +238,6 @@ def _has_size(file: Path, size: int) -> bool:
         return file.stat().st_size == size
     except OSError:
         return False
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write without flushing to disk, which would take minutes for thousands."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.tmp")
-    beside.write_bytes(content)
-    os.replace(beside, file)
 
 
 def _link(link: Path, file: Path) -> None:

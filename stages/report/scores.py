@@ -12,12 +12,14 @@ from stages.report.systems import System
 from stages.texts import normalise_text
 
 
-def seed_scores(predictions: pd.DataFrame, split: str, metric: str) -> np.ndarray:
-    """A metric of `stages.metrics` by seed on `split`, (seeds,), seeds ascending."""
+def seed_scores(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The metrics of `stages.metrics` on `split`, a row a seed, seeds ascending."""
     rows = predictions[predictions["split"] == split]
-    measure = getattr(metrics, metric)
-    return np.array(
-        [measure(run["intent"], run["predicted"]) for _, run in rows.groupby("seed")]
+    return pd.DataFrame(
+        [
+            metrics.measure(run["intent"], run["predicted"])
+            for _, run in rows.groupby("seed")
+        ]
     )
 
 
@@ -51,8 +53,8 @@ def evaluate(system: System) -> dict[str, float]:
     """A system's row: accuracy and macro-F1, mean and deviation over seeds."""
     row: dict[str, float] = {"seeds": len(system.seeds)}
     for split in ("valid", "test"):
-        for metric in ("accuracy", "macro_f1"):
-            mean, deviation = spread(seed_scores(system.predictions, split, metric))
+        for metric, values in seed_scores(system.predictions, split).items():
+            mean, deviation = spread(values.to_numpy())
             row[f"{split}_{metric}"] = round(mean, 4)
             row[f"{split}_{metric}_std"] = round(deviation, 4)
     return row

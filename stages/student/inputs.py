@@ -5,6 +5,7 @@ manifest names now.
 """
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from stages.manifest import (
     read_quarantine,
     without,
 )
-from stages.provenance import fingerprint, hash_bytes, hash_file
+from stages.provenance import fingerprint, hash_bytes, hash_code, hash_file
 from stages.runtime import choose_device
 from stages.student.batches import Utterances
 from stages.student.params import StudentParams
@@ -50,25 +51,39 @@ class Job:
         """Where the training of `seed` is kept while it lasts."""
         return None if self.unfinished is None else self.unfinished / f"seed-{seed}.pt"
 
+    @property
     def name(self) -> str:
         """Of a folder for what the job trains; other jobs have others."""
         return self.identity(0)[:24]
 
+    @cached_property
+    def inputs(self) -> dict[str, str | None]:
+        """The hash of each file that decides what is trained; None of none.
+
+        Raises:
+            CacheError: one is missing.
+        """
+        read = {
+            "manifest": self.manifest,
+            "acoustic": self.acoustic_digest,
+            "quarantine": self.quarantine,
+            "targets": self.targets_digest,
+        }
+        return {
+            name: None if path is None else _hash_input(path)
+            for name, path in read.items()
+        }
+
     def identity(self, seed: int) -> str:
         """Of all that decides what the student of `seed` becomes."""
-        read = [
-            self.manifest,
-            self.acoustic_digest,
-            self.quarantine,
-            self.targets_digest,
-        ]
         return fingerprint(
             {
                 "parameters": parameters_without(self.params, "alpha", "seeds"),
                 "system": self.system,
                 "alpha": self.alpha,
                 "seed": seed,
-                "inputs": [hash_input(path) for path in read],
+                "inputs": self.inputs,
+                "code": hash_code(Path(__file__).parent),
                 "device": choose_device(self.device).type,
             }
         )
@@ -157,14 +172,7 @@ class Inputs:
         }
 
 
-def hash_input(path: Path | None) -> str | None:
-    """The hash of a file that training reads; None of none.
-
-    Raises:
-        CacheError: it is missing.
-    """
-    if path is None:
-        return None
+def _hash_input(path: Path) -> str:
     try:
         return hash_file(path)
     except FileNotFoundError:

@@ -17,7 +17,7 @@ import pandas as pd
 from stages.atomic import write_json
 from stages.errors import CacheError
 from stages.provenance import fingerprint
-from stages.student.inputs import Job, hash_input, parameters_without
+from stages.student.inputs import Job, parameters_without
 from stages.student.params import StudentParams
 
 _DECIDES = ("system", "alpha", "parameters", "inputs")
@@ -25,19 +25,13 @@ _DECIDES = ("system", "alpha", "parameters", "inputs")
 
 def describe(job: Job) -> dict[str, Any]:
     """What decides a student, before it is trained: the head of its entry."""
-    read = {
-        "manifest": job.manifest,
-        "acoustic": job.acoustic_digest,
-        "quarantine": job.quarantine,
-        "targets": None if job.system == "baseline2" else job.targets_digest,
-    }
     return {
         "system": job.system,
         "alpha": job.alpha,
         # What else is tried does not change this student. As they come back from
         # JSON, with tuples as lists.
         "parameters": json.loads(json.dumps(parameters_without(job.params, "alpha"))),
-        "inputs": {name: hash_input(path) for name, path in read.items()},
+        "inputs": job.inputs,
     }
 
 

@@ -10,7 +10,6 @@ SYSTEMS = ("baseline2", "aln_linguistic", "aln")
 SELECTIONS = ("best_valid", "last")
 FRAME_POOLINGS = ("max", "mean")
 ATTENTIONS = ("cross", "self", "none")
-MAPPINGS = ("before", "none")
 INITIALISATIONS = ("aligned", "pytorch")
 
 

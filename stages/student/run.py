@@ -21,8 +21,6 @@ many processes share the seeds, and however often they were killed: while it tra
 `unfinished` holds a checkpoint a seed, from which the next run goes on.
 """
 
-import json
-import os
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -36,7 +34,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from stages import metrics
-from stages.atomic import atomic_path, write_json
+from stages.atomic import whole_folder, write_json
 from stages.errors import ConfigurationError
 from stages.runtime import choose_device, progress
 from stages.student.inputs import Inputs, Job, parameters_without, text_key
@@ -53,7 +51,6 @@ from stages.student.processes import (
 from stages.student.training import Student
 
 SCORED = ("valid", "test")
-_METRICS = ("accuracy", "macro_f1")
 _TABLES = ("metrics.json", "predictions.csv", "history.csv", "embeddings.npz")
 
 
@@ -165,13 +162,14 @@ def run(
             else:
                 results.append(message)
     results.sort(key=lambda result: params.seeds.index(result.student.seed))
-    summary = _write(job, inputs, results, output)
+    scores = score(inputs, results)
+    _write(job, inputs, results, scores, output)
     if ledger is not None:
-        metrics = json.loads((output / "metrics.json").read_text("utf-8"))
-        record(ledger, {**metrics, **describe(job)})
+        record(ledger, {**describe(job), **scores})
     if unfinished is not None:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return summary
+    means = {name: value for name, value in scores.items() if name != "seeds"}
+    return Summary(system, alpha, output, params.seeds, **means)
 
 
 def _check_output(output: Path) -> None:
@@ -194,25 +192,24 @@ def _check_output(output: Path) -> None:
 
 
 def _write(
-    job: Job, inputs: Inputs, results: Sequence[Result], output: Path
-) -> Summary:
-    """Write everything into a folder beside `output`, then put it in its place."""
+    job: Job,
+    inputs: Inputs,
+    results: Sequence[Result],
+    scores: dict[str, Any],
+    output: Path,
+) -> None:
+    """Write everything into a folder, whole or not at all."""
     about = {
         "system": job.system,
         "alpha": job.alpha,
         # What else is tried does not change a student.
         "parameters": parameters_without(job.params, "alpha"),
     }
-    predictions = _predictions(inputs, results)
-    scores = score_seeds(inputs, results)
-    means = means_over_seeds(scores)
-    beside = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    before = output.with_name(f".{output.name}.{os.getpid()}.old")
-    try:
-        write_json(beside / "metrics.json", {**about, "seeds": scores, **means})
-        _write_table(beside / "predictions.csv", predictions)
+    with whole_folder(output) as folder:
+        write_json(folder / "metrics.json", {**about, **scores})
+        _write_table(folder / "predictions.csv", _predictions(inputs, results))
         history = [row for _, student, _ in results for row in student.history]
-        _write_table(beside / "history.csv", pd.DataFrame(history))
+        _write_table(folder / "history.csv", pd.DataFrame(history))
         for _, student, _ in results:
             metadata = {
                 **about,
@@ -225,23 +222,10 @@ def _write(
                     inputs.targets.header.fingerprint if inputs.targets else None
                 ),
             }
-            with atomic_path(beside / f"model-{student.seed}.safetensors") as path:
-                save_student(path, student.weights, metadata)
+            path = folder / f"model-{student.seed}.safetensors"
+            save_student(path, student.weights, metadata)
         if inputs.targets is not None:
-            _write_embeddings(beside / "embeddings.npz", inputs, results[0].student)
-        if output.exists():
-            os.replace(output, before)
-        os.replace(beside, output)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(before, ignore_errors=True)
-    return Summary(
-        system=job.system,
-        alpha=job.alpha,
-        output=output,
-        seeds=job.params.seeds,
-        **means,
-    )
+            _write_embeddings(folder / "embeddings.npz", inputs, results[0].student)
 
 
 def _predictions(inputs: Inputs, results: Sequence[Result]) -> pd.DataFrame:
@@ -258,28 +242,27 @@ def _predictions(inputs: Inputs, results: Sequence[Result]) -> pd.DataFrame:
     return pd.concat(blocks, ignore_index=True)
 
 
-def score_seeds(inputs: Inputs, results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Of each seed, sorted as `results`: best_epoch, and metrics in percent."""
-    scores = []
+def score(inputs: Inputs, results: Sequence[Result]) -> dict[str, Any]:
+    """What students came to, in percent.
+
+    Returns:
+        `seeds`, of each best_epoch and the metrics on valid and test, sorted as
+        `results`; and of each metric the mean and standard deviation, by name.
+    """
+    labels = {split: inputs.labels(inputs.tables[split]["intent"]) for split in SCORED}
+    seeds = []
     for _, student, on_test in results:
-        score: dict[str, Any] = {"seed": student.seed, "best_epoch": student.epoch}
+        found: dict[str, Any] = {"seed": student.seed, "best_epoch": student.epoch}
         for split, logits in zip(SCORED, (student.logits, on_test), strict=True):
-            labels = inputs.labels(inputs.tables[split]["intent"])
-            for name in _METRICS:
-                measure = getattr(metrics, name)
-                score[f"{split}_{name}"] = measure(labels, logits.argmax(1))
-        scores.append(score)
-    return scores
-
-
-def means_over_seeds(scores: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means and standard deviations of the metrics, by name."""
+            measured = metrics.measure(labels[split], logits.argmax(1))
+            found |= {f"{split}_{name}": value for name, value in measured.items()}
+        seeds.append(found)
     means = {}
-    for name in (f"{split}_{metric}" for metric in _METRICS for split in SCORED):
-        values = [score[name] for score in scores]
+    for name in [name for name in seeds[0] if name not in ("seed", "best_epoch")]:
+        values = [found[name] for found in seeds]
         means[name] = statistics.fmean(values)
         means[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
-    return means
+    return {"seeds": seeds, **means}
 
 
 def _write_embeddings(path: Path, inputs: Inputs, student: Student) -> None:
@@ -288,16 +271,14 @@ def _write_embeddings(path: Path, inputs: Inputs, student: Student) -> None:
     assert student.pooled_first is not None and student.pooled_last is not None
     table = inputs.tables["valid"]
     teacher, _ = inputs.targets.load(table["text"].map(text_key).tolist())
-    with atomic_path(path) as beside, open(beside, "wb") as stream:
-        np.savez(  # a stream, since to a path it would add a suffix
-            stream,
-            ids=table["id"].to_numpy(str),
-            teacher=teacher,
-            student_first=student.pooled_first,
-            student_last=student.pooled_last,
-        )
+    np.savez(
+        path,
+        ids=table["id"].to_numpy(str),
+        teacher=teacher,
+        student_first=student.pooled_first,
+        student_last=student.pooled_last,
+    )
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
-    with atomic_path(path) as beside:
-        table.to_csv(beside, index=False, float_format="%.6f", lineterminator="\n")
+    table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")

@@ -25,7 +25,7 @@ from stages.student.processes import (
     train_in_processes,
     train_units,
 )
-from stages.student.run import means_over_seeds, score_seeds
+from stages.student.run import score
 
 
 class Variant(NamedTuple):
@@ -108,7 +108,7 @@ def run(
     for system, alpha, params in variants:
         own = without_targets if system == "baseline2" else inputs_of
         job = replace(own, system=system, alpha=alpha, params=params)
-        jobs.append(replace(job, unfinished=unfinished / job.name()))
+        jobs.append(replace(job, unfinished=unfinished / job.name))
     heads = [describe(job) for job in jobs]
     found = {number: find(ledger, head) for number, head in enumerate(heads)}
     units = [
@@ -136,14 +136,9 @@ def run(
             done = results[message.number]
             done.append(message)
             if len(done) == len(jobs[message.number].params.seeds):
-                scores = score_seeds(inputs, done)
-                entry = {
-                    **heads[message.number],
-                    "seeds": scores,
-                    **means_over_seeds(scores),
-                }
+                entry = {**heads[message.number], **score(inputs, done)}
                 record(ledger, entry)
-                folder = unfinished / jobs[message.number].name()
+                folder = unfinished / jobs[message.number].name
                 shutil.rmtree(folder, ignore_errors=True)
                 found[message.number] = entry
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -30,10 +30,7 @@ gives the same bytes on the same machine as one that was not:
 import copy
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -57,10 +54,10 @@ from transformers import (
 )
 
 from stages import metrics
-from stages.atomic import atomic_path, write_json
+from stages.atomic import atomic_path, whole_folder, write_json
 from stages.errors import ConfigurationError, InputError
 from stages.manifest import SPLITS, read_intents, read_manifest
-from stages.provenance import fingerprint, hash_file
+from stages.provenance import fingerprint, hash_code, hash_file
 from stages.runtime import choose_device, progress, quiet_transformers, seed_everything
 from stages.teacher.bert import (
     fit_tokenizer,
@@ -147,7 +144,7 @@ def run(
     table = _read_texts(manifest, intents, classes)
     train = table[table["split"] == "train"]
     seed_everything(params.seed)
-    with quiet_transformers(), work_folder(work), _whole_folder(output) as folder:
+    with quiet_transformers(), work_folder(work), whole_folder(output) as folder:
         tokenizer, config = _start(params, train["text"])
         steps = _Steps(
             params=params,
@@ -174,12 +171,11 @@ def run(
         predicted = _predict_table(classifier, tokenizer, table, classes)
         classifier.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        scores = {}
+        scores: dict[str, float] = {}
         for split in SPLITS:
             rows = predicted[predicted["split"] == split]
-            for name in ("accuracy", "macro_f1"):
-                value = getattr(metrics, name)(rows["intent"], rows["predicted"])
-                scores[f"{split}_{name}"] = round(value, 4)
+            measured = metrics.measure(rows["intent"], rows["predicted"])
+            scores |= {f"{split}_{name}": round(v, 4) for name, v in measured.items()}
         write_json(folder / "parameters.json", asdict(params))
         history_table = pd.DataFrame(history + more, columns=list(HISTORY_COLUMNS))
         _write_csv(folder / "history.csv", history_table)
@@ -337,14 +333,13 @@ def _own_folder(
     start = Path(params.model)
     files = sorted(start.iterdir()) if start.is_dir() else []
     heard = table.loc[table["split"] != "test", ["split", "text", "number"]]
-    code = sorted(Path(__file__).parent.glob("*.py"))
     identity = {
         "parameters": asdict(params),
         "model": {path.name: hash_file(path) for path in files if path.is_file()},
         "commit": getattr(config, "_commit_hash", None),
         "texts": heard.to_csv(index=False),
         "classes": classes,
-        "code": [hash_file(path) for path in code],
+        "code": hash_code(Path(__file__).parent),
         "versions": [torch.__version__, transformers.__version__],
     }
     return work / fingerprint(identity)[:12]
@@ -437,10 +432,8 @@ def _intent_stage(
 
     def measure() -> dict[str, float]:
         predicted = _predict_table(model, steps.tokenizer, valid, classes)["predicted"]
-        return {
-            "valid_accuracy": metrics.accuracy(valid["intent"], predicted),
-            "valid_macro_f1": metrics.macro_f1(valid["intent"], predicted),
-        }
+        measured = metrics.measure(valid["intent"], predicted)
+        return {f"valid_{name}": value for name, value in measured.items()}
 
     weights = None
     if steps.params.class_weights == "balanced":
@@ -472,27 +465,3 @@ def _predict_table(
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
     table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`; on success it takes `folder`'s place.
-
-    If the block raises, it is removed and `folder` is untouched.
-    """
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    former = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    for leftover in (beside, former):  # of a killed process that had our number
-        shutil.rmtree(leftover, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        for path in sorted(beside.iterdir()):
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
-        if folder.exists():
-            os.replace(folder, former)
-        os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
