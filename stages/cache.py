@@ -307,14 +307,25 @@ class CacheReader:
                 path = self._parts[self._index[key][0]].path
                 raise damaged(path, f"the features of {key:.12} are not the digest's")
 
-    def check_parts(self) -> None:
-        """Hold the frames of every part against its checksum.
+    def hashes(self, keys: Iterable[str]) -> dict[str, str]:
+        """The hash of the features of each of `keys`, none of them damaged.
+
+        One part after another, so that memory does not grow with the cache.
 
         Raises:
-            CacheError: a part is damaged.
+            CacheError: features that are missing, or a damaged part.
         """
-        for part in self._parts:
-            part.check_frames()
+        by_part: dict[int, list[str]] = {}
+        wanted = list(keys)
+        for key, (number, _, _) in zip(wanted, self._locate(wanted), strict=True):
+            by_part.setdefault(number, []).append(key)
+        found = {}
+        for number, part in enumerate(self._parts):
+            frames = part.check_frames()
+            for key in by_part.get(number, ()):
+                _, start, stop = self._index[key]
+                found[key] = hash_array(frames[start:stop])
+        return found
 
     def _locate(self, keys: Sequence[str]) -> list[tuple[int, int, int]]:
         absent = [f"{key:.12}" for key in keys if key not in self._index]
@@ -334,8 +345,6 @@ def write_digest(
     """
     rows = sorted(rows)
     reader = CacheReader(directory, fingerprint=fingerprint)
-    # Or the digest would make damaged features the true ones.
-    reader.check_parts()
     absent = [id for id, key in rows if key not in reader]
     if absent:
         raise no_features(directory, absent, len(rows), reader.header.kind)
@@ -345,7 +354,8 @@ def write_digest(
         if id in keys:
             raise CacheError(f"id {id!r} stands twice in the corpus", path=path)
         keys[id] = key
-    hashes = {key: hash_array(reader[key]) for key in dict.fromkeys(keys.values())}
+    # Of what is not damaged, or the digest would make it the truth.
+    hashes = reader.hashes(dict.fromkeys(keys.values()))
     lines = [json.dumps(_describe(reader.header), sort_keys=True)]
     lines += [f"{id} {key} {hashes[key]}" for id, key in keys.items()]
     try:
