@@ -26,6 +26,7 @@ import click
 
 from pipeline.layout import KINDS, Layout, student_name
 from pipeline.params import PARAMS_FILE, Params, load_params
+from stages.baseline.params import RECOGNISERS
 from stages.corpus.params import ON_ERROR, WRITES_AUDIO
 from stages.errors import PipelineError
 from stages.student.params import SYSTEMS
@@ -305,9 +306,7 @@ def extract_acoustic(
     summary = run(
         replace(params, encoder=encoder) if encoder else params,
         manifest=layout.manifest,
-        audio=layout.audio
-        if corpus.adapter in WRITES_AUDIO
-        else _corpus_root(settings, root),
+        audio=_audio(settings, root),
         cache=layout.acoustic,
         digest=layout.acoustic_digest,
         quarantine=layout.quarantine,
@@ -373,6 +372,55 @@ def cache_targets(settings: Settings, device: str) -> None:
         cache=layout.targets,
         digest=layout.targets_digest,
         device=device,
+    )
+    click.echo(summary)
+
+
+@main.command()
+@_configured
+@_root
+@click.option(
+    "--recogniser",
+    type=click.Choice(RECOGNISERS),
+    help="Use this one instead of baseline1.recogniser.",
+)
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Its model instead of baseline1.model: a file, a folder or a hub's name.",
+)
+@_device
+@_workers
+def transcribe(
+    settings: Settings,
+    root: Path | None,
+    recogniser: str | None,
+    model: str | None,
+    device: str,
+    workers: int,
+) -> None:
+    """Have a recogniser write down valid and test; classify that by the teacher.
+
+    Says the word error rate. What a recogniser has transcribed is kept.
+    """
+    from stages.baseline.run import run
+
+    params, layout = settings.params.baseline1, settings.layout
+    summary = run(
+        replace(
+            params,
+            recogniser=recogniser or params.recogniser,
+            model=model or params.model,
+        ),
+        manifest=layout.manifest,
+        intents=layout.intents,
+        quarantine=layout.quarantine,
+        audio=_audio(settings, root),
+        teacher=layout.teacher,
+        transcripts=layout.transcripts,
+        output=layout.baseline1,
+        device=device,
+        workers=workers,
     )
     click.echo(summary)
 
@@ -652,6 +700,13 @@ def _corpus_root(settings: Settings, root: Path | None) -> Any:
     if settings.params.corpus.adapter == "demo":
         return None
     return root or settings.layout.data / settings.params.corpus.name
+
+
+def _audio(settings: Settings, root: Path | None) -> Any:
+    """What the manifest's paths are relative to."""
+    if settings.params.corpus.adapter in WRITES_AUDIO:
+        return settings.layout.audio
+    return _corpus_root(settings, root)
 
 
 def _grid(params: Params) -> list[tuple[str, float | None]]:

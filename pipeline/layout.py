@@ -7,6 +7,8 @@
                    teacher/                      the fine-tuned BERT
                    teacher.work/                 one whose training was interrupted
                    targets/, targets.digest      its vectors of the texts
+                   transcripts/                  what recognisers heard
+                   baseline1/                    the teacher's intents of that
                    student/<system>[-<alpha>]/   a student
                    results/                      what each trained student came to
                    unfinished/<student>/         what a killed training goes on from
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 
 SHARED_VARIABLE = "ALN_CACHE_DIR"
 KINDS = ("acoustic", "targets")
-_SHARED = ("audio", "results", *KINDS)
+_SHARED = ("audio", "results", "transcripts", *KINDS)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,16 @@ class Layout:
     def targets_digest(self) -> Path:
         """What the targets of this corpus are."""
         return self.folder / "targets.digest"
+
+    @property
+    def transcripts(self) -> Path:
+        """What recognisers heard in the recordings."""
+        return self.folder / "transcripts"
+
+    @property
+    def baseline1(self) -> Path:
+        """The teacher's intents of what a recogniser heard."""
+        return self.folder / "baseline1"
 
     def features(self, kind: str) -> tuple[Path, Path]:
         """Parts and digest of one of `KINDS`."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from stages.acoustic.params import AcousticParams, PretrainingParams
+from stages.baseline.params import Baseline1Params
 from stages.corpus.params import CorpusParams
 from stages.errors import ConfigurationError
 from stages.report.params import ReportParams
@@ -31,6 +32,7 @@ class Params:
     pretraining: PretrainingParams = field(default_factory=PretrainingParams)
     teacher: TeacherParams = field(default_factory=TeacherParams)
     targets: TargetsParams = field(default_factory=TargetsParams)
+    baseline1: Baseline1Params = field(default_factory=Baseline1Params)
     student: StudentParams = field(default_factory=StudentParams)
     sweep: SweepParams = field(default_factory=SweepParams)
     report: ReportParams = field(default_factory=ReportParams)

@@ -25,14 +25,13 @@ with the header, then a line `id key hash-of-features` for each utterance, sorte
 same whatever the order, the parts or the number of runs that filled the cache.
 """
 
-import fcntl
 import io
 import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -42,6 +41,7 @@ import numpy as np
 
 from stages.atomic import atomic_path, write_text
 from stages.errors import CacheError, ConfigurationError, PipelineError
+from stages.locks import locked
 from stages.provenance import hash_array, hash_bytes
 
 FORMAT = "aln-features"
@@ -670,41 +670,3 @@ def command(directory: Path, kind: str | None = None) -> str:
 
 def _cumulate(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock, which dies with the process.
-
-    Raises:
-        CacheError: another process holds it, or there can be no such directory.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        stream = (directory / ".lock").open("a+")
-    except OSError as error:
-        raise CacheError(f"cannot be written ({error})", path=directory) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            raise CacheError(
-                f"process {holder} is writing to this cache",
-                path=directory,
-                fix="wait until it ends, or stop it; what it has finished is kept",
-            ) from None
-        try:
-            stream.truncate(0)
-            stream.write(f"{os.getpid()}\n")
-            stream.flush()
-            # The lock is ours, so whoever began these files is dead.
-            for leftover in sorted(directory.glob(".*.tmp")):
-                leftover.unlink(missing_ok=True)
-            yield
-        finally:
-            # Empty again, since DVC hashes the directory; and unlocked by hand, since
-            # a forked worker may still have the file open.
-            stream.truncate(0)
-            fcntl.flock(stream, fcntl.LOCK_UN)

@@ -23,7 +23,6 @@ from stages.cache import (
     check_header,
     command,
     damaged,
-    locked,
     no_features,
     part_bytes,
     part_name,
@@ -35,6 +34,7 @@ from stages.cache import (
     write_plain,
 )
 from stages.errors import CacheError, ConfigurationError
+from stages.locks import locked
 from stages.manifest import read_manifest
 from stages.provenance import hash_array, hash_bytes, hash_file
 from stages.texts import normalise_text

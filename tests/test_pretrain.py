@@ -17,6 +17,7 @@ from stages.acoustic.augment import augment
 from stages.acoustic.checkpoint import load_checkpoint
 from stages.acoustic.encoder import EncoderConfiguration
 from stages.acoustic.params import PretrainingParams
+from stages.acoustic.phonemes import plain_phoneme
 from stages.acoustic.pretrain import (
     IGNORED,
     PHONEME_STEP,
@@ -26,7 +27,6 @@ from stages.acoustic.pretrain import (
     _classes,
     _Corpus,
     _family,
-    _plain_phoneme,
     _plan_sessions,
     _sequences,
     read_scores,
@@ -160,7 +160,7 @@ def test_variants_that_differ_in_a_number_are_one_person(
 
 def test_sentences_hold_known_words_only() -> None:
     words, weights = frequent_words(60)
-    assert len(words) == 60 and weights.sum() == pytest.approx(1)
+    assert len(words) == 60 and 0 < weights.sum() < 1
     assert (np.diff(weights) <= 0).all()
     known = {*words, *grammar_words()}
     text = sentences(words, weights, np.random.default_rng(0))
@@ -223,7 +223,7 @@ def test_spoken_words_are_aligned_in_order() -> None:
     ],
 )
 def test_phonemes_lose_stress_and_shade(name: str, plain: str) -> None:
-    assert _plain_phoneme(name) == plain
+    assert plain_phoneme(name) == plain
 
 
 def brute_force(

@@ -27,6 +27,7 @@ from stages.acoustic.checkpoint import save_checkpoint
 from stages.acoustic.encoder import Encoder, EncoderConfiguration
 from stages.acoustic.frames import FRAME_STEP, SAMPLE_RATE
 from stages.acoustic.params import PretrainingParams
+from stages.acoustic.phonemes import SPOKEN_SILENCE, plain_phoneme
 from stages.acoustic.sentences import frequent_words, grammar_words, sentences
 from stages.acoustic.speakers import draw_speaker
 from stages.atomic import atomic_path, write_json
@@ -40,7 +41,6 @@ SILENCE = 0
 IGNORED = -100
 """A frame whose class is not known, as where espeak-ng ran two words together."""
 
-_SPOKEN_SILENCE = "_"
 _HELD_OUT_SESSIONS = 20
 
 # Voices that sound like machines or effects rather than people.
@@ -121,9 +121,9 @@ def run(
     """
     seed_everything(params.seed)
     target = choose_device(device)
-    words, weights = frequent_words(params.vocabulary)
+    words, shares = frequent_words(params.vocabulary)
     vocabulary = sorted({*words, *grammar_words()})
-    plans = _plan_sessions(params, avoided_voices, words, weights)
+    plans = _plan_sessions(params, avoided_voices, words, shares)
     # Named after what is said, so that other training parameters reuse the speech.
     said = fingerprint({"plans": [asdict(plan) for plan in plans]})[:12]
     sessions = _speak_sessions(plans, vocabulary, work / f"speech-{said}", workers)
@@ -160,7 +160,7 @@ def run(
 
 
 def _plan_sessions(
-    params: PretrainingParams, avoided: Path, words: list[str], weights: np.ndarray
+    params: PretrainingParams, avoided: Path, words: list[str], shares: np.ndarray
 ) -> list[Plan]:
     """The sessions to speak; the held-out ones come last."""
     taken = {_family(name) for name in pd.read_csv(avoided)["variant"]}
@@ -171,7 +171,7 @@ def _plan_sessions(
         if _family(name) not in taken and not _UNNATURAL.fullmatch(name)
     ]
     generator = np.random.default_rng(params.seed)
-    text = sentences(words, weights, generator)
+    text = sentences(words, shares, generator)
     plans = []
     for number in range(params.sessions + _HELD_OUT_SESSIONS):
         held_out = number >= params.sessions
@@ -251,8 +251,8 @@ def _speak_session(plan: Plan, index: dict[str, int]) -> Session:
     phonemes, phoneme_starts, words, word_starts = [], [], [], []
     for text, one, start, pause in zip(plan.texts, spoken, starts, pauses, strict=True):
         # The silence before an utterance's first phoneme.
-        for name, at in [(_SPOKEN_SILENCE, -pause), *one.phonemes]:
-            phonemes.append(_plain_phoneme(name))
+        for name, at in [(SPOKEN_SILENCE, -pause), *one.phonemes]:
+            phonemes.append(plain_phoneme(name))
             phoneme_starts.append((start + at) * scale)
         for word, at in _aligned_words(text, one.words):
             words.append(index[word] if word else IGNORED)
@@ -265,16 +265,6 @@ def _speak_session(plan: Plan, index: dict[str, int]) -> Session:
         np.array(word_starts),
         np.array(starts) * scale,
     )
-
-
-def _plain_phoneme(name: str) -> str:
-    """An espeak-ng mnemonic without stress and shade; every silence is one."""
-    name = name.strip("',%=")
-    if name.startswith("_") or not name:
-        return _SPOKEN_SILENCE
-    if name == "a#":
-        return "@"
-    return re.sub(r"(?<=.)[#\-\[\d]+$", "", name)
 
 
 def _aligned_words(
@@ -297,7 +287,7 @@ def _aligned_words(
 def _phoneme_inventory(sessions: list[Session]) -> list[str]:
     """Every phoneme heard, silence first, then sorted."""
     names = {str(name) for one in sessions for name in one.phonemes}
-    return [_SPOKEN_SILENCE, *sorted(names - {_SPOKEN_SILENCE})]
+    return [SPOKEN_SILENCE, *sorted(names - {SPOKEN_SILENCE})]
 
 
 class _Corpus:

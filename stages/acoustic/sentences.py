@@ -57,32 +57,39 @@ _OPENINGS = (
 ).split("|")
 
 _WORD = re.compile(r"[a-z]+")
+_CONTRACTION = re.compile(r"[a-z]+('[a-z]+)?")
 _VOWEL = re.compile(r"[aeiouy]")
 
 
-def frequent_words(count: int) -> tuple[list[str], np.ndarray]:
-    """The most frequent English words that can be spoken as words, and their shares.
+def frequent_words(
+    count: int, *, contractions: bool = False
+) -> tuple[list[str], np.ndarray]:
+    """The most frequent English words that can be spoken as words.
+
+    Args:
+        count: how many; fewer if the list ends before.
+        contractions: whether words such as `it's` are among them.
+
+    Returns:
+        the words, the most frequent first, and each one's share of a text, (count,).
 
     Raises:
-        ConfigurationError: the extra that brings the word list is not installed.
+        ConfigurationError: the package with the word list is not installed.
     """
     try:
         import wordfreq
     except ImportError:
         raise ConfigurationError(
-            "pretraining needs a list of frequent words",
-            fix="pip install -e '.[pretraining]'",
+            "the list of frequent words is not installed", fix="pip install wordfreq"
         ) from None
     words = [
         word
         for word in wordfreq.top_n_list("en", 2 * count, ascii_only=True)
-        if _WORD.fullmatch(word)
+        if (_CONTRACTION if contractions else _WORD).fullmatch(word)
         and _VOWEL.search(word)
         and (len(word) > 1 or word in ("a", "i"))
     ][:count]
-    # Flattened, so that the rarer words are heard too.
-    weights = np.array([wordfreq.word_frequency(word, "en") for word in words]) ** 0.3
-    return words, weights / weights.sum()
+    return words, np.array([wordfreq.word_frequency(word, "en") for word in words])
 
 
 def grammar_words() -> list[str]:
@@ -102,9 +109,18 @@ def grammar_words() -> list[str]:
 
 
 def sentences(
-    words: list[str], weights: np.ndarray, generator: np.random.Generator
+    words: list[str], shares: np.ndarray, generator: np.random.Generator
 ) -> Iterator[str]:
-    """An endless stream of sentences, lower case, words parted by single spaces."""
+    """An endless stream of sentences, lower case, words parted by single spaces.
+
+    Args:
+        words: known to whoever listens.
+        shares: of a text, one for each word; as `frequent_words` gives both.
+        generator: decides everything else.
+    """
+    # Flattened, so that the rarer words are heard too.
+    weights = shares**0.3
+    weights = weights / weights.sum()
     # As an array once: `choice` would make one of the list for every sentence.
     known = np.array(words)
     while True:

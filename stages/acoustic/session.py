@@ -4,16 +4,8 @@ What an utterance gives has the same bits whatever the batch (see `frames.LEAST_
 and whichever process computes it. Imports no torch, so that processes start fast.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import cache
-from multiprocessing import forkserver
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +13,8 @@ import onnxruntime
 
 from stages.acoustic.audio import encode_good, try_audio
 from stages.acoustic.frames import FRAME_STEP, LEAST_FRAMES, frame_count
-from stages.errors import PipelineError, RecordingError
-
-# Batches that wait for a process, for each of them: enough that none stands idle.
-_AHEAD = 3
+from stages.errors import RecordingError
+from stages.processes import run_in_processes
 
 
 class Session:
@@ -80,46 +70,9 @@ def encode_in_processes(
         InputError: a recording is missing or has changed.
         PipelineError: a process died.
     """
-    # Not forked from here: a fork inherits the state of torch's threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    # Ctrl-C reaches every process of a terminal; all but this one leave it alone, from
-    # their first moment on, and this one ends the others.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    pool = ProcessPoolExecutor(processes, context, _follow_parent)
-    waiting: deque[Future[Outcomes]] = deque()
-    try:
-        for batch in batches:
-            waiting.append(pool.submit(_encode_recordings, graph, batch))
-            if len(waiting) > _AHEAD * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise PipelineError(
-            "a process that extracts died",
-            found="killed from outside, perhaps for want of memory",
-            fix="run the same command again, with fewer --workers; finished parts are "
-            "kept",
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """End with the first process, which cannot end the others if it is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    return run_in_processes(
+        partial(_encode_recordings, graph), batches, processes, preload=__name__
+    )
 
 
 @cache

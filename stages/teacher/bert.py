@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BatchEncoding,
     PreTrainedConfig,
@@ -38,6 +40,7 @@ _FILES = (
 )
 # Their position ids start behind the padding's.
 _OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
+_PREDICTED_AT_ONCE = 64
 
 
 def load(kind: Any, name: str, *, revision: str = "", **options: Any) -> Any:
@@ -131,6 +134,25 @@ def load_model(
     return model
 
 
+def load_classifier(
+    folder: Path, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The fine-tuned classifier in `folder`, frozen, and its tokenizer.
+
+    Raises:
+        InputError: the folder cannot be loaded.
+    """
+    classifier = load(
+        AutoModelForSequenceClassification,
+        str(folder),
+        dtype=torch.float32,
+        use_safetensors=True,
+    )
+    tokenizer = load_tokenizer(str(folder))
+    fit_tokenizer(tokenizer, str(folder), classifier.config)
+    return classifier.eval().requires_grad_(False).to(device), tokenizer
+
+
 def fit_tokenizer(
     tokenizer: PreTrainedTokenizerBase, name: str, config: PreTrainedConfig
 ) -> None:
@@ -199,6 +221,24 @@ def equal_batches(
                 return_special_tokens_mask=True,
             ),
         )
+
+
+def predict(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The class number the classifier `model` gives each of `texts`, (texts,).
+
+    And beside it the probability of that class, (texts,).
+    """
+    model.eval()
+    numbers = np.empty(len(texts), dtype=np.int64)
+    confidences = np.empty(len(texts))
+    with torch.inference_mode():
+        for places, batch in length_batches(tokenizer, texts, _PREDICTED_AT_ONCE):
+            logits = model(**batch.to(model.device)).logits  # (batch, intents)
+            numbers[places] = logits.argmax(dim=1).cpu().numpy()
+            confidences[places] = logits.softmax(dim=1).amax(dim=1).cpu().numpy()
+    return numbers, confidences
 
 
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:

@@ -61,11 +61,11 @@ from stages.provenance import fingerprint, hash_code, hash_file
 from stages.runtime import choose_device, progress, quiet_transformers, seed_everything
 from stages.teacher.bert import (
     fit_tokenizer,
-    length_batches,
     load,
     load_model,
     load_tokenizer,
     longest_text,
+    predict,
 )
 from stages.teacher.params import SCRATCH, TeacherParams
 from stages.teacher.training import (
@@ -83,7 +83,6 @@ from stages.teacher.vocabulary import build_vocabulary
 from stages.texts import normalise_text
 
 _LOG = logging.getLogger(__name__)
-_PREDICTED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -201,24 +200,6 @@ def run(
         selection=params.selection,
         scores=scores,
     )
-
-
-def predict(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The class number the classifier `model` gives each of `texts`, (texts,).
-
-    And beside it the probability of that class, (texts,).
-    """
-    model.eval()
-    numbers = np.empty(len(texts), dtype=np.int64)
-    confidences = np.empty(len(texts))
-    with torch.inference_mode():
-        for places, batch in length_batches(tokenizer, texts, _PREDICTED_AT_ONCE):
-            logits = model(**batch.to(model.device)).logits  # (batch, intents)
-            numbers[places] = logits.argmax(dim=1).cpu().numpy()
-            confidences[places] = logits.softmax(dim=1).amax(dim=1).cpu().numpy()
-    return numbers, confidences
 
 
 def balanced_weights(numbers: Sequence[int], classes: int) -> Tensor:

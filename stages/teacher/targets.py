@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -37,7 +36,7 @@ from stages.errors import CacheError
 from stages.manifest import read_manifest
 from stages.provenance import fingerprint, hash_bytes, hash_file
 from stages.runtime import choose_device, progress, quiet_transformers
-from stages.teacher.bert import equal_batches, fit_tokenizer, load, load_tokenizer
+from stages.teacher.bert import equal_batches, load, load_classifier
 from stages.teacher.params import TargetsParams
 from stages.texts import normalise_text
 
@@ -114,16 +113,9 @@ def load_teacher(
     Raises:
         InputError: the folder cannot be loaded.
     """
-    classifier = load(
-        AutoModelForSequenceClassification,
-        str(teacher),
-        dtype=torch.float32,
-        use_safetensors=True,
-    )
-    encoder = classifier.base_model.eval().requires_grad_(False)
-    tokenizer = load_tokenizer(str(teacher))
-    fit_tokenizer(tokenizer, str(teacher), classifier.config)
-    return encoder.to(device), tokenizer
+    classifier, tokenizer = load_classifier(teacher, device)
+    encoder: PreTrainedModel = classifier.base_model  # type: ignore[assignment]
+    return encoder, tokenizer
 
 
 def embed(

@@ -1,0 +1,1 @@
+"""Baseline-1: a recogniser's text, classified by the fine-tuned BERT."""

@@ -1,0 +1,529 @@
+"""Speech recognisers behind one small interface.
+
+A recogniser is a description that can be sent to another process; `open` loads it and
+gives the function that does the work. None is trained here.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from stages.acoustic.audio import RESAMPLING
+from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
+from stages.acoustic.frames import SAMPLE_RATE
+from stages.acoustic.sentences import frequent_words
+from stages.atomic import write_text
+from stages.baseline.language_model import ngram_arpa, unigram_arpa
+from stages.baseline.lexicon import build_lexicon, lexicon_text
+from stages.baseline.params import Baseline1Params
+from stages.errors import ConfigurationError, InputError
+from stages.provenance import fingerprint, hash_bytes, hash_file
+from stages.runtime import one_thread, quiet_transformers
+
+REVISION = 1
+"""Of what the parameters and models do not tell: whoever changes what a recogniser
+here writes raises it, and transcripts cached before are no longer used."""
+
+Transcribe = Callable[[np.ndarray], str]
+"""A wave, (samples,) float32 at 16 kHz, to what is said in it; perhaps nothing."""
+
+_BLANK = "<blank>"
+_NEVER_SPOKEN = "_"
+_WHISPER_WINDOW = 30 * SAMPLE_RATE
+
+
+class Recogniser(Hashable, Protocol):
+    """What makes text of speech.
+
+    Attributes:
+        name: what people call it, and what it was told of the corpus, if anything.
+        fingerprint: of everything that its text depends on but the wave.
+    """
+
+    @property
+    def name(self) -> str:
+        """See above."""
+
+    @property
+    def fingerprint(self) -> str:
+        """See above."""
+
+    def open(self, device: torch.device) -> Transcribe:
+        """Load it, and give the function that transcribes."""
+
+
+def choose_recogniser(
+    params: Baseline1Params, *, texts: Sequence[str], work: Path, workers: int
+) -> Recogniser:
+    """The recogniser that the parameters name; not for `given`.
+
+    Args:
+        params: which one.
+        texts: normalised texts of train, read if `language_model` is `train`.
+        work: where lexicon and language model are kept.
+        workers: threads that may speak the lexicon.
+
+    Raises:
+        ConfigurationError: a missing extra, or a model of another kind.
+        InputError: nothing usable at `model`.
+    """
+    if params.recogniser == "encoder":
+        return _phoneme_recogniser(params, texts, work, workers)
+    if params.recogniser == "transformers":
+        return _pretrained_recogniser(params)
+    if params.recogniser == "torchaudio":
+        return _bundle_recogniser(params)
+    return _sphinx_recogniser()
+
+
+@dataclass(frozen=True)
+class PhonemeRecogniser:
+    """The phoneme/word encoder, its CTC head, and a beam search over a lexicon.
+
+    Attributes:
+        checkpoint: of the encoder.
+        lexicon: a line a pronunciation.
+        language_model: an ARPA file.
+        search: arguments of the beam search.
+    """
+
+    name: str
+    fingerprint: str
+    checkpoint: Path
+    lexicon: Path
+    language_model: Path
+    search: dict[str, Any] = field(hash=False)
+
+    def open(self, device: torch.device) -> Transcribe:
+        """Load encoder, lexicon and language model."""
+        from torchaudio.models.decoder import ctc_decoder
+
+        checkpoint = load_checkpoint(self.checkpoint)
+        encoder = checkpoint.encoder.to(device)
+        head = encoder.ctc_linear
+        assert head is not None
+        with _silent_stderr():
+            decoder = ctc_decoder(
+                str(self.lexicon),
+                [_BLANK, *checkpoint.phonemes],
+                lm=str(self.language_model),
+                blank_token=_BLANK,
+                sil_token=_NEVER_SPOKEN,
+                unk_word="<unk>",
+                **self.search,
+            )
+
+        @torch.inference_mode()
+        def transcribe(wave: np.ndarray) -> str:
+            with one_thread():
+                samples = torch.from_numpy(wave)[None].to(device)
+                hidden, _ = encoder.phoneme_module(samples)
+                # (1, frames, classes)
+                emissions = head(hidden).log_softmax(dim=2).float().cpu()
+            (hypotheses,) = decoder(emissions)
+            return " ".join(hypotheses[0].words) if hypotheses else ""
+
+        return transcribe
+
+
+@dataclass(frozen=True)
+class PretrainedRecogniser:
+    """A CTC or sequence-to-sequence model of transformers.
+
+    Attributes:
+        model: a folder or a hub's name.
+        revision: of the latter.
+    """
+
+    name: str
+    fingerprint: str
+    model: str
+    revision: str
+
+    def open(self, device: torch.device) -> Transcribe:
+        """Load the model with its tokenizer and feature extractor."""
+        return _open_pretrained(self.model, self.revision, device)
+
+
+@dataclass(frozen=True)
+class BundleRecogniser:
+    """A CTC pipeline of torchaudio, its best class a frame; no language model.
+
+    Attributes:
+        pipeline: its name in `torchaudio.pipelines`.
+        weights: the file, under the name that torchaudio gives it.
+    """
+
+    name: str
+    fingerprint: str
+    pipeline: str
+    weights: Path
+
+    def open(self, device: torch.device) -> Transcribe:
+        """Load the weights; nothing is downloaded."""
+        import torchaudio
+
+        bundle = getattr(torchaudio.pipelines, self.pipeline)
+        try:
+            model = bundle.get_model(
+                # Found there, it is not looked for elsewhere.
+                dl_kwargs={"model_dir": str(self.weights.parent), "weights_only": True}
+            )
+        # torch meets a damaged file with almost any exception.
+        except Exception as error:
+            raise InputError(
+                f"not the weights of torchaudio's {self.pipeline}",
+                path=self.weights,
+                found=type(error).__name__,
+                fix="copy the file again",
+            ) from error
+        model = model.eval().to(device)
+        labels = bundle.get_labels()
+
+        @torch.inference_mode()
+        def transcribe(wave: np.ndarray) -> str:
+            emissions, _ = model(torch.from_numpy(wave)[None].to(device))
+            best = emissions[0].argmax(dim=1).unique_consecutive().tolist()
+            # Class 0 is the blank, | parts words.
+            letters = "".join(labels[number] for number in best if number)
+            return " ".join(letters.replace("|", " ").split())
+
+        return transcribe
+
+
+@dataclass(frozen=True)
+class SphinxRecogniser:
+    """pocketsphinx with the English model that its wheel carries."""
+
+    name: str
+    fingerprint: str
+
+    def open(self, device: torch.device) -> Transcribe:
+        """Load the wheel's own model; it runs on the CPU."""
+        import pocketsphinx  # type: ignore[import-untyped]
+
+        decoder = pocketsphinx.Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
+
+        def transcribe(wave: np.ndarray) -> str:
+            samples = (np.clip(wave, -1, 1) * 32767).astype(np.int16)
+            decoder.start_utt()
+            decoder.process_raw(samples.tobytes(), no_search=False, full_utt=True)
+            decoder.end_utt()
+            hypothesis = decoder.hyp()
+            return hypothesis.hypstr if hypothesis is not None else ""
+
+        return transcribe
+
+
+def _phoneme_recogniser(
+    params: Baseline1Params, texts: Sequence[str], work: Path, workers: int
+) -> PhonemeRecogniser:
+    _require("flashlight.lib.text.decoder", "flashlight-text")
+    checkpoint = load_checkpoint(Path(params.model))
+    _check_head(Path(params.model), checkpoint)
+    words, frequencies = frequent_words(params.vocabulary, contractions=True)
+    shares = dict(zip(words, frequencies.tolist(), strict=True))
+    heard = [text.split() for text in texts] if params.language_model == "train" else []
+    own = sorted({word for text in heard for word in text})
+    shares = {**dict.fromkeys(own, 0.0), **shares}
+    # First the train texts' own, which are kept of those that sound alike.
+    listed = [*own, *(word for word in words if word not in set(own))]
+    lexicon = _kept_lexicon(params, listed, checkpoint, work, workers)
+    if params.language_model == "general":
+        model = _kept(work, "language-model", ".arpa", unigram_arpa(shares))
+    elif params.language_model == "train":
+        text = ngram_arpa(heard, shares, params.order)
+        model = _kept(work, "language-model", ".arpa", text)
+    else:
+        model = Path(params.language_model)
+        _check_arpa(model)
+    search = {
+        "lm_weight": params.language_model_weight,
+        "word_score": params.word_score,
+        "beam_size": params.beam_size,
+        "beam_size_token": params.beam_tokens,
+        "beam_threshold": params.beam_threshold,
+    }
+    told = {"general": "words by their frequency", "train": "n-gram of the train texts"}
+    return PhonemeRecogniser(
+        name=f"phoneme CTC of {Path(params.model).name}, "
+        f"{told.get(params.language_model, model.name)}",
+        fingerprint=_identity(
+            params,
+            checkpoint=hash_file(Path(params.model)),
+            lexicon=hash_file(lexicon),
+            language_model=hash_file(model),
+            search=search,
+        ),
+        checkpoint=Path(params.model),
+        lexicon=lexicon,
+        language_model=model,
+        search=search,
+    )
+
+
+def _pretrained_recogniser(params: Baseline1Params) -> PretrainedRecogniser:
+    from transformers import (
+        MODEL_FOR_CTC_MAPPING,
+        MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
+        AutoConfig,
+    )
+
+    with _loading(params.model):
+        config = AutoConfig.from_pretrained(
+            params.model, revision=params.revision or "main", trust_remote_code=False
+        )
+    kinds = (*MODEL_FOR_CTC_MAPPING, *MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING)
+    if type(config) not in kinds:
+        raise ConfigurationError(
+            f"{params.model} is no speech recogniser",
+            found=f"a {config.model_type}",
+            expected="a CTC or sequence-to-sequence model, such as wav2vec2 or whisper",
+        )
+    folder = Path(params.model)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return PretrainedRecogniser(
+        name=f"{config.model_type} of {folder.name}",
+        fingerprint=_identity(
+            params,
+            files={path.name: hash_file(path) for path in files if path.is_file()},
+            commit=getattr(config, "_commit_hash", None),
+        ),
+        model=params.model,
+        revision=params.revision,
+    )
+
+
+def _bundle_recogniser(params: Baseline1Params) -> BundleRecogniser:
+    import torchaudio
+
+    known = {
+        Path(bundle._path).name: name
+        for name in sorted(dir(torchaudio.pipelines))
+        if isinstance(
+            bundle := getattr(torchaudio.pipelines, name),
+            torchaudio.pipelines.Wav2Vec2ASRBundle,
+        )
+    }
+    weights = Path(params.model)
+    if not weights.is_file():
+        raise InputError(
+            "no weights of a pipeline there",
+            path=weights,
+            expected=f"one of {', '.join(known)}",
+            fix="download it from download.pytorch.org/torchaudio/models, and set "
+            "baseline1.model to the file",
+        )
+    if weights.name not in known:
+        raise ConfigurationError(
+            "torchaudio has no recogniser whose weights are called so",
+            found=weights.name,
+            expected=f"one of {', '.join(known)}",
+        )
+    return BundleRecogniser(
+        name=f"torchaudio {known[weights.name]}",
+        fingerprint=_identity(params, weights=hash_file(weights)),
+        pipeline=known[weights.name],
+        weights=weights,
+    )
+
+
+def _sphinx_recogniser() -> SphinxRecogniser:
+    _require("pocketsphinx", "-e '.[pocketsphinx]'")
+    from importlib.metadata import version
+
+    number = version("pocketsphinx")
+    return SphinxRecogniser(
+        name=f"pocketsphinx {number}",
+        fingerprint=fingerprint(
+            {
+                "recogniser": "pocketsphinx",
+                "version": number,
+                "resampling": RESAMPLING,
+                "revision": REVISION,
+            }
+        ),
+    )
+
+
+def _open_pretrained(name: str, revision: str, device: torch.device) -> Transcribe:
+    from transformers import (
+        MODEL_FOR_CTC_MAPPING,
+        AutoConfig,
+        AutoFeatureExtractor,
+        AutoModelForCTC,
+        AutoModelForSpeechSeq2Seq,
+        AutoTokenizer,
+        pipeline,
+    )
+
+    options = {"revision": revision or "main", "trust_remote_code": False}
+    with _loading(name):
+        config = AutoConfig.from_pretrained(name, **options)
+        ctc = type(config) in MODEL_FOR_CTC_MAPPING
+        kind: Any = AutoModelForCTC if ctc else AutoModelForSpeechSeq2Seq
+        model, report = kind.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, **options
+        )
+        recognise: Any = pipeline(
+            "automatic-speech-recognition",
+            model=model,
+            tokenizer=AutoTokenizer.from_pretrained(name, **options),
+            feature_extractor=AutoFeatureExtractor.from_pretrained(name, **options),
+            device=device,
+        )
+    # transformers would make up what is not there; training alone needs this one.
+    missing = sorted(
+        key for key in report["missing_keys"] if not key.endswith("masked_spec_embed")
+    )
+    if missing:
+        raise InputError(
+            f"weight {missing[0]} is missing from the checkpoint",
+            path=name,
+            fix="use a checkpoint of the whole recogniser",
+        )
+
+    def transcribe(wave: np.ndarray) -> str:
+        # Whisper hears more than its window only with time stamps.
+        long = not ctc and len(wave) > _WHISPER_WINDOW
+        with one_thread() if device.type == "cpu" else nullcontext():
+            said = recognise(
+                {"raw": wave, "sampling_rate": SAMPLE_RATE},
+                **({"return_timestamps": True} if long else {}),
+            )
+        return " ".join(said["text"].split())
+
+    return transcribe
+
+
+def _kept_lexicon(
+    params: Baseline1Params,
+    words: Sequence[str],
+    checkpoint: Checkpoint,
+    work: Path,
+    workers: int,
+) -> Path:
+    """The lexicon's file; it is spoken once, since that takes half a minute."""
+    identity = {
+        "words": list(words),
+        "accents": list(params.accents),
+        "phonemes": list(checkpoint.phonemes),
+        "revision": REVISION,
+    }
+    path = work / f"lexicon-{fingerprint(identity)[:12]}.txt"
+    if not path.is_file():
+        lexicon = build_lexicon(
+            words,
+            accents=params.accents,
+            phonemes=checkpoint.phonemes,
+            workers=workers,
+        )
+        write_text(path, lexicon_text(lexicon))
+    return path
+
+
+def _kept(work: Path, name: str, suffix: str, text: str) -> Path:
+    """A file in `work` with this text, named after it."""
+    path = work / f"{name}-{hash_bytes(text.encode())[:12]}{suffix}"
+    if not path.is_file():
+        write_text(path, text)
+    return path
+
+
+def _check_head(path: Path, checkpoint: Checkpoint) -> None:
+    if checkpoint.encoder.ctc_linear is None or not checkpoint.phonemes:
+        raise InputError(
+            "the encoder cannot transcribe",
+            path=path,
+            found="no CTC head over named phonemes",
+            expected="a checkpoint of `aln-pipeline pretrain-asr`",
+            fix="set baseline1.model to data/demo/encoder.safetensors, or "
+            "baseline1.recogniser to another",
+        )
+
+
+def _check_arpa(path: Path) -> None:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            begin = stream.read(4096)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            "no readable language model there",
+            path=path,
+            found=getattr(error, "strerror", None) or "no text",
+            expected="an ARPA file",
+        ) from None
+    if "\\data\\" not in begin or "ngram 2=" not in begin:
+        raise InputError(
+            "not an ARPA file with bigrams or longer",
+            path=path,
+            expected="\\data\\ and ngram 2=… at its beginning",
+        )
+
+
+def _identity(params: Baseline1Params, **values: Any) -> str:
+    """The fingerprint of a recogniser; of `params` only what kind it is."""
+    return fingerprint(
+        {
+            "recogniser": params.recogniser,
+            "resampling": RESAMPLING,
+            "revision": REVISION,
+            **values,
+        }
+    )
+
+
+def _require(module: str, package: str) -> None:
+    try:
+        __import__(module)
+    except ImportError:
+        raise ConfigurationError(
+            f"the recogniser needs {module.split('.')[0]}",
+            fix=f"pip install {package}",
+        ) from None
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Load without the library's bars and reports; make its errors ours."""
+    try:
+        with quiet_transformers():
+            yield
+    # transformers and torch meet a damaged file with almost any exception.
+    except Exception as error:
+        sentence = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+        raise InputError(
+            "cannot load the recogniser",
+            path=name,
+            found=f"{type(error).__name__} ({sentence})",
+            fix="set baseline1.model to a local folder with config.json, "
+            "preprocessor_config.json, the tokenizer and model.safetensors, or to a "
+            "hub name while online (HF_HUB_OFFLINE unset)",
+        ) from error
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep what a C library writes to stderr to ourselves: KenLM's bar."""
+    try:
+        number = sys.stderr.fileno()
+    except (AttributeError, OSError, io.UnsupportedOperation):
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(number)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), number)
+    try:
+        yield
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
