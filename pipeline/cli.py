@@ -564,6 +564,7 @@ def report(settings: Settings, output: Path | None) -> None:
         intents=layout.intents,
         quarantine=layout.quarantine,
         teacher=layout.teacher,
+        baseline1=layout.baseline1,
         students={
             student_name(system, alpha): layout.student(system, alpha)
             for system, alpha in _grid(params)

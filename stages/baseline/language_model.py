@@ -9,19 +9,50 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 _END_SHARE = 0.125
 """How often a text ends after a word, where nothing else is known: one in eight."""
 
+_MOST_LISTED = 0.9
+"""What the counted pairs of a word may take of the probability of what follows it."""
+
 _LEAST_SHARE = 1e-9
 """Of a word that the list of frequencies does not have."""
 
 _NEVER = -99.0
 
 
-def unigram_arpa(shares: Mapping[str, float]) -> str:
-    """A model that knows how frequent words are, and nothing of their order.
+def bigram_arpa(
+    shares: Mapping[str, float],
+    words: Mapping[str, float],
+    pairs: Mapping[tuple[str, str], float],
+) -> str:
+    """A model of counted pairs of words, backing off to each word's share.
+
+    p(w | h) = c(h w) / c(h) of a pair that was counted. The list of pairs is cut at the
+    rare ones, so after most h some probability is left, and the other words share it.
 
     Args:
-        shares: of each word; need not sum to one.
+        shares: of each word of the vocabulary; need not sum to one.
+        words: c(h) of single words.
+        pairs: c(h w), h perhaps `BEGIN`; those out of the vocabulary are left out.
     """
-    return _arpa([{(word,): share for word, share in _with_end(shares).items()}], {})
+    base = _with_end(shares)
+    after: dict[str, dict[str, float]] = {}
+    for (first, second), count in pairs.items():
+        if second in shares and (first in shares or first == BEGIN):
+            after.setdefault(first, {})[second] = count
+    listed: dict[tuple[str, ...], float] = {}
+    backoff: dict[tuple[str, ...], float] = {}
+    for first in sorted(after):
+        counts = after[first]
+        total = sum(counts.values())
+        # Also a text may end after any word.
+        whole = max(words.get(first, 0.0), total / _MOST_LISTED) / (1 - _END_SHARE)
+        rest = 1 - sum(base[word] for word in counts)
+        backoff[(first,)] = (1 - total / whole) / rest
+        for word in sorted(counts):
+            listed[first, word] = counts[word] / whole
+    levels: list[dict[tuple[str, ...], float]] = [
+        {(word,): share for word, share in base.items()}
+    ]
+    return _arpa([*levels, listed] if listed else levels, backoff)
 
 
 def ngram_arpa(

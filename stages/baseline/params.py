@@ -28,7 +28,8 @@ class Baseline1Params:
 
     `revision` pins a hub's model. All that follows is of `encoder` alone. None of it
     knows the corpus, unless `language_model` is `train`: an n-gram of the train texts,
-    `order` words long, whose words join the lexicon. It may also be an ARPA file.
+    `order` words long, whose words join the lexicon. `general` is a bigram of the web's
+    English; an ARPA file does as well.
 
     Raises:
         ConfigurationError: a value that cannot be used.
@@ -40,7 +41,7 @@ class Baseline1Params:
     column: str = "transcript"
     vocabulary: int = 20_000  # frequent English words; about what a person knows
     accents: tuple[str, ...] = ("en-gb", "en-us")  # whose pronunciations are listed
-    language_model: str = "general"  # the words' frequencies, each word on its own
+    language_model: str = "general"  # paper: not adapted to the corpus
     order: int = 3
     language_model_weight: float = 1.0  # as Bayes has it
     word_score: float = 0.0

@@ -21,7 +21,7 @@ from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
 from stages.acoustic.frames import SAMPLE_RATE
 from stages.acoustic.sentences import frequent_words
 from stages.atomic import write_text
-from stages.baseline.language_model import ngram_arpa, unigram_arpa
+from stages.baseline.language_model import bigram_arpa, ngram_arpa
 from stages.baseline.lexicon import build_lexicon, lexicon_text
 from stages.baseline.params import Baseline1Params
 from stages.errors import ConfigurationError, InputError
@@ -238,7 +238,8 @@ def _phoneme_recogniser(
     listed = [*own, *(word for word in words if word not in set(own))]
     lexicon = _kept_lexicon(params, listed, checkpoint, work, workers)
     if params.language_model == "general":
-        model = _kept(work, "language-model", ".arpa", unigram_arpa(shares))
+        text = bigram_arpa(shares, *_web_counts())
+        model = _kept(work, "language-model", ".arpa", text)
     elif params.language_model == "train":
         text = ngram_arpa(heard, shares, params.order)
         model = _kept(work, "language-model", ".arpa", text)
@@ -252,7 +253,10 @@ def _phoneme_recogniser(
         "beam_size_token": params.beam_tokens,
         "beam_threshold": params.beam_threshold,
     }
-    told = {"general": "words by their frequency", "train": "n-gram of the train texts"}
+    told = {
+        "general": "bigram of general English",
+        "train": f"{params.order}-gram of the train texts",
+    }
     return PhonemeRecogniser(
         name=f"phoneme CTC of {Path(params.model).name}, "
         f"{told.get(params.language_model, model.name)}",
@@ -402,6 +406,24 @@ def _open_pretrained(name: str, revision: str, device: torch.device) -> Transcri
         return " ".join(said["text"].split())
 
     return transcribe
+
+
+def _web_counts() -> tuple[dict[str, float], dict[tuple[str, str], float]]:
+    """How often words and pairs of them stood on the web (Brants and Franz 2006)."""
+    try:
+        import wordsegment  # type: ignore[import-untyped]
+    except ImportError:
+        raise ConfigurationError(
+            "the counts of pairs of words are not installed",
+            fix="pip install wordsegment",
+        ) from None
+    wordsegment.load()
+    pairs = {
+        (first, second): count
+        for first, second in map(str.split, wordsegment.BIGRAMS)
+        if (count := wordsegment.BIGRAMS[f"{first} {second}"])
+    }
+    return dict(wordsegment.UNIGRAMS), pairs
 
 
 def _kept_lexicon(

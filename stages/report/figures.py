@@ -50,7 +50,8 @@ STYLE = {
     "figure.dpi": 150,
 }
 KIND_COLOURS = {
-    "baseline1_text": "#a9b0b8",
+    "baseline1_text": "#c3c8ce",
+    "baseline1_asr": "#98a1ab",
     "baseline2": "#5f6b78",
     "aln_linguistic": "#d08a2e",
     "aln": "#23659b",

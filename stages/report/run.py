@@ -2,9 +2,10 @@
 
 Reads the manifest but for the recordings set aside, its intents (and `conditions.csv`
 beside it, columns id and condition, where it has rows), the teacher's and the students'
-predictions, the students' histories, the embeddings of the best transfer system, and
-the scores of the shipped encoder. Everything is computed before the first file is
-written, so a report that fails leaves the former one as it was.
+predictions, the recogniser's transcripts, the students' histories, the embeddings of
+the best transfer system, and the scores of the shipped encoder. Everything is computed
+before the first file is written, so a report that fails leaves the former one as it
+was.
 
     results.json          figures by name; lists hold what is too much for a table of
                           metrics, since `dvc metrics show` leaves lists out
@@ -50,14 +51,18 @@ from stages.report.figures import (
 from stages.report.params import ReportParams
 from stages.report.projection import capped_perplexity, project
 from stages.report.published import published_accuracy
+from stages.report.recognition import intent_word_errors, word_errors
 from stages.report.systems import (
+    BASELINE1_FIX,
     STUDENT_FIX,
+    STUDENT_KINDS,
     TEACHER_FIX,
     TRANSFER_KINDS,
     Embeddings,
     System,
     check_comparable,
     read_embeddings,
+    read_recognised,
     read_student,
     read_teacher,
 )
@@ -65,6 +70,7 @@ from stages.report.systems import (
 log = logging.getLogger(__name__)
 
 OPTIONAL_FILES = ("figure2.png",)
+_FIXES = {"baseline1_text": TEACHER_FIX, "baseline1_asr": BASELINE1_FIX}
 _ENCODER_COLUMNS = ("trained", "random", "log_mel")
 
 
@@ -102,6 +108,7 @@ def run(
     intents: Path,
     quarantine: Path,
     teacher: Path,
+    baseline1: Path,
     students: Mapping[str, Path],
     encoder_scores: Path | None,
     output: Path,
@@ -115,6 +122,7 @@ def run(
         intents: `intents.json`.
         quarantine: names the recordings that nothing is measured on.
         teacher: folder of the fine-tuned BERT.
+        baseline1: folder of its predictions on recognised text.
         students: folder by name, `baseline2` or `aln-0.8`, in the order to be shown.
         encoder_scores: JSON with `conditions`: {name: {trained, random, log_mel}} in
             percent, and perhaps `frame_accuracy`: nested names with numbers.
@@ -124,7 +132,8 @@ def run(
         ConfigurationError: no student, an unknown one, or unusable parameters.
         InputError: the manifest, conditions, list of recordings set aside or encoder
             scores cannot be used.
-        CacheError: a student or the teacher is missing, damaged or of other inputs.
+        CacheError: a student, the teacher or what it made of recognised text is missing,
+            damaged or of other inputs.
     """
     _check_params(params, students)
     set_aside = read_quarantine(quarantine)
@@ -133,13 +142,16 @@ def run(
     names = read_intents(intents)
     utterances = _utterances(table, manifest)
     encoder = _read_encoder_scores(encoder_scores)
+    recognised, recognition = read_recognised(baseline1, utterances)
     systems = [
         read_teacher(teacher, utterances, set_aside=set_aside["id"]),
+        recognised,
         *(read_student(name, path, utterances) for name, path in students.items()),
     ]
     for system in systems:
         _check_labels(system, names, intents)
-    check_comparable(systems[1:])
+    trained = [system for system in systems if system.kind in STUDENT_KINDS]
+    check_comparable(trained)
 
     rows = {system.name: scores.evaluate(system) for system in systems}
     best = scores.best_by_valid(systems, rows)
@@ -194,12 +206,15 @@ def run(
         transfer=transfer,
         perplexity=perplexity,
         encoder=encoder,
+        recogniser=recognition.recogniser,
+        word_errors=word_errors(recognition),
+        intent_word_errors=intent_word_errors(recognition),
     )
     files["accuracy.png"] = accuracy_figure(systems, rows, found.intervals, corpus)
     files["confusion.png"] = confusion_figure(
         chosen.predictions, names, f"Confusion on test, {chosen.title}"
     )
-    files["history.png"] = history_figure(systems[1:])
+    files["history.png"] = history_figure(trained)
     files |= _plots(systems, rows, chosen)
     files["results.json"] = _json(_results(found))
     files["results.md"] = tables.page(found).encode()
@@ -279,14 +294,18 @@ def _check_labels(system: System, intents: Sequence[str], path: Path) -> None:
             path=path,
             found=repr(unknown[0]),
             expected=f"one of {len(intents)}",
-            fix=TEACHER_FIX if system.kind == "baseline1_text" else STUDENT_FIX,
+            fix=_FIXES.get(system.kind, STUDENT_FIX),
         )
 
 
 def _choose(systems: Sequence[System], best: Mapping[str, str]) -> System:
     """ALN at its best α; ALN linguistic or the first student where there is no ALN."""
-    name = best.get("aln") or best.get("aln_linguistic") or systems[1].name
+    name = best.get("aln") or best.get("aln_linguistic") or _first_student(systems)
     return next(system for system in systems if system.name == name)
+
+
+def _first_student(systems: Sequence[System]) -> str:
+    return next(system.name for system in systems if system.kind in STUDENT_KINDS)
 
 
 def _figure2(
@@ -364,6 +383,21 @@ def _results(found: tables.Findings) -> dict[str, Any]:
         "speakers": _group_list("speaker", found.speakers, found.speaker_counts),
         "wording": found.wording,
         "conditions": found.conditions,
+        "recognition": {
+            "recogniser": found.recogniser,
+            **{
+                split: {
+                    "word_error_rate": round(errors.rate, 4),
+                    "utterances": errors.utterances,
+                    "empty": errors.empty,
+                    "words": errors.words,
+                    "substitutions": errors.substitutions,
+                    "deletions": errors.deletions,
+                    "insertions": errors.insertions,
+                }
+                for split, errors in found.word_errors.items()
+            },
+        },
         "transfer_loss": found.transfer,
     }
 
@@ -400,7 +434,11 @@ def _plots(
     confusion = test.sort_values(["seed", "id"])[["intent", "predicted"]]
     confusion = confusion.rename(columns={"intent": "actual"})
     history = pd.concat(
-        [system.history.assign(system=system.name) for system in systems[1:]]
+        [
+            system.history.assign(system=system.name)
+            for system in systems
+            if system.kind in STUDENT_KINDS
+        ]
     )
     history.insert(0, "system", history.pop("system"))
     return {

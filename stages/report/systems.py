@@ -19,6 +19,7 @@ from stages.errors import CacheError, ConfigurationError
 
 TITLES = {
     "baseline1_text": "Baseline-1, ground-truth text",
+    "baseline1_asr": "Baseline-1, recognised text",
     "baseline2": "Baseline-2, acoustic embeddings",
     "aln_linguistic": "ALN linguistic",
     "aln": "ALN",
@@ -33,6 +34,7 @@ SELECTIONS = {
 }
 STUDENT_FIX = "run `dvc repro student`"
 TEACHER_FIX = "run `dvc repro teacher`"
+BASELINE1_FIX = "run `dvc repro baseline1`"
 HISTORY_COLUMNS = (
     "seed",
     "epoch",
@@ -59,7 +61,7 @@ class System:
             split, intent, predicted, confidence (the probability of what is
             predicted), and what `utterances` adds. The teacher's one run has seed 0.
         history: one row a seed and epoch, columns `HISTORY_COLUMNS`; empty for the
-            teacher.
+            teacher, on whatever text.
         selection: which epoch of a run is kept, a key of `SELECTIONS`; None for the
             teacher.
     """
@@ -160,6 +162,55 @@ def read_student(name: str, folder: Path, utterances: pd.DataFrame) -> System:
     return system
 
 
+@dataclass(frozen=True)
+class Recognition:
+    """What a recogniser wrote down, and what it is called.
+
+    Attributes:
+        recogniser: its name.
+        transcripts: valid and test, a row an utterance: id, split, intent, text (the
+            reference) and transcript.
+    """
+
+    recogniser: str
+    transcripts: pd.DataFrame
+
+
+def read_recognised(
+    folder: Path, utterances: pd.DataFrame
+) -> tuple[System, Recognition]:
+    """Baseline-1 on recognised text: the teacher's predictions, and the text.
+
+    Args:
+        folder: what `transcribe` wrote.
+        utterances: as in `read_student`.
+
+    Raises:
+        CacheError: a file is missing, damaged or of another manifest.
+    """
+    system = _read_run("baseline1_asr", folder, utterances, (), BASELINE1_FIX)
+    path = folder / "transcripts.csv"
+    rows = _read_table(path, ("id", "split", "text", "transcript"), BASELINE1_FIX)
+    keys = utterances[["id", "split", "intent"]]
+    joined = rows.merge(keys, on=["id", "split"], validate="one_to_one")
+    if not len(joined) == len(rows) == len(keys):
+        raise CacheError(
+            "transcripts of other utterances than the manifest's",
+            path=path,
+            found=f"{len(rows)}, {len(joined)} of them known",
+            expected=f"{len(keys)}, valid and test",
+            fix=BASELINE1_FIX,
+        )
+    path = folder / "scores.json"
+    try:
+        name = str(json.loads(path.read_text(encoding="utf-8"))["recogniser"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(
+            f"not the scores of a recogniser ({error!r})", path=path, fix=BASELINE1_FIX
+        ) from error
+    return system, Recognition(name, joined)
+
+
 def read_teacher(
     folder: Path, utterances: pd.DataFrame, *, set_aside: Collection[str] = ()
 ) -> System:
@@ -173,15 +224,26 @@ def read_teacher(
     Raises:
         CacheError: the file is missing, damaged or of another manifest.
     """
+    return _read_run("baseline1_text", folder, utterances, set_aside, TEACHER_FIX)
+
+
+def _read_run(
+    kind: str,
+    folder: Path,
+    utterances: pd.DataFrame,
+    set_aside: Collection[str],
+    fix: str,
+) -> System:
+    """A system of one run without seeds or epochs, from its `predictions.csv`."""
     path = folder / "predictions.csv"
-    rows = _read_predictions(path, _PREDICTION_COLUMNS, TEACHER_FIX)
+    rows = _read_predictions(path, _PREDICTION_COLUMNS, fix)
     rows = rows[~rows["id"].isin(list(set_aside))]
     rows.insert(0, "seed", 0)
     return System(
-        "baseline1_text",
-        "baseline1_text",
+        kind,
+        kind,
         None,
-        _join(path, rows, utterances, TEACHER_FIX),
+        _join(path, rows, utterances, fix),
         pd.DataFrame(columns=list(HISTORY_COLUMNS), dtype=float),
     )
 
