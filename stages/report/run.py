@@ -132,8 +132,8 @@ def run(
         ConfigurationError: no student, an unknown one, or unusable parameters.
         InputError: the manifest, conditions, list of recordings set aside or encoder
             scores cannot be used.
-        CacheError: a student, the teacher or what it made of recognised text is missing,
-            damaged or of other inputs.
+        CacheError: a student, the teacher or what it made of recognised text is
+            missing, damaged or of other inputs.
     """
     _check_params(params, students)
     set_aside = read_quarantine(quarantine)
