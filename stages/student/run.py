@@ -45,8 +45,7 @@ from stages.student.processes import (
     Failure,
     Result,
     Unit,
-    train_in_processes,
-    train_units,
+    train_all,
 )
 from stages.student.training import Student
 
@@ -96,6 +95,7 @@ def run(
     ledger: Path | None = None,
     device: str = "auto",
     workers: int = 1,
+    together: bool | None = None,
 ) -> Summary:
     """Train `system`, a network for each of `params.seeds`, and replace `output`.
 
@@ -115,6 +115,8 @@ def run(
         ledger: the folder of what every student came to; None if it need not be told.
         device: auto, cpu or cuda.
         workers: processes that share the seeds; the results do not depend on it.
+        together: whether the seeds are trained in one computation, with the same
+            results up to rounding; None for on CUDA.
 
     Raises:
         PipelineError: inputs that are missing or do not fit, a system or α that does
@@ -145,10 +147,7 @@ def run(
     inputs = Inputs(job)
     workers = min(workers, len(params.seeds))
     units = [Unit(n, job, params.seeds[n::workers]) for n in range(workers)]
-    if workers == 1:
-        messages = train_units(job, inputs, units)
-    else:
-        messages = train_in_processes(job, units, workers)
+    messages = train_all(job, inputs, units, workers=workers, together=together)
     bar = progress(
         total=params.epochs * len(params.seeds), description=output.name, unit="epoch"
     )
