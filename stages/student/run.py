@@ -18,7 +18,9 @@ and, but for `baseline2`, the teacher's targets of train and valid with theirs. 
 The epoch is selected on valid; test is read once every seed has been trained. Each seed
 trains on one thread, so that on the CPU the same inputs give the same bytes however
 many processes share the seeds, and however often they were killed: while it trains,
-`unfinished` holds a checkpoint a seed, from which the next run goes on.
+`unfinished` holds a checkpoint a seed, from which the next run goes on. On CUDA, or
+where it is asked for, the seeds are trained together (see together.py): the same
+students up to rounding.
 """
 
 import shutil

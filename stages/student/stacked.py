@@ -170,8 +170,7 @@ class StackedNetworks:
             gates = torch.stack([gates[0], gates[1].flip(1)])
             there = torch.stack([there[0], there[1].flip(1)])
         # An update gate of 1 keeps the state: at padding nothing happens, exactly.
-        update = torch.zeros(3, 1, dtype=torch.bool, device=gates.device)
-        update[1] = True
+        update = torch.arange(3, device=gates.device)[:, None] == 1
         absent = (~there[..., None, None] & update).expand(-1, -1, -1, -1, -1, width)
         gates = gates.masked_fill(absent.flatten(4), math.inf)
         recurrent, bias = (

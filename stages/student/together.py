@@ -10,11 +10,13 @@ from the CPU to the device.
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from stages.atomic import atomic_path
 from stages.errors import PipelineError
@@ -31,6 +33,9 @@ from stages.student.training import (
     is_late,
     read_checkpoint,
 )
+
+# Of each student: with many of them that fills a GPU, and spares its memory.
+_EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -148,8 +153,9 @@ class Together:
         self._dropout = [one.params.dropout for one in members]
         self._states = models[0].classifier.in_features
         device = train.frames.device
-        alphas = [1.0 if one.alpha is None else one.alpha for one in members]
-        self._alpha = torch.tensor(alphas).to(train.frames)  # (S)
+        alphas = [one.alpha or 0.0 for one in members]
+        shares = [alphas, [1 - alpha for alpha in alphas]]
+        self._shares = torch.tensor(shares, dtype=train.frames.dtype, device=device)
         # Sums over an epoch's utterances: loss, transfer loss, intent loss, accuracy.
         self._sums = torch.zeros(len(members), 4, dtype=torch.float64, device=device)
         self._step: Step = self.step
@@ -181,10 +187,12 @@ class Together:
         labels = self.valid.labels.cpu()
         saved = time.monotonic()
         for epoch in range(self.records[0].epochs + 1, self.params.epochs + 1):
-            figures = self.train_epoch()
-            for number in sorted(self.live):
+            rows = {}
+            for number, figures in enumerate(self.train_epoch()):
+                if number not in self.live:
+                    continue
                 try:
-                    check_row(self.networks.form.system, figures[number])
+                    rows[number] = check_row(self.networks.form.system, figures)
                 except PipelineError as error:
                     # What it computes from now on is not looked at.
                     self.live.remove(number)
@@ -194,10 +202,9 @@ class Together:
             logits = self.classify(self.valid)
             better = [
                 number
-                for number in sorted(self.live)
+                for number, row in rows.items()
                 if self.records[number].add(
-                    {"seed": self.members[number].seed, "epoch": epoch}
-                    | check_row(self.networks.form.system, figures[number]),
+                    {"seed": self.members[number].seed, "epoch": epoch, **row},
                     logits[number],
                     labels,
                     self.params,
@@ -236,12 +243,8 @@ class Together:
         orders = [
             self.train_split.shuffled(size, random.order) for random in self._random
         ]
-        schedule = torch.full(
-            (len(orders[0]), len(orders), min(size, len(self.train_split))), -1
-        )
-        for number, order in enumerate(orders):
-            for step, rows in enumerate(order):
-                schedule[step, number, : len(rows)] = rows
+        padded = [pad_sequence(order, True, padding_value=-1) for order in orders]
+        schedule = torch.stack(padded, dim=1)  # (steps, S, batch)
         counts = (schedule >= 0).sum(2)  # (steps, S)
         longest = torch.where(schedule >= 0, lengths[schedule], 0).amax((1, 2))
         on_device = schedule.to(self.train_split.frames.device)
@@ -285,7 +288,7 @@ class Together:
             assert split.vectors is not None and split.texts is not None
             error = (output.pooled - split.vectors[split.texts[rows]]).square().mean(2)
             transfer = (shares * error).sum(1)  # eq. 1
-            loss = self._alpha * transfer + (1 - self._alpha) * intent  # eq. 4
+            loss = self._shares[0] * transfer + self._shares[1] * intent  # eq. 4
         self.adam.step(self.networks.gradients(loss))
         with torch.no_grad():
             hits = (output.logits.argmax(2) == labels) * shares
@@ -299,7 +302,8 @@ class Together:
         logits = torch.empty(
             len(self.members), len(split), intents, dtype=split.frames.dtype
         )
-        for part in split.by_length:
+        parts = [part.split(_EVALUATION_BATCH) for part in split.by_length]
+        for part in chain.from_iterable(parts):
             rows = part.to(split.frames.device).expand(len(self.members), -1)
             longest = int(split.lengths[part].max())
             features, lengths = self._gather(split, rows, longest)
