@@ -6,6 +6,8 @@ and 256 values a frame, 31 intents, targets of 768 values for 248 texts, and tra
 
     student      as `aln-pipeline train-student` does: folded products, batches of
                  utterances of nearly one length, gathered from memory
+    together     as with `--together`: students of several seeds in one computation, on
+                 CUDA in captured graphs; an epoch's time divided by their number
     literal      the same with the equations as the paper has them
     loader       literal, from a DataLoader over an HDF5 file with a dataset for each
                  utterance, in random order, padded to the longest of a batch
@@ -14,9 +16,11 @@ and 256 values a frame, 31 intents, targets of 768 values for 248 texts, and tra
                  on a sample of the batches, recordings already in memory
 
 Competitors take turns; an epoch is the median, `times` the median of the turns'
-ratios to `student`.
+ratios to `student`. With `--device cuda` the first two compete, after an epoch each in
+which libraries set themselves up and graphs are captured.
 
     python -m benchmarks.student [--utterances N] [--turns N] [--sample BATCHES]
+        [--together STUDENTS] [--device cpu|cuda]
 """
 
 import argparse
@@ -24,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -35,10 +40,11 @@ from benchmarks.extraction import publish
 from stages.acoustic.checkpoint import load_checkpoint
 from stages.acoustic.frames import FRAME_STEP
 from stages.acoustic.params import AcousticParams
-from stages.runtime import one_thread
+from stages.runtime import choose_device, one_thread
 from stages.student.batches import Batch, Utterances
 from stages.student.model import AcousticLinguisticNetwork, Output, losses
 from stages.student.params import StudentParams
+from stages.student.together import Member, Together
 from stages.student.training import train_epoch
 
 _MEAN_FRAMES = 15.5
@@ -80,27 +86,41 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=23_132)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--sample", type=int, default=4)
+    parser.add_argument("--together", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    data = _noise(arguments.utterances, device)
+    competitors: dict[str, Epoch] = {
+        "student": _ours(AcousticLinguisticNetwork, data),
+        "together": _together(data, arguments.together),
+    }
     with tempfile.TemporaryDirectory() as folder, one_thread():
-        _measure(Path(folder), arguments.utterances, arguments.turns, arguments.sample)
+        if device.type == "cpu":
+            competitors |= _others(Path(folder), data, arguments.sample)
+        else:
+            for epoch in competitors.values():
+                epoch()
+        _measure(data, competitors, arguments.turns)
 
 
-def _measure(folder: Path, utterances: int, turns: int, sample: int) -> None:
-    data = _noise(utterances)
+def _others(folder: Path, data: Utterances, sample: int) -> dict[str, Epoch]:
     path = folder / "utterances.h5"
     with h5py.File(path, "w") as file:
         for row, (start, length) in enumerate(
             zip(data.starts.tolist(), data.lengths.tolist(), strict=True)
         ):
             file[str(row)] = data.frames[start : start + length].numpy()
-    competitors: dict[str, Epoch] = {
-        "student": _ours(AcousticLinguisticNetwork, data),
+    return {
         "literal": _ours(_Literal, data),
         "loader": _loader(path, data, workers=0),
         "loader, 1": _loader(path, data, workers=1),
         "in the loop": _in_the_loop(data, sample),
     }
-    print(f"{utterances} utterances, {len(data.frames)} frames")
+
+
+def _measure(data: Utterances, competitors: dict[str, Epoch], turns: int) -> None:
+    print(f"{len(data)} utterances, {len(data.frames)} frames")
     seconds = np.array(
         [[epoch() for epoch in competitors.values()] for _ in range(turns)]
     )
@@ -111,7 +131,7 @@ def _measure(folder: Path, utterances: int, turns: int, sample: int) -> None:
         print(f"{name:12} {epoch:8.2f} s an epoch {ratio:7.2f} times")
 
 
-def _noise(count: int) -> Utterances:
+def _noise(count: int, device: torch.device) -> Utterances:
     generator = np.random.default_rng(0)
     lengths = np.clip(generator.gamma(12, _MEAN_FRAMES / 12, count), 4, 50).astype(int)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -121,25 +141,30 @@ def _noise(count: int) -> Utterances:
         generator.integers(0, _INTENTS, count),
         texts=generator.integers(0, _TEXTS, count),
         vectors=generator.standard_normal((_TEXTS, _TARGET_DIM), np.float32),
+        device=device,
     )
+
+
+def _network() -> dict[str, Any]:
+    return {
+        "system": "aln",
+        "acoustic_dim": _DIM,
+        "linguistic_dim": _TARGET_DIM,
+        "intents": _INTENTS,
+        **StudentParams().architecture(),
+    }
 
 
 def _start(
-    kind: type[AcousticLinguisticNetwork],
+    kind: type[AcousticLinguisticNetwork], device: str | torch.device = "cpu"
 ) -> tuple[AcousticLinguisticNetwork, torch.optim.Optimizer]:
     torch.manual_seed(1)
-    model = kind(
-        system="aln",
-        acoustic_dim=_DIM,
-        linguistic_dim=_TARGET_DIM,
-        intents=_INTENTS,
-        **StudentParams().architecture(),
-    )
+    model = kind(**_network()).to(device)
     return model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
 
 def _ours(kind: type[AcousticLinguisticNetwork], data: Utterances) -> Epoch:
-    model, optimiser = _start(kind)
+    model, optimiser = _start(kind, data.frames.device)
     generator = torch.Generator().manual_seed(1)
     size = StudentParams().batch_size
 
@@ -147,6 +172,20 @@ def _ours(kind: type[AcousticLinguisticNetwork], data: Utterances) -> Epoch:
         began = time.perf_counter()
         train_epoch(model, optimiser, data, size, _ALPHA, generator)
         return time.perf_counter() - began
+
+    return epoch
+
+
+def _together(data: Utterances, count: int) -> Epoch:
+    members = [
+        Member(seed, StudentParams(), _network(), _ALPHA, seed) for seed in range(count)
+    ]
+    students = Together(members, data, data)
+
+    def epoch() -> float:
+        began = time.perf_counter()
+        students.train_epoch()
+        return (time.perf_counter() - began) / count
 
     return epoch
 

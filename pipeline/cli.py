@@ -156,6 +156,13 @@ _workers = click.option(
 )
 
 
+_together = click.option(
+    "--together/--one-by-one",
+    default=None,
+    show_default="together on CUDA",
+    help="Train students of one shape in one computation; changes no result beyond "
+    "rounding.",
+)
 _on_error = click.option(
     "--on-error",
     type=click.Choice(ON_ERROR),
@@ -448,10 +455,16 @@ class _Alpha(click.ParamType):
     metavar="NUMBER",
     help="Weight of the transfer loss, 0 to 1; each of student.alpha if not given.",
 )
+@_together
 @_device
 @_workers
 def train_student(
-    settings: Settings, system: str, alpha: float | None, device: str, workers: int
+    settings: Settings,
+    system: str,
+    alpha: float | None,
+    together: bool | None,
+    device: str,
+    workers: int,
 ) -> None:
     """Train a student from cached features and targets alone."""
     from stages.student.run import run
@@ -474,6 +487,7 @@ def train_student(
             ledger=layout.results,
             device=device,
             workers=workers,
+            together=together,
         )
         seeds = ", ".join(map(str, summary.seeds))
         click.echo(
@@ -486,9 +500,10 @@ def train_student(
 
 @main.command()
 @_configured
+@_together
 @_device
 @_workers
-def sweep(settings: Settings, device: str, workers: int) -> None:
+def sweep(settings: Settings, together: bool | None, device: str, workers: int) -> None:
     """Train the grid of `sweep` in params.yaml, and show what each student came to.
 
     One that was trained before, by this command or another, is not trained again.
@@ -504,6 +519,7 @@ def sweep(settings: Settings, device: str, workers: int) -> None:
         ledger=settings.layout.results,
         unfinished=settings.layout.unfinished("sweep"),
         workers=workers,
+        together=together,
     )
     click.echo(results_table(summary.entries, params.student).to_string(index=False))
     click.echo(str(summary))

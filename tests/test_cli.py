@@ -133,6 +133,20 @@ def test_alpha_alone_trains_that_one(finished):
     assert (CACHE / "student" / "aln-0.25" / "metrics.json").is_file()
 
 
+def test_students_trained_together_come_to_the_same(finished):
+    results = Path("cache/tiny/results")
+    for command in (
+        ("train-student", "aln", "--alpha", "0.5"),
+        ("sweep", "--set", "sweep.systems=[aln]", "--set", "sweep.alpha=[0.75]"),
+    ):
+        found = []
+        for way in ("--one-by-one", "--together"):
+            shutil.rmtree(results)
+            told = pipeline(*command, way, "--device", "cpu").stdout.splitlines()
+            found.append((told[-1], [p.read_bytes() for p in results.iterdir()]))
+        assert found[0] == found[1] and len(found[0][1]) == 1
+
+
 def test_a_sweep_trains_what_was_not_trained_and_results_shows_all(finished):
     grid = ("--set", "sweep.systems=[aln]", "--set", "sweep.alpha=[0.5, 0.75]")
     result = pipeline("sweep", *grid)

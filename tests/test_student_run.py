@@ -390,8 +390,8 @@ def test_the_same_inputs_give_the_same_bytes_whatever_the_workers(
 def test_a_killed_worker_ends_them_all(corpus: dict[str, Any]) -> None:
     params = StudentParams(**{**vars(PARAMS), "epochs": 10_000})
     job = make_job(corpus, params)
-    units = [processes.Unit(0, job, (8,)), processes.Unit(1, job, (3,))]
-    messages = processes.train_in_processes(job, units, 2)
+    groups = [[processes.Unit(0, job, (8,))], [processes.Unit(1, job, (3,))]]
+    messages = processes.train_in_processes(job, groups, 2, together=False)
     assert next(messages) is None
     children = multiprocessing.active_children()
     assert len(children) == 2 and children[0].pid is not None

@@ -1,7 +1,8 @@
 """Training many students from one copy of the features, in one process or in several.
 
 A unit of work is a job and some of its seeds. Each seed trains on one thread, so that
-results do not depend on how units are shared out.
+results do not depend on how units are shared out. On CUDA, or where it is asked for,
+students of one shape are trained together; which ones, does not depend on it either.
 """
 
 import multiprocessing
@@ -14,8 +15,14 @@ import numpy as np
 
 from stages.errors import PipelineError
 from stages.runtime import choose_device, one_thread
-from stages.student.inputs import Inputs, Job
+from stages.student.batches import Utterances
+from stages.student.inputs import Inputs, Job, parameters_without
+from stages.student.together import Failure, Member, train_together
 from stages.student.training import Student, classify, train_student
+
+# Students at once: with batches of 64 their products fill a large GPU, and with the
+# paper's sizes their parameters and states a few gigabytes.
+_TOGETHER = 32
 
 
 class Unit(NamedTuple):
@@ -34,55 +41,143 @@ class Result(NamedTuple):
     on_test: np.ndarray  # logits of test (U, intents)
 
 
-class Failure(NamedTuple):
-    """A unit that cannot be trained; the others go on."""
-
-    number: int
-    error: PipelineError
-
-
 Messages = Generator[Result | Failure | None, None, None]
 """What training tells: None after each epoch, a result for each seed."""
 
 
-def train_units(shared: Job, inputs: Inputs, units: Sequence[Unit]) -> Messages:
-    """Train `units` one after another in this process; test is read after the first.
+def train_all(
+    shared: Job,
+    inputs: Inputs,
+    units: Sequence[Unit],
+    *,
+    workers: int,
+    together: bool | None,
+) -> Messages:
+    """Train `units`, in this process if `workers` is 1.
 
     Args:
         shared: whose features and targets all units read.
         inputs: of `shared`.
-        units: in the order in which they are trained.
+        units: in the order in which they are trained, if not together.
+        workers: processes at most; one where students train together on a GPU.
+        together: whether students of one shape are trained together; None for on CUDA.
+    """
+    cuda = choose_device(shared.device).type == "cuda"
+    together = cuda if together is None else together
+    groups = group(units) if together else [[unit] for unit in units]
+    if together and cuda:
+        workers = 1
+    workers = min(workers, len(groups))
+    if workers > 1:
+        return train_in_processes(shared, groups, workers, together)
+    return train_groups(shared, inputs, groups, together)
+
+
+def group(units: Sequence[Unit]) -> list[list[Unit]]:
+    """The seeds of `units`, those in a list to be trained together.
+
+    They have one shape, and as many steps an epoch. Those of one seed stand side by
+    side, since their batches are the same and need no padding for each other.
+    """
+    alike: dict[str, list[Unit]] = {}
+    for number, job, seeds in units:
+        values = parameters_without(
+            job.params, "alpha", "seeds", "learning_rate", "dropout"
+        )
+        ones = alike.setdefault(repr((job.system, values)), [])
+        ones += [Unit(number, job, (seed,)) for seed in seeds]
+    groups = []
+    for ones in alike.values():
+        ones.sort(key=lambda unit: unit.seeds[0])
+        count = -(-len(ones) // _TOGETHER)
+        size = -(-len(ones) // count)
+        groups += [ones[start : start + size] for start in range(0, len(ones), size)]
+    return groups
+
+
+def train_groups(
+    shared: Job, inputs: Inputs, groups: Sequence[Sequence[Unit]], together: bool
+) -> Messages:
+    """Train one group after another here; test is read after the first.
+
+    Args:
+        shared: whose features and targets all units read.
+        inputs: of `shared`.
+        groups: of units; unless together, their units are trained one by one.
+        together: whether the units of a group are trained together.
     """
     device = choose_device(shared.device)
+    train_group = _train_together if together else _train_alone
     with one_thread():
         train, valid = (inputs.load(split, device) for split in ("train", "valid"))
         test = None
-        for number, job, seeds in units:
-            students = []
-            try:
-                for seed in seeds:
-                    student = yield from train_student(
-                        job.params,
-                        network=inputs.network(job),
-                        alpha=job.alpha,
-                        seed=seed,
-                        train=train,
-                        valid=valid,
-                        checkpoint=job.checkpoint(seed),
-                        identity=job.identity(seed),
-                    )
-                    students.append(student)
-            except PipelineError as error:
-                yield Failure(number, error)
-                continue
-            test = test or inputs.load("test", device)
-            for student in students:
+        for units in groups:
+            trained = yield from train_group(inputs, units, train, valid)
+            for number, student in trained:
+                test = test or inputs.load("test", device)
                 logits = classify(student.model(device), test).numpy()
                 yield Result(number, student, logits)
 
 
-def train_in_processes(shared: Job, units: Sequence[Unit], workers: int) -> Messages:
-    """Share `units` out to `workers` processes; whatever happens, none outlives this.
+Trained = Generator[Failure | None, None, list[tuple[int, Student]]]
+"""Returns the students of units that did not fail, with their units' numbers."""
+
+
+def _train_alone(
+    inputs: Inputs, units: Sequence[Unit], train: Utterances, valid: Utterances
+) -> Trained:
+    trained = []
+    for number, job, seeds in units:
+        students = []
+        try:
+            for seed in seeds:
+                student = yield from train_student(
+                    job.params,
+                    network=inputs.network(job),
+                    alpha=job.alpha,
+                    seed=seed,
+                    train=train,
+                    valid=valid,
+                    checkpoint=job.checkpoint(seed),
+                    identity=job.identity(seed),
+                )
+                students.append((number, student))
+        except PipelineError as error:
+            yield Failure(number, error)
+            continue
+        trained += students
+    return trained
+
+
+def _train_together(
+    inputs: Inputs, units: Sequence[Unit], train: Utterances, valid: Utterances
+) -> Trained:
+    members = [
+        Member(
+            number=number,
+            params=job.params,
+            network=inputs.network(job),
+            alpha=job.alpha,
+            seed=seed,
+            checkpoint=job.checkpoint(seed),
+            # The same up to rounding as alone; begun so, it is not finished otherwise.
+            identity=f"{job.identity(seed)} together",
+        )
+        for number, job, seeds in units
+        for seed in seeds
+    ]
+    students = yield from train_together(members, train=train, valid=valid)
+    pairs = [
+        (one.number, student) for one, student in zip(members, students, strict=True)
+    ]
+    failed = {number for number, student in pairs if student is None}
+    return [(n, student) for n, student in pairs if student and n not in failed]
+
+
+def train_in_processes(
+    shared: Job, groups: Sequence[Sequence[Unit]], workers: int, together: bool
+) -> Messages:
+    """Share `groups` out to `workers` processes; whatever happens, none outlives this.
 
     Raises:
         PipelineError: inputs that do not fit, or a process that died.
@@ -98,7 +193,7 @@ def train_in_processes(shared: Job, units: Sequence[Unit], workers: int) -> Mess
             receiver, sender = context.Pipe(duplex=False)
             processes[receiver] = context.Process(
                 target=_work,
-                args=(sender, shared, units[number::workers]),
+                args=(sender, shared, groups[number::workers], together),
                 daemon=True,
             )
             processes[receiver].start()
@@ -123,12 +218,14 @@ def train_in_processes(shared: Job, units: Sequence[Unit], workers: int) -> Mess
                 process.join()
 
 
-def _work(sender: Connection, shared: Job, units: Sequence[Unit]) -> None:
-    """Train `units` in a process of their own."""
+def _work(
+    sender: Connection, shared: Job, groups: Sequence[Sequence[Unit]], together: bool
+) -> None:
+    """Train `groups` in a process of their own."""
     # Ctrl-C reaches every process of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for message in train_units(shared, Inputs(shared), units):
+        for message in train_groups(shared, Inputs(shared), groups, together):
             sender.send(message)
     except PipelineError as error:
         sender.send(error)

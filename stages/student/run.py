@@ -18,7 +18,9 @@ and, but for `baseline2`, the teacher's targets of train and valid with theirs. 
 The epoch is selected on valid; test is read once every seed has been trained. Each seed
 trains on one thread, so that on the CPU the same inputs give the same bytes however
 many processes share the seeds, and however often they were killed: while it trains,
-`unfinished` holds a checkpoint a seed, from which the next run goes on.
+`unfinished` holds a checkpoint a seed, from which the next run goes on. On CUDA, or
+where it is asked for, the seeds are trained together (see together.py): the same
+students up to rounding.
 """
 
 import shutil
@@ -45,8 +47,7 @@ from stages.student.processes import (
     Failure,
     Result,
     Unit,
-    train_in_processes,
-    train_units,
+    train_all,
 )
 from stages.student.training import Student
 
@@ -96,6 +97,7 @@ def run(
     ledger: Path | None = None,
     device: str = "auto",
     workers: int = 1,
+    together: bool | None = None,
 ) -> Summary:
     """Train `system`, a network for each of `params.seeds`, and replace `output`.
 
@@ -115,6 +117,8 @@ def run(
         ledger: the folder of what every student came to; None if it need not be told.
         device: auto, cpu or cuda.
         workers: processes that share the seeds; the results do not depend on it.
+        together: whether the seeds are trained in one computation, with the same
+            results up to rounding; None for on CUDA.
 
     Raises:
         PipelineError: inputs that are missing or do not fit, a system or α that does
@@ -145,10 +149,7 @@ def run(
     inputs = Inputs(job)
     workers = min(workers, len(params.seeds))
     units = [Unit(n, job, params.seeds[n::workers]) for n in range(workers)]
-    if workers == 1:
-        messages = train_units(job, inputs, units)
-    else:
-        messages = train_in_processes(job, units, workers)
+    messages = train_all(job, inputs, units, workers=workers, together=together)
     bar = progress(
         total=params.epochs * len(params.seeds), description=output.name, unit="epoch"
     )

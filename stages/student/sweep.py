@@ -2,7 +2,8 @@
 
 Reads what `run` reads, once a process. Writes an entry of the ledger for each student
 as soon as all of its seeds are trained; a student that has one is not trained again.
-Each seed of each student is what `run` makes of it alone.
+Each seed of each student is what `run` makes of it alone; where students of one shape
+are trained together (see together.py), up to rounding.
 """
 
 import shutil
@@ -22,8 +23,7 @@ from stages.student.processes import (
     Failure,
     Result,
     Unit,
-    train_in_processes,
-    train_units,
+    train_all,
 )
 from stages.student.run import score
 
@@ -82,6 +82,7 @@ def run(
     ledger: Path,
     unfinished: Path,
     workers: int = 1,
+    together: bool | None = None,
 ) -> Summary:
     """Train what the ledger has not, and record it.
 
@@ -91,6 +92,8 @@ def run(
         ledger: folder of the results.
         unfinished: folder of checkpoints, from which a killed sweep goes on.
         workers: processes that share the students; results do not depend on it.
+        together: whether students of one shape are trained in one computation, with
+            the same results up to rounding; None for on CUDA.
 
     Raises:
         PipelineError: inputs that are missing or do not fit; or, once all others are
@@ -116,13 +119,9 @@ def run(
         for number, entry in found.items()
         if entry is None
     ]
-    workers = min(workers, len(units))
-    if workers <= 1:
-        messages = train_units(shared, inputs, units)
-    else:
-        messages = train_in_processes(shared, units, workers)
+    messages = train_all(shared, inputs, units, workers=workers, together=together)
     results: dict[int, list[Result]] = {unit.number: [] for unit in units}
-    failures = []
+    failures: dict[int, PipelineError] = {}
     epochs = sum(unit.job.params.epochs * len(unit.seeds) for unit in units)
     bar = progress(total=epochs, description="sweep", unit="epoch")
     with closing(messages), bar:
@@ -131,11 +130,13 @@ def run(
                 bar.update(1)
                 continue
             if isinstance(message, Failure):
-                failures.append(f"{variants[message.number]}: {message.error}")
+                failures.setdefault(message.number, message.error)
                 continue
             done = results[message.number]
             done.append(message)
-            if len(done) == len(jobs[message.number].params.seeds):
+            seeds = jobs[message.number].params.seeds
+            if len(done) == len(seeds):
+                done.sort(key=lambda result: seeds.index(result.student.seed))
                 entry = {**heads[message.number], **score(inputs, done)}
                 record(ledger, entry)
                 folder = unfinished / jobs[message.number].name
@@ -146,7 +147,7 @@ def run(
         raise PipelineError(
             f"{len(failures)} of {len(jobs)} students could not be trained, the others "
             "are recorded",
-            found="; ".join(failures),
+            found="; ".join(f"{variants[n]}: {error}" for n, error in failures.items()),
         )
     entries = [entry for entry in found.values() if entry is not None]
     return Summary(ledger, entries, len(units))

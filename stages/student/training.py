@@ -81,45 +81,34 @@ def train_student(
         fused=True,
     )
     labels = valid.labels.cpu()
-    kept: dict[str, Any] = {
-        "identity": identity,
-        "history": [],
-        "pooled": [],
-        "best": (-1, 0.0),
-    }
-    state = None if checkpoint is None else _read_checkpoint(checkpoint, identity)
+    record = Record.begin(identity)
+    state = None if checkpoint is None else read_checkpoint(checkpoint, identity)
     if state is not None:
-        kept = state["kept"]
+        record = Record(state["kept"])
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         _set_random_state(state["random"], generator, device)
-    history, pooled = kept["history"], kept["pooled"]
-    for _ in history:
+    for _ in range(record.epochs):
         yield
     saved = time.monotonic()
-    for epoch in range(len(history) + 1, params.epochs + 1):
+    for epoch in range(record.epochs + 1, params.epochs + 1):
         row = train_epoch(model, optimiser, train, params.batch_size, alpha, generator)
         logits = classify(model, valid)
-        hits = logits.argmax(1) == labels
-        accuracy = {"valid_accuracy": 100 * float(hits.double().mean())}
-        history.append({"seed": seed, "epoch": epoch, **row, **accuracy})
-        # Not the total loss: that would weigh the transfer, which classifies nothing.
-        score = (int(hits.sum()), -float(functional.cross_entropy(logits, labels)))
-        if params.selection == "last" or score > kept["best"]:
-            weights = {
-                name: weight.detach().cpu().clone()
-                for name, weight in model.state_dict().items()
-            }
-            kept |= {"best": score, "epoch": epoch, "weights": weights}
-            kept["logits"] = logits
+        if record.add({"seed": seed, "epoch": epoch, **row}, logits, labels, params):
+            record.keep(
+                {
+                    name: weight.detach().cpu().clone()
+                    for name, weight in model.state_dict().items()
+                },
+                logits,
+            )
         if alpha is not None and epoch in (1, params.epochs):
-            pooled.append(model.transfer(valid.means).detach().cpu())
-        late = time.monotonic() - saved >= _CHECKPOINT_SECONDS
-        if checkpoint is not None and (late or epoch == params.epochs):
+            record.pooled.append(model.transfer(valid.means).detach().cpu())
+        if checkpoint is not None and (is_late(saved) or epoch == params.epochs):
             with atomic_path(checkpoint) as beside:
                 torch.save(
                     {
-                        "kept": kept,
+                        "kept": record.kept,
                         "model": model.state_dict(),
                         "optimiser": optimiser.state_dict(),
                         "random": _random_state(generator, device),
@@ -128,19 +117,78 @@ def train_student(
                 )
             saved = time.monotonic()
         yield
-    return Student(
-        seed=seed,
-        epoch=kept["epoch"],
-        network=network,
-        weights={name: weight.numpy() for name, weight in kept["weights"].items()},
-        logits=kept["logits"].numpy(),
-        history=history,
-        pooled_first=pooled[0].numpy() if pooled else None,
-        pooled_last=pooled[-1].numpy() if pooled else None,
-    )
+    return record.student(seed, network)
 
 
-def _read_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
+class Record:
+    """What is noted of a student while it is trained; `kept` goes into a checkpoint."""
+
+    def __init__(self, kept: dict[str, Any]) -> None:
+        self.kept = kept
+
+    @classmethod
+    def begin(cls, identity: str) -> "Record":
+        """Of a student of which no epoch has been trained."""
+        kept = {"identity": identity, "history": [], "pooled": [], "best": (-1, 0.0)}
+        return cls(kept)
+
+    @property
+    def epochs(self) -> int:
+        """How many have been trained."""
+        return len(self.kept["history"])
+
+    @property
+    def pooled(self) -> list[Tensor]:
+        """Ê_lang of valid (U, H) after the first epoch, and after the last one."""
+        pooled: list[Tensor] = self.kept["pooled"]
+        return pooled
+
+    def add(
+        self, row: dict[str, Any], logits: Tensor, labels: Tensor, params: StudentParams
+    ) -> bool:
+        """Note an epoch; whether it is the one to be kept so far.
+
+        Args:
+            row: seed, epoch and the figures of train.
+            logits: of valid (U, intents), on the CPU.
+            labels: of valid (U).
+            params: how the epoch is selected.
+        """
+        hits = logits.argmax(1) == labels
+        accuracy = {"valid_accuracy": 100 * float(hits.double().mean())}
+        self.kept["history"].append({**row, **accuracy})
+        # Not the total loss: that would weigh the transfer, which classifies nothing.
+        score = (int(hits.sum()), -float(functional.cross_entropy(logits, labels)))
+        better = params.selection == "last" or score > self.kept["best"]
+        if better:
+            self.kept |= {"best": score, "epoch": row["epoch"]}
+        return better
+
+    def keep(self, weights: dict[str, Tensor], logits: Tensor) -> None:
+        """Keep `weights` and the logits of valid as those of the epoch just noted."""
+        self.kept |= {"weights": weights, "logits": logits}
+
+    def student(self, seed: int, network: dict[str, Any]) -> Student:
+        """What came of it."""
+        kept, pooled = self.kept, self.pooled
+        return Student(
+            seed=seed,
+            epoch=kept["epoch"],
+            network=network,
+            weights={name: weight.numpy() for name, weight in kept["weights"].items()},
+            logits=kept["logits"].numpy(),
+            history=kept["history"],
+            pooled_first=pooled[0].numpy() if pooled else None,
+            pooled_last=pooled[-1].numpy() if pooled else None,
+        )
+
+
+def is_late(saved: float) -> bool:
+    """Whether a checkpoint is due, the last one having been written at `saved`."""
+    return time.monotonic() - saved >= _CHECKPOINT_SECONDS
+
+
+def read_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
     """What `path` holds of this student; None if it is absent, damaged or another's."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -190,11 +238,20 @@ def train_epoch(
         accuracy = (output.logits.argmax(1) == batch.labels).float().mean()
         values = torch.stack([loss.total, transfer, loss.intent, 100 * accuracy])
         sums += len(rows) * values.detach()
+    return check_row(model.system, (sums / len(train)).tolist())
+
+
+def check_row(system: str, values: list[float]) -> dict[str, float]:
+    """An epoch's means over train by name: losses, and accuracy in percent.
+
+    Raises:
+        PipelineError: the loss is no number.
+    """
     names = ("loss", "transfer_loss", "intent_loss", "train_accuracy")
-    row = dict(zip(names, (sums / len(train)).tolist(), strict=True))
+    row = dict(zip(names, values, strict=True))
     if not np.isfinite(row["loss"]):
         raise PipelineError(
-            f"training {model.system} failed",
+            f"training {system} failed",
             found=f"loss {row['loss']}",
             fix="lower student.learning_rate",
         )
