@@ -23,6 +23,8 @@ TONES = {
     "lamp off": ("put out the lamp", "make it dark", 900.0),
     "play": ("play a song", "some music please", 2700.0),
 }
+# Of espeak-ng's phonemes those of some short words.
+PHONEMES = tuple("_ @ I V a aI b d D f h i: k l m n N o@ oU r s S t u: U v w z".split())
 COUNTS = {"train": 4, "valid": 2, "test": 2}
 
 PARAMS = """\
@@ -42,6 +44,10 @@ teacher:
   mlm_epochs: 1
   intent_epochs: 1
   batch_size: 4
+baseline1:
+  model: encoder.safetensors
+  vocabulary: 40
+  accents: [en-us]
 student:
   epochs: 2
   seeds: [1]
@@ -80,10 +86,15 @@ def write_encoder(path: Path, *, hidden: int = 6, seed: int = 1) -> None:
     from stages.acoustic.encoder import EncoderConfiguration
 
     configuration = EncoderConfiguration(
-        front_end="log-cmn", channels=8, hidden=hidden, phonemes=2, words=2
+        front_end="log-cmn",
+        channels=8,
+        hidden=hidden,
+        phonemes=len(PHONEMES),
+        words=2,
+        ctc=True,
     )
     encoder = frozen_encoder(configuration, seed).encoder
-    save_checkpoint(path, encoder, ("a", "b"), ("c", "d"))
+    save_checkpoint(path, encoder, PHONEMES, ("c", "d"))
 
 
 def pipeline(*arguments: str | Path) -> Result:
@@ -98,6 +109,7 @@ LINE = (
     ("extract-acoustic",),
     ("train-teacher",),
     ("cache-targets",),
+    ("transcribe",),
     ("train-student", "baseline2"),
     ("train-student", "aln_linguistic"),
     ("train-student", "aln"),

@@ -34,6 +34,7 @@ READS = {
     "acoustic": {"manifest", "encoder"},
     "teacher": {"manifest", "intents"},
     "targets": {"manifest", "teacher"},
+    "baseline1": {"manifest", "intents", "quarantine", "teacher", "recogniser"},
     "baseline2": {"manifest", "intents", "acoustic_digest", "quarantine"},
     "student": {
         "manifest",
@@ -48,6 +49,7 @@ READS = {
         "conditions",
         "quarantine",
         "teacher",
+        "baseline1",
         "students",
         "scores",
     },
@@ -57,6 +59,7 @@ WRITES = {
     "acoustic": {"acoustic", "acoustic_digest", "quarantine"},
     "teacher": {"teacher"},
     "targets": {"targets", "targets_digest"},
+    "baseline1": {"transcripts", "baseline1"},
     "baseline2": {"baseline2"},
     "student": {"one student"},
 }
@@ -78,6 +81,9 @@ def named_paths() -> dict[str, str]:
         "targets": str(layout.targets),
         "targets_digest": str(layout.targets_digest),
         "quarantine": str(layout.quarantine),
+        "transcripts": str(layout.transcripts),
+        "baseline1": str(layout.baseline1),
+        "recogniser": "${baseline1.model}",
         "conditions": str(layout.manifest.with_name("conditions.csv")),
         "students": str(layout.student("baseline2", None).parent),
         "baseline2": str(layout.student("baseline2", None)),
