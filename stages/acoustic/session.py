@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from stages.acoustic.audio import encode_good, try_audio
+from stages.acoustic.audio import Change, encode_good, try_audio
 from stages.acoustic.frames import FRAME_STEP, LEAST_FRAMES, frame_count
 from stages.errors import PipelineError, RecordingError
 
@@ -67,7 +67,10 @@ Outcomes = list[np.ndarray | RecordingError]
 
 
 def encode_in_processes(
-    batches: Iterable[Sequence[Recording]], graph: Path, processes: int
+    batches: Iterable[Sequence[Recording]],
+    graph: Path,
+    processes: int,
+    change: Change | None = None,
 ) -> Generator[Outcomes, None, None]:
     """What each batch of recordings gives, in order; each process does all of a batch.
 
@@ -75,6 +78,7 @@ def encode_in_processes(
         batches: recordings of similar length.
         graph: the graph's file.
         processes: how many.
+        change: what is done to each recording before; must be picklable.
 
     Raises:
         InputError: a recording is missing or has changed.
@@ -90,7 +94,7 @@ def encode_in_processes(
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    pool = ProcessPoolExecutor(processes, context, _follow_parent)
+    pool = ProcessPoolExecutor(processes, context, _begin, (change,))
     waiting: deque[Future[Outcomes]] = deque()
     try:
         for batch in batches:
@@ -108,6 +112,16 @@ def encode_in_processes(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+# Of the process; with every batch it might be megabytes.
+_change: Change | None = None
+
+
+def _begin(change: Change | None) -> None:
+    global _change
+    _change = change
+    _follow_parent()
 
 
 def _follow_parent() -> None:
@@ -131,4 +145,5 @@ def _encode_recordings(graph: Path, batch: Sequence[Recording]) -> Outcomes:
     # Opened here rather than at the start, where an error would only say that a process
     # has died.
     session = _session(graph)
-    return encode_good(session.encode, [try_audio(*recording) for recording in batch])
+    waves = [try_audio(path, sha256, _change) for path, sha256 in batch]
+    return encode_good(session.encode, waves)
