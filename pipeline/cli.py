@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-from pipeline.layout import KINDS, Layout, student_name
+from pipeline.layout import ALL_KINDS, KINDS, Layout, student_name
 from pipeline.params import PARAMS_FILE, Params, load_params
 from stages.corpus.params import ON_ERROR, WRITES_AUDIO
 from stages.errors import PipelineError
@@ -155,6 +155,12 @@ _workers = click.option(
 )
 
 
+_backend = click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="onnx (fastest on CPUs), torch, or auto; changes no feature beyond rounding.",
+)
 _on_error = click.option(
     "--on-error",
     type=click.Choice(ON_ERROR),
@@ -279,12 +285,7 @@ def pretrain_asr(settings: Settings, output: Path, device: str, workers: int) ->
     metavar="NAME",
     help="This checkpoint, folder or hub's name instead of acoustic.encoder.",
 )
-@click.option(
-    "--backend",
-    default="auto",
-    show_default=True,
-    help="onnx (fastest on CPUs), torch, or auto; changes no feature beyond rounding.",
-)
+@_backend
 @_on_error
 @_device
 @_workers
@@ -305,9 +306,7 @@ def extract_acoustic(
     summary = run(
         replace(params, encoder=encoder) if encoder else params,
         manifest=layout.manifest,
-        audio=layout.audio
-        if corpus.adapter in WRITES_AUDIO
-        else _corpus_root(settings, root),
+        audio=_audio(settings, root),
         cache=layout.acoustic,
         digest=layout.acoustic_digest,
         quarantine=layout.quarantine,
@@ -497,6 +496,42 @@ def results(settings: Settings, csv: Path | None) -> None:
 
 @main.command()
 @_configured
+@_root
+@_backend
+@_device
+@_workers
+def robustness(
+    settings: Settings, root: Path | None, backend: str, device: str, workers: int
+) -> None:
+    """Classify test under noise and reverberation with every student.
+
+    Features are cached for each condition; what is there is not extracted again.
+    """
+    from stages.robustness.run import run
+
+    params, layout = settings.params, settings.layout
+    summary = run(
+        params.robustness,
+        params.acoustic,
+        manifest=layout.manifest,
+        audio=_audio(settings, root),
+        features=layout.acoustic,
+        digest=layout.acoustic_digest,
+        quarantine=layout.quarantine,
+        students={
+            student_name(system, alpha): layout.student(system, alpha)
+            for system, alpha in _grid(params)
+        },
+        output=layout.robustness,
+        device=device,
+        workers=workers,
+        backend=backend,
+    )
+    click.echo(summary)
+
+
+@main.command()
+@_configured
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -509,6 +544,7 @@ def report(settings: Settings, output: Path | None) -> None:
 
     params, layout = settings.params, settings.layout
     scores = Path(params.acoustic.encoder).with_suffix(".json")
+    spoilt = layout.robustness / "predictions.csv"
     summary = run(
         params.report,
         corpus=params.corpus.name,
@@ -521,6 +557,7 @@ def report(settings: Settings, output: Path | None) -> None:
             for system, alpha in _grid(params)
         },
         encoder_scores=scores if scores.is_file() else None,
+        robustness=spoilt if spoilt.is_file() else None,
         output=output or layout.report,
     )
     click.echo(summary)
@@ -543,10 +580,10 @@ def cache() -> None:
 _kinds = click.option(
     "--kind",
     "kinds",
-    type=click.Choice(KINDS),
+    type=click.Choice(ALL_KINDS),
     multiple=True,
-    default=KINDS,
-    show_default="both",
+    default=ALL_KINDS,
+    show_default="all",
     help="This cache alone.",
 )
 
@@ -652,6 +689,13 @@ def _corpus_root(settings: Settings, root: Path | None) -> Any:
     if settings.params.corpus.adapter == "demo":
         return None
     return root or settings.layout.data / settings.params.corpus.name
+
+
+def _audio(settings: Settings, root: Path | None) -> Path:
+    """The folder of the recordings."""
+    if settings.params.corpus.adapter in WRITES_AUDIO:
+        return settings.layout.audio
+    return _corpus_root(settings, root)
 
 
 def _grid(params: Params) -> list[tuple[str, float | None]]:

@@ -16,6 +16,7 @@ from stages.acoustic.params import AcousticParams, PretrainingParams
 from stages.corpus.params import CorpusParams
 from stages.errors import ConfigurationError
 from stages.report.params import ReportParams
+from stages.robustness.params import RobustnessParams
 from stages.student.params import StudentParams, SweepParams
 from stages.teacher.params import TargetsParams, TeacherParams
 
@@ -33,6 +34,7 @@ class Params:
     targets: TargetsParams = field(default_factory=TargetsParams)
     student: StudentParams = field(default_factory=StudentParams)
     sweep: SweepParams = field(default_factory=SweepParams)
+    robustness: RobustnessParams = field(default_factory=RobustnessParams)
     report: ReportParams = field(default_factory=ReportParams)
 
 

@@ -101,6 +101,7 @@ LINE = (
     ("train-student", "baseline2"),
     ("train-student", "aln_linguistic"),
     ("train-student", "aln"),
+    ("robustness",),
     ("report",),
 )
 

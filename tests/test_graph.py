@@ -42,6 +42,14 @@ READS = {
         "quarantine",
         "targets_digest",
     },
+    "robustness": {
+        "manifest",
+        "intents",
+        "acoustic_digest",
+        "quarantine",
+        "students",
+        "encoder",
+    },
     "report": {
         "manifest",
         "intents",
@@ -49,6 +57,7 @@ READS = {
         "quarantine",
         "teacher",
         "students",
+        "spoilt",
         "scores",
     },
 }
@@ -59,10 +68,12 @@ WRITES = {
     "targets": {"targets", "targets_digest"},
     "baseline2": {"baseline2"},
     "student": {"one student"},
+    "robustness": {"robustness"},
 }
 # What a stage reads of params.yaml besides its own section.
 READS_ALSO = {
     "acoustic": {"corpus.longest_seconds", "corpus.on_error"},
+    "robustness": {"student.alpha"},
     "report": {"corpus.name", "acoustic.encoder", "student.alpha"},
 }
 # α comes by the command, so that another one does not train the others again.
@@ -82,6 +93,8 @@ def named_paths() -> dict[str, str]:
         "students": str(layout.student("baseline2", None).parent),
         "baseline2": str(layout.student("baseline2", None)),
         "one student": str(layout.student("${item.system}", "${item.alpha}")),
+        "robustness": str(layout.robustness),
+        "spoilt": str(layout.robustness / "predictions.csv"),
         "data": "data/${corpus.name}",
         "encoder": "${acoustic.encoder}",
         "scores": "data/demo/encoder.json",
@@ -190,7 +203,7 @@ def test_a_stage_depends_on_exactly_the_parameters_it_reads(stage):
         assert {"report", "corpus", "acoustic"} <= sections_read(stage)
     else:
         expected |= keys(sections_read(stage) - {"corpus"} | {stage} & {"corpus"})
-        expected -= NOT_READ
+        expected -= NOT_READ - READS_ALSO.get(stage, set())
     assert keys(STAGES[stage].get("params", [])) == expected
 
 
@@ -206,7 +219,7 @@ def test_the_report_writes_exactly_its_outputs(finished):
 
 
 def test_expensive_outputs_survive_a_rerun_and_lie_on_disk_once():
-    for stage in ("corpus", "acoustic", "targets", "report"):
+    for stage in ("corpus", "acoustic", "targets", "robustness", "report"):
         for path, options in outs(stage).items():
             assert options == {"cache": False, "persist": True}, path
 
@@ -362,7 +375,7 @@ def test_status_tells_fresh_stale_and_missing(repository):
 
     shutil.rmtree("cache/tiny/student/aln-1")
     assert states()["student@aln-1"] == "missing"
-    assert stale() == {"student@aln-1", "report"}
+    assert stale() == {"student@aln-1", "robustness", "report"}
 
 
 def test_reclaimed_space_makes_no_stage_compute_again(repository):
