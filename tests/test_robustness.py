@@ -372,8 +372,12 @@ def test_order_batches_and_processes_change_no_bit(
     shutil.rmtree(LAYOUT.robustness)
     monkeypatch.setitem(extract._BATCH_SECONDS, "cpu", 1e-6)
     monkeypatch.setattr(extract, "_PROCESSES_SECONDS", 0)
-    assert "30 extracted now, 0 kept" in robustness("--workers", "2")
-    assert digests() == before
+    # Processes take their time to start: two conditions are enough.
+    options = ("--workers", "2", "--set", "robustness.snr=[5]")
+    assert "12 extracted now, 0 kept" in robustness(*options)
+    names = ("babble-5dB", "reverberation")
+    assert digests() == {name: before[name] for name in names}
+    spoken = spoken[~spoken["snr"].isin(["20", "10", "0"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(predictions(), spoken)
 
 
