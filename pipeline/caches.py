@@ -62,7 +62,7 @@ def verify_caches(layout: Layout, kinds: Sequence[str]) -> tuple[list[str], str]
 
     problems = []
     checked = []
-    for kind, directory, path in _places(layout, kinds):
+    for kind, directory, path in _needed(layout, kinds):
         cache = _cache(layout, kind, directory, path)
         rows = [(id, key) for key, ids in cache.needed.items() for id in ids]
         digest, missing = _digest(cache.digest)
@@ -91,7 +91,7 @@ def collect_garbage(
     """
     from stages.upkeep import collect
 
-    caches = [_cache(layout, *place) for place in _places(layout, kinds)]
+    caches = [_cache(layout, *place) for place in _needed(layout, kinds)]
     for cache in caches:
         _check_owned(layout, cache.directory)
 
@@ -158,6 +158,15 @@ def merge_cache(layout: Layout, kind: str, other: Path) -> str:
 def _places(layout: Layout, kinds: Sequence[str]) -> list[tuple[str, Path, Path]]:
     """Kind, parts and digest of every cache."""
     return [(kind, *paths) for kind in kinds for paths in layout.caches(kind)]
+
+
+def _needed(layout: Layout, kinds: Sequence[str]) -> list[tuple[str, Path, Path]]:
+    """As `_places`, but for conditions that are not asked for, or not finished yet."""
+    return [
+        (kind, directory, digest)
+        for kind, directory, digest in _places(layout, kinds)
+        if kind != "robustness" or digest.exists()
+    ]
 
 
 def _cache(

@@ -110,8 +110,8 @@ class Layout:
         """Parts and digest of every cache of a kind, of `KINDS` or robustness."""
         if kind != "robustness":
             return [self.features(kind)]
-        digests = sorted(self.robustness.glob("*.digest"))
-        return [(path.with_suffix(""), path) for path in digests]
+        folders = sorted(self.robustness.glob("*/"))
+        return [(one, one.with_name(f"{one.name}.digest")) for one in folders]
 
     def features(self, kind: str) -> tuple[Path, Path]:
         """Parts and digest of one of `KINDS`."""

@@ -85,7 +85,8 @@ def _contents(outs: Sequence[Path], layout: Layout) -> str:
                 for found in info(path)
             ]
         elif path.name == layout.robustness.name:
-            words.append(f"{len(layout.caches('robustness'))} conditions and clean")
+            count = len(list(path.glob("*.digest")))
+            words.append(f"{count} conditions and clean")
         elif path.is_dir():
             for name in ("scores.json", "metrics.json"):  # teacher's, student's
                 if (path / name).is_file():

@@ -477,6 +477,23 @@ def test_a_stopped_run_goes_on(
     pd.testing.assert_frame_equal(predictions(), spoken)
 
 
+def test_a_condition_that_is_not_asked_for_is_kept_and_not_looked_after(
+    finished: Path,
+) -> None:
+    before = digests()
+    assert "0 extracted now, 12 kept" in robustness("--set", "robustness.snr=[5]")
+    assert sorted(digests()) == ["babble-5dB", "reverberation"]
+    assert set(predictions()["snr"]) == {"", "5"}
+    told = pipeline("cache", "info").stdout.splitlines()
+    (line,) = (line for line in told if "/babble-20dB " in line)
+    assert "no usable digest" in line
+    verified = pipeline("cache", "verify")
+    assert verified.exit_code == 0 and "babble-20dB" not in verified.stdout
+    assert pipeline("cache", "gc").exit_code == 0
+    assert "0 extracted now, 30 kept" in robustness()
+    assert digests() == before
+
+
 # ----------------------------------------------------------------------------- errors
 
 

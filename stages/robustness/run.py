@@ -5,7 +5,7 @@ where noise is made of them), the encoder, the corpus's acoustic features, and t
 trained students. Writes below `output`:
 
     <condition>/          features of the test split under a condition, a feature cache
-    <condition>.digest    its digest
+    <condition>.digest    its digest; none of a condition that is no longer asked for
     predictions.csv       condition,snr,system,seed,id,intent,predicted: every student
                           on every condition; snr in decibels, empty without noise
 
@@ -167,6 +167,10 @@ def run(
             for one in classifiers:
                 blocks.append(_classify(one, utterances, condition, test, inputs))
                 bar.update()
+    names = {condition.name for condition in conditions}
+    for path in output.glob("*.digest"):
+        if path.name.removesuffix(".digest") not in names:
+            path.unlink()
     with atomic_path(output / "predictions.csv") as beside:
         pd.concat(blocks).to_csv(beside, index=False, lineterminator="\n")
     return Summary(
