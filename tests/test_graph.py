@@ -406,7 +406,7 @@ def test_dvc_runs_the_line_once_and_an_experiment_beside_it(repository, monkeypa
 
     change_params("learning_rate: 0.001", "learning_rate: 0.002")
     assert _ran("dvc", "repro", "-s", "student") == STUDENTS - {"baseline2"}
-    assert _ran("dvc", "repro") == {"baseline2", "report"}
+    assert _ran("dvc", "repro") == {"baseline2", "robustness", "report"}
 
     _run("git", "add", "-A")
     _run("git", "commit", "-qm", "a")

@@ -225,8 +225,12 @@ def test_a_pause_in_a_noise_is_not_made_loud(finished: Path) -> None:
     for number in range(30):
         added = spoil(condition, wave, f"{number:064x}").astype(np.float64) - wave
         match = np.correlate(long, added, "valid")
+        place = int(match.argmax())
+        taken = long[place : place + len(added)]
         # Some of it lies before the pause, which is 80% of the recording.
-        assert np.abs(match).argmax() < 8000
+        assert place < 8000
+        alike = match[place] / np.linalg.norm(taken) / np.linalg.norm(added)
+        assert alike == pytest.approx(1, abs=1e-3)
 
 
 # ---------------------------------------------------------------- parameters, folders

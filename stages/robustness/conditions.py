@@ -279,7 +279,7 @@ def _spoken(speech: Recordings) -> list[np.ndarray]:
     return waves
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _load(path: Path, sha256: str, purpose: str) -> np.ndarray:
     """A recording that something is made of, (samples,) float64.
 
