@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.layout import KINDS, Layout
+from pipeline.layout import ALL_KINDS, Layout
 from pipeline.table import format_size, format_table
 from stages.errors import CacheError, PipelineError
 
@@ -32,8 +32,7 @@ def list_caches(layout: Layout) -> str:
             "not needed",
         )
     ]
-    for kind in KINDS:
-        directory, _ = layout.features(kind)
+    for kind, directory, digest in _places(layout, ALL_KINDS):
         for found in info(directory):
             header = found.header
             rows.append(
@@ -45,7 +44,7 @@ def list_caches(layout: Layout) -> str:
                     f"{found.frames:,}",
                     f"{found.parts:,}",
                     format_size(found.bytes),
-                    *_need(layout, kind, found),
+                    *_need(layout, kind, directory, digest, found),
                 )
             )
     if len(rows) == 1:
@@ -63,8 +62,8 @@ def verify_caches(layout: Layout, kinds: Sequence[str]) -> tuple[list[str], str]
 
     problems = []
     checked = []
-    for kind in kinds:
-        cache = _cache(layout, kind)
+    for kind, directory, path in _needed(layout, kinds):
+        cache = _cache(layout, kind, directory, path)
         rows = [(id, key) for key, ids in cache.needed.items() for id in ids]
         digest, missing = _digest(cache.digest)
         problems += missing
@@ -72,6 +71,7 @@ def verify_caches(layout: Layout, kinds: Sequence[str]) -> tuple[list[str], str]
         what = {
             "acoustic": "features of {:,} utterances",
             "targets": "targets of {:,} texts",
+            "robustness": f"{directory.name} of {{:,}}",
         }[kind]
         checked.append(what.format(len(rows)))
     state = f"{len(problems)} problems" if problems else "sound and complete"
@@ -91,7 +91,7 @@ def collect_garbage(
     """
     from stages.upkeep import collect
 
-    caches = [_cache(layout, kind) for kind in kinds]
+    caches = [_cache(layout, *place) for place in _needed(layout, kinds)]
     for cache in caches:
         _check_owned(layout, cache.directory)
 
@@ -125,7 +125,7 @@ def export_cache(
     if kind == "acoustic":
         table = read_manifest(layout.manifest).set_index("id")
         columns = {name: table[name].to_dict() for name in _COLUMNS}
-    cache = _cache(layout, kind, splits)
+    cache = _cache(layout, kind, *layout.features(kind), splits)
     count = export(path, cache, columns=columns, force=force)
     what = "features" if kind == "acoustic" else "targets"
     unit = "utterances" if kind == "acoustic" else "texts"
@@ -155,12 +155,33 @@ def merge_cache(layout: Layout, kind: str, other: Path) -> str:
     return text
 
 
-def _cache(layout: Layout, kind: str, splits: Sequence[str] = ()) -> "Cache":
+def _places(layout: Layout, kinds: Sequence[str]) -> list[tuple[str, Path, Path]]:
+    """Kind, parts and digest of every cache."""
+    return [(kind, *paths) for kind in kinds for paths in layout.caches(kind)]
+
+
+def _needed(layout: Layout, kinds: Sequence[str]) -> list[tuple[str, Path, Path]]:
+    """As `_places`, but for conditions that are not asked for, or not finished yet."""
+    return [
+        (kind, directory, digest)
+        for kind, directory, digest in _places(layout, kinds)
+        if kind != "robustness" or digest.exists()
+    ]
+
+
+def _cache(
+    layout: Layout,
+    kind: str,
+    directory: Path,
+    digest: Path,
+    splits: Sequence[str] = (),
+) -> "Cache":
     from stages.upkeep import Cache, needed_ids
 
-    directory, digest = layout.features(kind)
+    if kind == "robustness":
+        splits = ("test",)
     # A text is there though its recording was set aside.
-    aside = kind == "acoustic" and layout.quarantine.exists()
+    aside = kind != "targets" and layout.quarantine.exists()
     needed = needed_ids(
         layout.manifest, kind, splits, quarantine=layout.quarantine if aside else None
     )
@@ -177,12 +198,14 @@ def _digest(path: Path) -> tuple["Digest | None", list[str]]:
         return None, [str(error)]
 
 
-def _need(layout: Layout, kind: str, found: "Contents") -> tuple[str, str]:
+def _need(
+    layout: Layout, kind: str, directory: Path, path: Path, found: "Contents"
+) -> tuple[str, str]:
     """How much of the manifest an encoder's features cover; what nobody needs."""
     from stages.upkeep import survey
 
     try:
-        cache = _cache(layout, kind)
+        cache = _cache(layout, kind, directory, path)
     except PipelineError:
         return "no usable manifest", "unknown"
     digest, _ = _digest(cache.digest)
@@ -223,7 +246,9 @@ def _plan(survey: "Survey") -> list[str]:
 
 def _check_owned(layout: Layout, directory: Path) -> None:
     """Refuse a cache that ALN_CACHE_DIR linked: its owner may need other features."""
-    owner = directory.resolve().parent
+    owner = directory.resolve().parents[
+        len(directory.relative_to(layout.folder).parts) - 1
+    ]
     foreign = owner != layout.folder.resolve()
     if foreign and (owner / layout.manifest.name).exists():
         raise CacheError(

@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-from pipeline.layout import KINDS, Layout, student_name
+from pipeline.layout import ALL_KINDS, KINDS, Layout, student_name
 from pipeline.params import PARAMS_FILE, Params, load_params
 from stages.baseline.params import RECOGNISERS
 from stages.corpus.params import ON_ERROR, WRITES_AUDIO
@@ -163,6 +163,12 @@ _together = click.option(
     help="Train students of one shape in one computation; changes no result beyond "
     "rounding.",
 )
+_backend = click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="onnx (fastest on CPUs), torch, or auto; changes no feature beyond rounding.",
+)
 _on_error = click.option(
     "--on-error",
     type=click.Choice(ON_ERROR),
@@ -287,12 +293,7 @@ def pretrain_asr(settings: Settings, output: Path, device: str, workers: int) ->
     metavar="NAME",
     help="This checkpoint, folder or hub's name instead of acoustic.encoder.",
 )
-@click.option(
-    "--backend",
-    default="auto",
-    show_default=True,
-    help="onnx (fastest on CPUs), torch, or auto; changes no feature beyond rounding.",
-)
+@_backend
 @_on_error
 @_device
 @_workers
@@ -561,6 +562,42 @@ def results(settings: Settings, csv: Path | None) -> None:
 
 @main.command()
 @_configured
+@_root
+@_backend
+@_device
+@_workers
+def robustness(
+    settings: Settings, root: Path | None, backend: str, device: str, workers: int
+) -> None:
+    """Classify test under noise and reverberation with every student.
+
+    Features are cached for each condition; what is there is not extracted again.
+    """
+    from stages.robustness.run import run
+
+    params, layout = settings.params, settings.layout
+    summary = run(
+        params.robustness,
+        params.acoustic,
+        manifest=layout.manifest,
+        audio=_audio(settings, root),
+        features=layout.acoustic,
+        digest=layout.acoustic_digest,
+        quarantine=layout.quarantine,
+        students={
+            student_name(system, alpha): layout.student(system, alpha)
+            for system, alpha in _grid(params)
+        },
+        output=layout.robustness,
+        device=device,
+        workers=workers,
+        backend=backend,
+    )
+    click.echo(summary)
+
+
+@main.command()
+@_configured
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -573,6 +610,7 @@ def report(settings: Settings, output: Path | None) -> None:
 
     params, layout = settings.params, settings.layout
     scores = Path(params.acoustic.encoder).with_suffix(".json")
+    spoilt = layout.robustness / "predictions.csv"
     summary = run(
         params.report,
         corpus=params.corpus.name,
@@ -586,6 +624,7 @@ def report(settings: Settings, output: Path | None) -> None:
             for system, alpha in _grid(params)
         },
         encoder_scores=scores if scores.is_file() else None,
+        robustness=spoilt if spoilt.is_file() else None,
         output=output or layout.report,
     )
     click.echo(summary)
@@ -608,10 +647,10 @@ def cache() -> None:
 _kinds = click.option(
     "--kind",
     "kinds",
-    type=click.Choice(KINDS),
+    type=click.Choice(ALL_KINDS),
     multiple=True,
-    default=KINDS,
-    show_default="both",
+    default=ALL_KINDS,
+    show_default="all",
     help="This cache alone.",
 )
 

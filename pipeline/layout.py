@@ -10,6 +10,8 @@
                    transcripts/                  what recognisers heard
                    baseline1/                    the teacher's intents of that
                    student/<system>[-<alpha>]/   a student
+                   robustness/<condition>/, .digest, predictions.csv
+                                                 test spoilt, and the predictions
                    results/                      what each trained student came to
                    unfinished/<student>/         what a killed training goes on from
     report/                                      the report, which git keeps
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 SHARED_VARIABLE = "ALN_CACHE_DIR"
 KINDS = ("acoustic", "targets")
+ALL_KINDS = (*KINDS, "robustness")
 _SHARED = ("audio", "results", "transcripts", *KINDS)
 
 
@@ -115,12 +118,24 @@ class Layout:
         """The teacher's intents of what a recogniser heard."""
         return self.folder / "baseline1"
 
+    def caches(self, kind: str) -> list[tuple[Path, Path]]:
+        """Parts and digest of every cache of a kind, of `KINDS` or robustness."""
+        if kind != "robustness":
+            return [self.features(kind)]
+        folders = sorted(self.robustness.glob("*/"))
+        return [(one, one.with_name(f"{one.name}.digest")) for one in folders]
+
     def features(self, kind: str) -> tuple[Path, Path]:
         """Parts and digest of one of `KINDS`."""
         return {
             "acoustic": (self.acoustic, self.acoustic_digest),
             "targets": (self.targets, self.targets_digest),
         }[kind]
+
+    @property
+    def robustness(self) -> Path:
+        """Features of test under each condition, and the predictions from them."""
+        return self.folder / "robustness"
 
     def student(self, system: str, alpha: float | None) -> Path:
         """The folder of a student; α as it is written in params.yaml."""
@@ -149,7 +164,8 @@ class Layout:
             )
         if Path(value).resolve() == self.cache.resolve():
             return
-        for name in _SHARED:
+        conditions = Path(value, self.corpus, "robustness").glob("*/")
+        for name in (*_SHARED, *(f"robustness/{one.name}" for one in conditions)):
             here, there = self.folder / name, Path(value, self.corpus, name)
             if here.exists():
                 if here.resolve() != there.resolve():

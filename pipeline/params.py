@@ -17,6 +17,7 @@ from stages.baseline.params import Baseline1Params
 from stages.corpus.params import CorpusParams
 from stages.errors import ConfigurationError
 from stages.report.params import ReportParams
+from stages.robustness.params import RobustnessParams
 from stages.student.params import StudentParams, SweepParams
 from stages.teacher.params import TargetsParams, TeacherParams
 
@@ -35,6 +36,7 @@ class Params:
     baseline1: Baseline1Params = field(default_factory=Baseline1Params)
     student: StudentParams = field(default_factory=StudentParams)
     sweep: SweepParams = field(default_factory=SweepParams)
+    robustness: RobustnessParams = field(default_factory=RobustnessParams)
     report: ReportParams = field(default_factory=ReportParams)
 
 

@@ -84,6 +84,9 @@ def _contents(outs: Sequence[Path], layout: Layout) -> str:
                 f"{found.utterances:,} of {found.header.encoder}"
                 for found in info(path)
             ]
+        elif path.name == layout.robustness.name:
+            count = len(list(path.glob("*.digest")))
+            words.append(f"{count} conditions and clean")
         elif path.is_dir():
             for name in ("scores.json", "metrics.json"):  # teacher's, student's
                 if (path / name).is_file():

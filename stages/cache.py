@@ -12,8 +12,8 @@ and never changes once it has its name. Its U utterances are sorted by id:
     frames   (N, D)   float32 or float16, little-endian, contiguous: all end to end
     offsets  (U + 1)  int64: utterance u is frames[offsets[u]:offsets[u + 1]]
     ids      (U)      UTF-8 of fixed length: the utterance each was computed from
-    keys     (U)      SHA-256 of the audio file's bytes (acoustic) or of the
-                      normalised text (targets), hexadecimal
+    keys     (U)      SHA-256 of the audio file's bytes (acoustic, robustness) or of
+                      the normalised text (targets), hexadecimal
 
 Each dataset has the attribute `sha256` (`provenance.hash_array`); the file has
 `format`, `version` and the fields of `Header`, `parameters` as JSON. Features belong
@@ -49,6 +49,7 @@ VERSION = 1
 COMMANDS = {
     "acoustic": "`aln-pipeline extract-acoustic`",
     "targets": "`aln-pipeline cache-targets`",
+    "robustness": "`aln-pipeline robustness`",
 }
 DTYPES = ("float32", "float16")
 PLAIN_FORMAT = "aln-features-plain"
@@ -63,7 +64,7 @@ logger = logging.getLogger(__name__)
 class Header:
     """What every part of one cache shares."""
 
-    kind: str  # acoustic or targets
+    kind: str  # acoustic, targets or robustness
     encoder: str  # the name people know it by
     fingerprint: str  # of all that decides a value: weights, front end, dtype …
     parameters: dict[str, Any]  # the same for people to read; JSON-able

@@ -26,6 +26,7 @@ def run_in_processes(
     processes: int,
     *,
     preload: str,
+    begin: Callable[[], None] | None = None,
 ) -> Generator[Result, None, None]:
     """What `function` makes of each job, in order.
 
@@ -34,6 +35,7 @@ def run_in_processes(
         jobs: read as they are needed.
         processes: how many.
         preload: the module that processes begin with, imported once for all.
+        begin: what each process does first.
 
     Raises:
         PipelineError: a process died, or what `function` raised.
@@ -48,7 +50,7 @@ def run_in_processes(
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    pool = ProcessPoolExecutor(processes, context, _follow_parent)
+    pool = ProcessPoolExecutor(processes, context, _begin, (begin,))
     waiting: deque[Future[Any]] = deque()
     try:
         for job in jobs:
@@ -66,6 +68,12 @@ def run_in_processes(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin(first: Callable[[], None] | None) -> None:
+    _follow_parent()
+    if first is not None:
+        first()
 
 
 def _follow_parent() -> None:

@@ -40,7 +40,7 @@ from stages.provenance import hash_array, hash_bytes, hash_file
 from stages.texts import normalise_text
 
 # As the stages write them: with fewer frames, a part is the rest of some run.
-PART_FRAMES = {"acoustic": 8192, "targets": 65_536}
+PART_FRAMES = {"acoustic": 8192, "targets": 65_536, "robustness": 8192}
 
 Needed = Mapping[str, Sequence[str]]
 
@@ -140,8 +140,8 @@ def needed_ids(
 
     Args:
         manifest: the utterance table.
-        kind: acoustic, keyed by the recording's hash, or targets, by the text's; of
-            targets the id is the normalised text.
+        kind: acoustic or robustness, keyed by the recording's hash, or targets, by
+            the text's; of targets the id is the normalised text.
         splits: those of the utterances; all if empty.
         quarantine: names the recordings that nothing can be cached of.
 
@@ -152,7 +152,7 @@ def needed_ids(
     if splits:
         table = table[table["split"].isin(list(splits))]
     ids: dict[str, list[str]] = {}
-    if kind == "acoustic":
+    if kind != "targets":
         for id, key in zip(table["id"], table["audio_sha256"], strict=True):
             ids.setdefault(key, []).append(id)
     else:
@@ -244,7 +244,7 @@ def _differing(
         id
         for id, key in rows
         if key not in expected
-        or (digest.header.kind == "acoustic" and digest.rows.get(id, ("",))[0] != key)
+        or (digest.header.kind != "targets" and digest.rows.get(id, ("",))[0] != key)
     ]
     if older:
         problems.append(
@@ -611,7 +611,7 @@ def _id(part: Part, place: int, needed: Needed) -> str:
     needed under another id; two parts can hold it, but not one.
     """
     id, ids = part.ids[place], needed[part.keys[place]]
-    return ids[0] if part.header.kind == "acoustic" and id not in ids else id
+    return ids[0] if part.header.kind != "targets" and id not in ids else id
 
 
 def _joined(rows: Sequence[tuple[str, Part, int]]) -> bytes:

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 import soundfile
 
-from stages import espeak
-from stages.corpus import channel, demo, recordings
+from stages import channel, espeak
+from stages.corpus import demo, recordings
 from stages.corpus.params import CorpusParams
 from stages.corpus.recordings import inspect_recordings
 from stages.corpus.run import Summary, run

@@ -322,7 +322,7 @@ def test_the_digest_does_not_depend_on_the_order_of_rows_or_on_parts(
     assert len(list(corpus.cache.glob("*.h5"))) == 1
     header, *rows = corpus.manifest.read_text().splitlines()
     corpus.manifest.write_text("\n".join([header, *rows[::-1]]) + "\n")
-    monkeypatch.setattr(extract, "_PART_FRAMES", 3)
+    monkeypatch.setattr(extract, "PART_FRAMES", 3)
     corpus.cache = tmp_path / "other"
     corpus.extract()
     assert len(list(corpus.cache.glob("*.h5"))) > 2
@@ -404,7 +404,7 @@ def test_a_recording_longer_than_a_batch_is_a_batch(
 
 def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 1e-6})
-    monkeypatch.setattr(extract, "_PART_FRAMES", 5)
+    monkeypatch.setattr(extract, "PART_FRAMES", 5)
 
 
 @pytest.mark.parametrize(
@@ -606,7 +606,7 @@ from stages.acoustic.params import AcousticParams
 from stages.acoustic.session import Session
 
 folder = Path(sys.argv[1])
-extract._PART_FRAMES = 5
+extract.PART_FRAMES = 5
 {}
 extract.run(
     AcousticParams(encoder=str(folder / "encoder.safetensors")),

@@ -43,6 +43,14 @@ READS = {
         "quarantine",
         "targets_digest",
     },
+    "robustness": {
+        "manifest",
+        "intents",
+        "acoustic_digest",
+        "quarantine",
+        "students",
+        "encoder",
+    },
     "report": {
         "manifest",
         "intents",
@@ -51,6 +59,7 @@ READS = {
         "teacher",
         "baseline1",
         "students",
+        "spoilt",
         "scores",
     },
 }
@@ -62,10 +71,12 @@ WRITES = {
     "baseline1": {"transcripts", "baseline1"},
     "baseline2": {"baseline2"},
     "student": {"one student"},
+    "robustness": {"robustness"},
 }
 # What a stage reads of params.yaml besides its own section.
 READS_ALSO = {
     "acoustic": {"corpus.longest_seconds", "corpus.on_error"},
+    "robustness": {"student.alpha"},
     "report": {"corpus.name", "acoustic.encoder", "student.alpha"},
 }
 # α comes by the command, so that another one does not train the others again.
@@ -88,6 +99,8 @@ def named_paths() -> dict[str, str]:
         "students": str(layout.student("baseline2", None).parent),
         "baseline2": str(layout.student("baseline2", None)),
         "one student": str(layout.student("${item.system}", "${item.alpha}")),
+        "robustness": str(layout.robustness),
+        "spoilt": str(layout.robustness / "predictions.csv"),
         "data": "data/${corpus.name}",
         "encoder": "${acoustic.encoder}",
         "scores": "data/demo/encoder.json",
@@ -196,7 +209,7 @@ def test_a_stage_depends_on_exactly_the_parameters_it_reads(stage):
         assert {"report", "corpus", "acoustic"} <= sections_read(stage)
     else:
         expected |= keys(sections_read(stage) - {"corpus"} | {stage} & {"corpus"})
-        expected -= NOT_READ
+        expected -= NOT_READ - READS_ALSO.get(stage, set())
     assert keys(STAGES[stage].get("params", [])) == expected
 
 
@@ -212,7 +225,7 @@ def test_the_report_writes_exactly_its_outputs(finished):
 
 
 def test_expensive_outputs_survive_a_rerun_and_lie_on_disk_once():
-    for stage in ("corpus", "acoustic", "targets", "report"):
+    for stage in ("corpus", "acoustic", "targets", "robustness", "report"):
         for path, options in outs(stage).items():
             assert options == {"cache": False, "persist": True}, path
 
@@ -368,7 +381,7 @@ def test_status_tells_fresh_stale_and_missing(repository):
 
     shutil.rmtree("cache/tiny/student/aln-1")
     assert states()["student@aln-1"] == "missing"
-    assert stale() == {"student@aln-1", "report"}
+    assert stale() == {"student@aln-1", "robustness", "report"}
 
 
 def test_reclaimed_space_makes_no_stage_compute_again(repository):
@@ -399,7 +412,7 @@ def test_dvc_runs_the_line_once_and_an_experiment_beside_it(repository, monkeypa
 
     change_params("learning_rate: 0.001", "learning_rate: 0.002")
     assert _ran("dvc", "repro", "-s", "student") == STUDENTS - {"baseline2"}
-    assert _ran("dvc", "repro") == {"baseline2", "report"}
+    assert _ran("dvc", "repro") == {"baseline2", "robustness", "report"}
 
     _run("git", "add", "-A")
     _run("git", "commit", "-qm", "a")

@@ -93,7 +93,12 @@ def test_the_part_sizes_are_those_of_the_stages(
 
     monkeypatch.undo()
     default = inspect.signature(CacheWriter).parameters["part_frames"].default
-    assert {"acoustic": extract._PART_FRAMES, "targets": default} == upkeep.PART_FRAMES
+    extracted = extract.PART_FRAMES
+    assert {
+        "acoustic": extracted,
+        "targets": default,
+        "robustness": extracted,
+    } == upkeep.PART_FRAMES
 
 
 def test_what_is_needed_and_in_full_parts_stays_as_it_is(tmp_path: Path) -> None:

@@ -135,12 +135,19 @@ def _check_whole(path: Path, data: bytes, read: int, frames: int, log: str) -> N
         raise RecordingError("the recording is cut off", path=path, fix=_FIX)
 
 
-def try_audio(path: Path, sha256: str) -> np.ndarray | RecordingError:
-    """As `load_audio`; a recording that is bad in itself gives its error."""
+Change = Callable[[np.ndarray, str], np.ndarray]
+"""What is done to a wave, (samples,), known by the hash of its file's bytes."""
+
+
+def try_audio(
+    path: Path, sha256: str, change: Change | None = None
+) -> np.ndarray | RecordingError:
+    """As `load_audio`, changed; a recording that is bad in itself gives its error."""
     try:
-        return load_audio(path, sha256)
+        wave = load_audio(path, sha256)
     except RecordingError as error:
         return error
+    return wave if change is None else change(wave, sha256)
 
 
 def encode_good(

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stages.acoustic.audio import RESAMPLING, encode_good, try_audio
+from stages.acoustic.audio import RESAMPLING, Change, encode_good, try_audio
 from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
 from stages.acoustic.encoder import Encoder
 from stages.acoustic.frames import LEAST_SECONDS, SAMPLE_RATE, frame_count
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # About 20 minutes of speech, 8 MB: what a killed run loses at most.
-_PART_FRAMES = 8192
+PART_FRAMES = 8192
 
 # Seconds of audio encoded at once; utterances of one batch are of similar length.
 _BATCH_SECONDS = {"cpu": 15.0, "cuda": 1200.0}
@@ -127,9 +127,7 @@ def run(
     table = read_manifest(manifest)
     encoder = load_encoder(params)
     header = feature_header(encoder, params)
-    target = choose_device(device)
-    runtime = _choose_backend(backend, target, encoder)
-    _check_precision(params, target, encoder)
+    runtime = choose_runtime(encoder, params, device, backend, workers)
     bad: dict[str, RecordingError] = {}  # by hash of the bytes
 
     def refuse(row: Any, error: RecordingError) -> None:
@@ -138,7 +136,7 @@ def run(
         log.warning("set aside %s: %s", audio / row.path, error.reason)
         bad[row.audio_sha256] = error
 
-    with CacheWriter(cache, header, part_frames=_PART_FRAMES) as writer:
+    with CacheWriter(cache, header, part_frames=PART_FRAMES) as writer:
         # Of recordings with the same bytes, one is enough.
         distinct = table.drop_duplicates("audio_sha256").sort_values(["seconds", "id"])
         longest = min(longest_seconds, encoder.longest_seconds or longest_seconds)
@@ -150,10 +148,7 @@ def run(
         absent = set(writer.missing(distinct["audio_sha256"])) - bad.keys()
         todo = distinct[distinct["audio_sha256"].isin(absent)]
         extracted = frames = 0
-        if isinstance(encoder, Checkpoint) and runtime == "onnx":
-            features = _by_onnx(todo, audio, cache, encoder, workers)
-        else:
-            features = _by_torch(todo, audio, encoder, target, params, workers)
+        features = encode_recordings(todo, audio, encoder, runtime, graphs=cache)
         bar = progress(total=len(todo), description="extracting", unit="file")
         # Closed at once if a feature is refused: processes may be at work for it.
         with bar, closing(features):
@@ -161,10 +156,7 @@ def run(
                 if isinstance(one, RecordingError):
                     refuse(row, one)
                 else:
-                    # A value too large becomes infinite, which is refused.
-                    with np.errstate(over="ignore"):
-                        stored = one.astype(params.dtype)
-                    writer.add(row.id, row.audio_sha256, stored)
+                    writer.add(row.id, row.audio_sha256, as_stored(one, params.dtype))
                     extracted += 1
                     frames += len(one)
                 bar.update()
@@ -232,6 +224,65 @@ def feature_header(encoder: FrozenEncoder, params: AcousticParams) -> Header:
         dtype=params.dtype,
         frame_step=encoder.frame_step,
     )
+
+
+def as_stored(features: np.ndarray, dtype: str) -> np.ndarray:
+    """`features` as `dtype`; a value too large becomes infinite, which is refused."""
+    with np.errstate(over="ignore"):
+        return features.astype(dtype)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What an encoder runs in. Changes a feature by rounding at most."""
+
+    device: torch.device
+    backend: str  # onnx or torch
+    workers: int
+    tf32: bool
+
+
+def choose_runtime(
+    encoder: FrozenEncoder,
+    params: AcousticParams,
+    device: str,
+    backend: str,
+    workers: int,
+) -> Runtime:
+    """The runtime that a person asked for; see `run`.
+
+    Raises:
+        ConfigurationError: a device, backend or precision that does not go with the
+            rest.
+    """
+    target = choose_device(device)
+    chosen = _choose_backend(backend, target, encoder)
+    _check_precision(params, target, encoder)
+    return Runtime(target, chosen, workers, params.precision == "tf32")
+
+
+def encode_recordings(
+    todo: pd.DataFrame,
+    audio: Path,
+    encoder: FrozenEncoder,
+    runtime: Runtime,
+    *,
+    graphs: Path,
+    change: Change | None = None,
+) -> Features:
+    """Features of each recording, as if it were alone; to be closed if not exhausted.
+
+    Args:
+        todo: rows of the manifest, by rising length.
+        audio: the folder that their paths are relative to.
+        encoder: frozen.
+        runtime: of `choose_runtime`.
+        graphs: folder for the encoder's ONNX graph.
+        change: what is done to each recording before; picklable.
+    """
+    if isinstance(encoder, Checkpoint) and runtime.backend == "onnx":
+        return _by_onnx(todo, audio, graphs, encoder, runtime.workers, change)
+    return _by_torch(todo, audio, encoder, runtime, change)
 
 
 @torch.inference_mode()
@@ -346,21 +397,26 @@ def _graph(cache: Path, checkpoint: Checkpoint) -> Path:
 
 
 def _by_onnx(
-    todo: pd.DataFrame, audio: Path, cache: Path, checkpoint: Checkpoint, workers: int
+    todo: pd.DataFrame,
+    audio: Path,
+    graphs: Path,
+    checkpoint: Checkpoint,
+    workers: int,
+    change: Change | None,
 ) -> Features:
     from stages.acoustic.session import Session, encode_in_processes
 
     if todo.empty:
         return
-    graph = _graph(cache, checkpoint)
+    graph = _graph(graphs, checkpoint)
     batches = _batches(todo, _BATCH_SECONDS["cpu"])
     if workers == 1 or todo["seconds"].sum() < _PROCESSES_SECONDS:
-        yield from _encode_here(batches, audio, Session(graph).encode, 1)
+        yield from _encode_here(batches, audio, Session(graph).encode, 1, change)
         return
     recordings = (
         [(audio / row.path, row.audio_sha256) for row in batch] for batch in batches
     )
-    encoded = encode_in_processes(recordings, graph, workers)
+    encoded = encode_in_processes(recordings, graph, workers, change)
     with closing(encoded):
         for batch, features in zip(batches, encoded, strict=True):
             yield from zip(batch, features, strict=True)
@@ -370,18 +426,19 @@ def _by_torch(
     todo: pd.DataFrame,
     audio: Path,
     encoder: FrozenEncoder,
-    device: torch.device,
-    params: AcousticParams,
-    workers: int,
+    runtime: Runtime,
+    change: Change | None,
 ) -> Features:
+    device, threads = runtime.device, runtime.workers
     batches = _batches(todo, _BATCH_SECONDS[device.type])
     if not isinstance(encoder, Checkpoint):
-        yield from _encode_here(batches, audio, encoder.to(device).encode, workers)
+        theirs = encoder.to(device).encode
+        yield from _encode_here(batches, audio, theirs, threads, change)
         return
     ours = encoder.encoder.to(device)
     with one_thread():
-        run = partial(encode, ours, tf32=params.precision == "tf32")
-        yield from _encode_here(batches, audio, run, workers)
+        run = partial(encode, ours, tf32=runtime.tf32)
+        yield from _encode_here(batches, audio, run, threads, change)
 
 
 def _batches(todo: pd.DataFrame, seconds: float) -> list[list[Any]]:
@@ -396,14 +453,18 @@ def _batches(todo: pd.DataFrame, seconds: float) -> list[list[Any]]:
 
 
 def _encode_here(
-    batches: Sequence[list[Any]], audio: Path, encode: Encode, threads: int
+    batches: Sequence[list[Any]],
+    audio: Path,
+    encode: Encode,
+    threads: int,
+    change: Change | None,
 ) -> Features:
     """Encode in this process, while threads read the batch after."""
     with ThreadPoolExecutor(threads) as pool:
 
         def start(batch: list[Any]) -> list[Any]:
             return [
-                pool.submit(try_audio, audio / row.path, row.audio_sha256)
+                pool.submit(try_audio, audio / row.path, row.audio_sha256, change)
                 for row in batch
             ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from stages.acoustic.audio import encode_good, try_audio
+from stages.acoustic.audio import Change, encode_good, try_audio
 from stages.acoustic.frames import FRAME_STEP, LEAST_FRAMES, frame_count
 from stages.errors import RecordingError
 from stages.processes import run_in_processes
@@ -57,7 +57,10 @@ Outcomes = list[np.ndarray | RecordingError]
 
 
 def encode_in_processes(
-    batches: Iterable[Sequence[Recording]], graph: Path, processes: int
+    batches: Iterable[Sequence[Recording]],
+    graph: Path,
+    processes: int,
+    change: Change | None = None,
 ) -> Generator[Outcomes, None, None]:
     """What each batch of recordings gives, in order; each process does all of a batch.
 
@@ -65,14 +68,28 @@ def encode_in_processes(
         batches: recordings of similar length.
         graph: the graph's file.
         processes: how many.
+        change: what is done to each recording before; must be picklable.
 
     Raises:
         InputError: a recording is missing or has changed.
         PipelineError: a process died.
     """
     return run_in_processes(
-        partial(_encode_recordings, graph), batches, processes, preload=__name__
+        partial(_encode_recordings, graph),
+        batches,
+        processes,
+        preload=__name__,
+        begin=partial(_begin, change),
     )
+
+
+# Of the process; with every batch it might be megabytes.
+_change: Change | None = None
+
+
+def _begin(change: Change | None) -> None:
+    global _change
+    _change = change
 
 
 @cache
@@ -84,4 +101,5 @@ def _encode_recordings(graph: Path, batch: Sequence[Recording]) -> Outcomes:
     # Opened here rather than at the start, where an error would only say that a process
     # has died.
     session = _session(graph)
-    return encode_good(session.encode, [try_audio(*recording) for recording in batch])
+    waves = [try_audio(path, sha256, _change) for path, sha256 in batch]
+    return encode_good(session.encode, waves)

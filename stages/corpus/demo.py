@@ -23,9 +23,8 @@ import pandas as pd
 import soundfile
 from scipy import signal
 
-from stages import espeak
+from stages import channel, espeak
 from stages.atomic import write_text
-from stages.corpus import channel
 from stages.corpus.params import CorpusParams
 from stages.errors import InputError
 from stages.provenance import fingerprint, hash_file

@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from stages.report.published import published_accuracy
+from stages.report.robustness import CLEAN, Spoilt
 from stages.report.systems import System
 
 INK = "#22272e"
@@ -310,6 +311,108 @@ def history_figure(systems: Sequence[System]) -> bytes:
         axes.set_title("Training")
         axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=1.4)
         return _png(figure)
+
+
+def robustness_figure(
+    systems: Sequence[System], conditions: Sequence[Spoilt], corpus: str
+) -> bytes:
+    """Accuracy against the signal-to-noise ratio, a plane a noise; then without noise.
+
+    Lines are means over seeds, bands and bars one deviation to either side.
+    """
+    noises = list(dict.fromkeys(c.kind for c in conditions if c.snr is not None))
+    (clean,) = (c for c in conditions if c.kind == CLEAN)
+    others = [c for c in conditions if c.snr is None and c.kind != CLEAN]
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(1, 1))
+        left, first = 0.0, None
+        for noise in noises:
+            # The loudest noise right; `clean` a step beyond the faintest, left.
+            marks = {
+                -c.snr: c for c in conditions if c.snr is not None and c.kind == noise
+            }
+            step = max(5.0, (max(marks) - min(marks)) / 4)
+            marks[min(marks) - step] = clean
+            places = sorted(marks)
+            axes = figure.add_axes((left, 0, 3.4, 3.2), sharey=first)
+            first = first or axes
+            for system in systems:
+                mean, deviation = _means([marks[place] for place in places], system)
+                colour = _system_colour(system, systems)
+                # Dotted where the slope says nothing, `clean` having no ratio.
+                for part, style in ((slice(0, 2), ":"), (slice(1, None), "-")):
+                    axes.plot(
+                        places[part],
+                        mean[part],
+                        style,
+                        color=colour,
+                        marker="o",
+                        markersize=3.5,
+                        linewidth=1.5,
+                    )
+                axes.fill_between(
+                    places,
+                    mean - deviation,
+                    mean + deviation,
+                    color=colour,
+                    alpha=0.18,
+                    linewidth=0,
+                )
+            axes.set_xticks(places, [CLEAN, *(f"{-place:g}" for place in places[1:])])
+            axes.set_xlabel(f"{noise}, signal-to-noise ratio (dB)")
+            left += 3.4 + 0.2
+        for condition in others:
+            assert first is not None
+            axes = figure.add_axes((left, 0, 0.9, 3.2), sharey=first)
+            for place, system in enumerate(systems):
+                mean, deviation = _means([condition], system)
+                axes.errorbar(
+                    place,
+                    mean[0],
+                    yerr=deviation[0],
+                    color=_system_colour(system, systems),
+                    marker="o",
+                    markersize=4.5,
+                    elinewidth=1.2,
+                )
+            axes.set_xticks([])
+            axes.margins(x=0.2)
+            axes.set_xlabel(condition.kind.replace(", ", ",\n"))
+            left += 0.9 + 0.2
+        for axes in figure.axes:
+            axes.grid(axis="y")
+            axes.tick_params(length=0, labelleft=axes is first)
+        assert first is not None
+        first.set_ylabel("test accuracy (%)")
+        first.set_title(f"Robustness, {corpus}")
+        figure.axes[-1].legend(
+            handles=[
+                Line2D(
+                    [],
+                    [],
+                    color=_system_colour(system, systems),
+                    marker="o",
+                    markersize=3.5,
+                    label=system.title,
+                )
+                for system in systems
+            ],
+            loc="center left",
+            bbox_to_anchor=(1.05, 0.5),
+            handlelength=1.4,
+        )
+        return _png(figure)
+
+
+def _means(
+    conditions: Sequence[Spoilt], system: System
+) -> tuple[np.ndarray, np.ndarray]:
+    """A student's accuracy and its deviation under each condition, (conditions,)."""
+    rows = [condition.rows[system.name] for condition in conditions]
+    return (
+        np.array([row["accuracy"] for row in rows]),
+        np.array([row["accuracy_std"] for row in rows]),
+    )
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

@@ -3,9 +3,9 @@
 Reads the manifest but for the recordings set aside, its intents (and `conditions.csv`
 beside it, columns id and condition, where it has rows), the teacher's and the students'
 predictions, the recogniser's transcripts, the students' histories, the embeddings of
-the best transfer system, and the scores of the shipped encoder. Everything is computed
-before the first file is written, so a report that fails leaves the former one as it
-was.
+the best transfer system, the predictions under noise and reverberation, and the scores
+of the shipped encoder. Everything is computed before the first file is written, so a
+report that fails leaves the former one as it was.
 
     results.json          figures by name; lists hold what is too much for a table of
                           metrics, since `dvc metrics show` leaves lists out
@@ -14,6 +14,7 @@ was.
     confusion.png         which intent is taken for which, best ALN
     figure2.png           t-SNE of E_lang and ê_lang; only where a system transfers
     history.png           valid accuracy by epoch
+    robustness.png        accuracy under noise and reverberation; only where measured
     plots/accuracy.csv    system, split, accuracy, std, macro_f1
     plots/confusion.csv   actual, predicted: test, every seed of the best ALN
     plots/history.csv     system and the students' histories
@@ -47,11 +48,13 @@ from stages.report.figures import (
     confusion_figure,
     history_figure,
     projection_figure,
+    robustness_figure,
 )
 from stages.report.params import ReportParams
 from stages.report.projection import capped_perplexity, project
 from stages.report.published import published_accuracy
 from stages.report.recognition import intent_word_errors, word_errors
+from stages.report.robustness import read_robustness
 from stages.report.systems import (
     BASELINE1_FIX,
     STUDENT_FIX,
@@ -69,7 +72,7 @@ from stages.report.systems import (
 
 log = logging.getLogger(__name__)
 
-OPTIONAL_FILES = ("figure2.png",)
+OPTIONAL_FILES = ("figure2.png", "robustness.png")
 _FIXES = {"baseline1_text": TEACHER_FIX, "baseline1_asr": BASELINE1_FIX}
 _ENCODER_COLUMNS = ("trained", "random", "log_mel")
 
@@ -112,6 +115,7 @@ def run(
     students: Mapping[str, Path],
     encoder_scores: Path | None,
     output: Path,
+    robustness: Path | None = None,
 ) -> Summary:
     """Read what the stages left, measure, and write the report into `output`.
 
@@ -127,6 +131,7 @@ def run(
         encoder_scores: JSON with `conditions`: {name: {trained, random, log_mel}} in
             percent, and perhaps `frame_accuracy`: nested names with numbers.
         output: folder of the report; files of a former report are replaced.
+        robustness: predictions of the students under each condition; None without.
 
     Raises:
         ConfigurationError: no student, an unknown one, or unusable parameters.
@@ -152,6 +157,7 @@ def run(
         _check_labels(system, names, intents)
     trained = [system for system in systems if system.kind in STUDENT_KINDS]
     check_comparable(trained)
+    spoilt = [] if robustness is None else read_robustness(robustness, trained)
 
     rows = {system.name: scores.evaluate(system) for system in systems}
     best = scores.best_by_valid(systems, rows)
@@ -205,6 +211,7 @@ def run(
         condition_counts=condition_counts,
         transfer=transfer,
         perplexity=perplexity,
+        robustness=spoilt,
         encoder=encoder,
         recogniser=recognition.recogniser,
         word_errors=word_errors(recognition),
@@ -215,6 +222,8 @@ def run(
         chosen.predictions, names, f"Confusion on test, {chosen.title}"
     )
     files["history.png"] = history_figure(trained)
+    if spoilt:
+        files["robustness.png"] = robustness_figure(trained, spoilt, corpus)
     files |= _plots(systems, rows, chosen)
     files["results.json"] = _json(_results(found))
     files["results.md"] = tables.page(found).encode()
@@ -398,6 +407,10 @@ def _results(found: tables.Findings) -> dict[str, Any]:
                 for split, errors in found.word_errors.items()
             },
         },
+        "robustness": [
+            {"condition": one.kind, "snr": one.snr, "systems": one.rows}
+            for one in found.robustness
+        ],
         "transfer_loss": found.transfer,
     }
 

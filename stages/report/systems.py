@@ -349,7 +349,7 @@ def _read_metrics(path: Path) -> dict[str, Any]:
 
 def _read_predictions(path: Path, columns: Sequence[str], fix: str) -> pd.DataFrame:
     """A table of predictions, `confidence` as numbers."""
-    rows = _read_table(path, columns, fix)
+    rows = read_table(path, columns, fix)
     rows["confidence"] = _numbers(path, rows["confidence"], float, fix)
     wrong = rows[~rows["confidence"].between(0, 1)]
     if not wrong.empty:
@@ -363,7 +363,7 @@ def _read_predictions(path: Path, columns: Sequence[str], fix: str) -> pd.DataFr
     return rows
 
 
-def _read_table(path: Path, columns: Sequence[str], fix: str) -> pd.DataFrame:
+def read_table(path: Path, columns: Sequence[str], fix: str) -> pd.DataFrame:
     """A CSV file with exactly `columns`, every one as text."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -385,7 +385,7 @@ def _read_table(path: Path, columns: Sequence[str], fix: str) -> pd.DataFrame:
 
 
 def _read_history(path: Path) -> pd.DataFrame:
-    table = _read_table(path, HISTORY_COLUMNS, STUDENT_FIX)
+    table = read_table(path, HISTORY_COLUMNS, STUDENT_FIX)
     for name in HISTORY_COLUMNS:
         kind = int if name in ("seed", "epoch") else float
         table[name] = _numbers(path, table[name], kind, STUDENT_FIX)

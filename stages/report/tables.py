@@ -8,6 +8,7 @@ import pandas as pd
 
 from stages.manifest import SPLITS
 from stages.report.published import TABLE1, WORD_ERROR_RATE, published_accuracy
+from stages.report.robustness import Spoilt
 from stages.report.statistics import BINS, DRAWS, LEVEL, Calibration, Comparison
 from stages.report.systems import SELECTIONS, STUDENT_KINDS, System
 from stages.word_errors import WordErrors
@@ -77,6 +78,7 @@ class Findings:
         transfer: Loss_TL on valid at the first and the last epoch; empty without
             a transfer system.
         perplexity: the t-SNE's, asked and used; None without a transfer system.
+        robustness: the students by condition; empty where that was not measured.
         encoder: scores beside the shipped encoder; empty without.
         recogniser: of Baseline-1, its name.
         word_errors: its errors on valid and test.
@@ -104,6 +106,7 @@ class Findings:
     condition_counts: Mapping[str, int]
     transfer: Mapping[str, float]
     perplexity: tuple[float, float] | None
+    robustness: Sequence[Spoilt]
     encoder: Mapping[str, Any]
     recogniser: str
     word_errors: Mapping[str, WordErrors]
@@ -128,6 +131,7 @@ def page(found: Findings) -> str:
         groups_section(found),
         "## Speech recognition",
         recognition_section(found),
+        *_robustness_sections(found),
         *_length_sections(found),
         *_speaker_sections(found),
         f"## Intents: {found.chosen.title}",
@@ -416,6 +420,39 @@ def recognition_section(found: Findings) -> str:
             _table(["said", "recognised", "times"], confused),
         ]
     return "\n\n".join(parts)
+
+
+def _robustness_sections(found: Findings) -> list[str]:
+    """The students by condition; nothing where that was not measured."""
+    if not found.robustness:
+        return []
+    header = ["system", *(_cell(condition.title) for condition in found.robustness)]
+    students = [s for s in found.systems if s.name in found.robustness[0].rows]
+    tables = [
+        _table(
+            header,
+            [
+                [system.title]
+                + [_spread(one.rows[system.name], metric) for one in found.robustness]
+                for system in students
+            ],
+        )
+        for metric in ("accuracy", "macro_f1")
+    ]
+    seeds = len(students[0].seeds)
+    over = f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
+    return [
+        "## Robustness",
+        "Test with noise added, or in a reverberant room, classified by the students "
+        "that were trained on the corpus as it is, which is `clean` here. The ratio is "
+        "of the mean squares of speech and noise over all of a recording; in the room "
+        "a recording keeps its length and power. Accuracy in "
+        f"percent{over}:",
+        tables[0],
+        "![Accuracy by condition](robustness.png)",
+        "Macro-F1:",
+        tables[1],
+    ]
 
 
 def _length_sections(found: Findings) -> list[str]:

@@ -1,0 +1,1 @@
+"""How well students understand recordings that were spoilt."""

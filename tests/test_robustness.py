@@ -1,0 +1,621 @@
+"""Robustness: exact noise whatever the order, nothing twice, clear errors."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from conftest import pipeline, write_encoder
+
+from pipeline.layout import Layout
+from pipeline.params import load_params
+from stages import channel
+from stages.acoustic import extract
+from stages.acoustic.audio import load_audio
+from stages.acoustic.session import Session
+from stages.cache import CacheReader, read_digest
+from stages.errors import ConfigurationError, InputError
+from stages.manifest import read_manifest
+from stages.provenance import hash_file
+from stages.robustness import conditions
+from stages.robustness.conditions import Condition, make_conditions
+from stages.robustness.params import RobustnessParams
+
+LAYOUT = Layout("tiny")
+AUDIO = Path("data/tiny")
+SPOILT = ["babble-0dB", "babble-10dB", "babble-20dB", "babble-5dB", "reverberation"]
+SHA256 = "5" * 64
+
+
+def conditions_of(**params: Any) -> dict[str, Condition]:
+    table = read_manifest(LAYOUT.manifest)
+    made = make_conditions(RobustnessParams(**params), table, AUDIO)
+    return {condition.name: condition for condition in made}
+
+
+def spoil(condition: Condition, wave: np.ndarray, sha256: str = SHA256) -> np.ndarray:
+    assert condition.change is not None
+    return condition.change(wave, sha256)
+
+
+def speech(samples: int = 16_000) -> np.ndarray:
+    """Noise that comes and goes, (samples,) float32."""
+    swell = np.sin(np.arange(samples) / 3000) ** 2
+    noise = np.random.default_rng(0).normal(0, 0.1, samples)
+    return (swell * noise).astype(np.float32)
+
+
+def decibels(wave: np.ndarray, noise: np.ndarray) -> float:
+    wave, noise = wave.astype(np.float64), noise.astype(np.float64)
+    return 10 * np.log10(np.sum(wave**2) / np.sum(noise**2))
+
+
+def write_noises(folder: Path) -> None:
+    """A long recording with a pause of nearly all its length, and a short one."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(1)
+    long = generator.normal(0, 0.2, 40_000)
+    long[8000:] *= 1e-4
+    soundfile.write(folder / "long.wav", long, 16_000)
+    (folder / "more").mkdir()
+    soundfile.write(folder / "more" / "short.flac", generator.normal(0, 0.1, 999), 8000)
+    (folder / "README").write_text("no recording")
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many recordings each call of the encoder got."""
+    encode, calls = Session.encode, []
+
+    def count(session: Session, waves: list[np.ndarray]) -> list[np.ndarray]:
+        calls.append(len(waves))
+        return encode(session, waves)
+
+    monkeypatch.setattr(Session, "encode", count)
+    return calls
+
+
+def robustness(*options: str) -> str:
+    done = pipeline("robustness", *options)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+def refused(*options: str) -> str:
+    done = pipeline("robustness", *options)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def digests() -> dict[str, bytes]:
+    return {p.stem: p.read_bytes() for p in LAYOUT.robustness.glob("*.digest")}
+
+
+def predictions() -> pd.DataFrame:
+    path = LAYOUT.robustness / "predictions.csv"
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+# ------------------------------------------------------------------ what is done
+
+
+@pytest.mark.parametrize("noise", ["white", "pink", "speech", "babble", "noises"])
+@pytest.mark.parametrize("snr", [20, 0, -5])
+@pytest.mark.parametrize("samples", [1600, 16_000, 100_000])
+def test_the_ratio_is_exact(finished: Path, noise: str, snr: int, samples: int) -> None:
+    write_noises(Path("noises"))
+    condition = conditions_of(noise=(noise,), snr=(snr,))[f"{noise}-{snr}dB"]
+    wave = speech(samples)
+    heard = spoil(condition, wave)
+    assert heard.dtype == np.float32 and heard.shape == wave.shape
+    added = heard.astype(np.float64) - wave
+    assert decibels(wave, added) == pytest.approx(snr, abs=0.01)
+
+
+def test_noise_is_the_recordings_own_and_the_same_at_every_ratio(
+    finished: Path,
+) -> None:
+    made = conditions_of(snr=(10, 0))
+    wave = speech()
+    loud, faint = spoil(made["babble-0dB"], wave), spoil(made["babble-10dB"], wave)
+    scale = np.sqrt(10)
+    np.testing.assert_allclose((faint - wave) * scale, loud - wave, atol=1e-5)
+    np.testing.assert_array_equal(loud, spoil(made["babble-0dB"], wave))
+    assert not np.allclose(loud, spoil(made["babble-0dB"], wave, "6" * 64))
+
+
+def spectrum(noise: np.ndarray) -> np.ndarray:
+    """Power in the octaves 125 to 250, …, 4,000 to 8,000 Hz, in decibels."""
+    power = np.abs(np.fft.rfft(noise)) ** 2
+    hertz = np.fft.rfftfreq(len(noise), 1 / 16_000)
+    bands = [(hertz >= low) & (hertz < 2 * low) for low in 125 * 2 ** np.arange(6)]
+    return np.array([10 * np.log10(power[band].sum()) for band in bands])
+
+
+def test_noises_have_the_spectrum_of_their_name(finished: Path) -> None:
+    made = conditions_of(noise=("white", "pink", "speech"), snr=(0,))
+    wave = speech(160_000)
+    white, pink, shaped = (
+        spectrum(spoil(made[f"{name}-0dB"], wave) - wave)
+        for name in ("white", "pink", "speech")
+    )
+    # Octave by octave: twice the width, and for pink half the power a hertz.
+    np.testing.assert_allclose(np.diff(white), 3.01, atol=0.7)
+    np.testing.assert_allclose(np.diff(pink), 0, atol=0.7)
+    # Train says tones at 300, 900 and 2,700 Hz alone, equally often.
+    assert min(shaped[1], shaped[2], shaped[4]) > max(shaped[[0, 5]]) + 3
+
+
+def test_babble_is_of_train_and_never_of_test(finished: Path) -> None:
+    table = read_manifest(LAYOUT.manifest)
+    tested = table["split"] == "test"
+    # A recording that stands in both splits.
+    one = table.index[table["split"] == "train"][0]
+    table.loc[one, "audio_sha256"] = table.loc[tested, "audio_sha256"].iloc[0]
+    chosen = {path for path, _ in conditions._train_recordings(table, Path())}
+    assert chosen == {
+        Path(row.path)
+        for row in table.itertuples()
+        if row.split == "train" and row.Index != one
+    }
+
+
+def test_silence_stays_silence(finished: Path) -> None:
+    made = conditions_of(noise=("white", "babble"), snr=(5,))
+    for condition in made.values():
+        if condition.change is not None:
+            assert not spoil(condition, np.zeros(3000, np.float32)).any()
+
+
+@pytest.mark.parametrize("t60", [0.2, 0.5, 1.0])
+def test_a_room_dies_away_in_its_time(t60: float) -> None:
+    for seed in range(3):
+        response = channel.room_with_decay(t60, np.random.default_rng(seed))
+        # Measured another way: the level of the energy's envelope, by least squares.
+        energy = np.square(response)
+        window = int(0.02 * 16_000)
+        level = 10 * np.log10(np.convolve(energy, np.ones(window), "valid"))
+        part = slice(int(0.1 * t60 * 16_000), int(0.6 * t60 * 16_000))
+        time = np.arange(len(level))[part] / 16_000
+        slope = np.polyfit(time, level[part], 1)[0]
+        assert -60 / slope == pytest.approx(t60, rel=0.1)
+        assert np.abs(response).argmax() < 80
+
+
+def test_reverberation_keeps_length_and_power(finished: Path) -> None:
+    wave = speech()
+    heard = spoil(conditions_of()["reverberation"], wave)
+    assert heard.shape == wave.shape and heard.dtype == np.float32
+    assert decibels(wave, heard) == pytest.approx(0, abs=0.01)
+    assert not np.allclose(heard, wave, atol=0.01)
+    other = spoil(conditions_of(t60=1.0)["reverberation"], wave)
+    assert not np.allclose(heard, other, atol=0.001)
+
+
+def test_a_measured_response_begins_with_its_direct_sound(finished: Path) -> None:
+    Path("rooms").mkdir()
+    response = np.zeros(4000)
+    response[1000], response[1800] = 0.5, -0.25
+    soundfile.write("rooms/hall.wav", response, 16_000, "FLOAT")
+    made = conditions_of(reverberation="rooms")["reverberation"]
+    assert made.kind == "reverberation, rooms"
+    wave = speech()
+    expected = wave.copy()
+    expected[800:] -= wave[:-800] / 2
+    expected *= np.sqrt(np.mean(wave**2) / np.mean(expected**2))
+    np.testing.assert_allclose(spoil(made, wave), expected, atol=1e-6)
+
+
+def test_a_pause_in_a_noise_is_not_made_loud(finished: Path) -> None:
+    write_noises(Path("noises"))
+    shutil.rmtree("noises/more")
+    condition = conditions_of(noise=("noises",), snr=(0,))["noises-0dB"]
+    wave = speech(2000)
+    long = load_audio(Path("noises/long.wav")).astype(np.float64)
+    for number in range(30):
+        added = spoil(condition, wave, f"{number:064x}").astype(np.float64) - wave
+        match = np.correlate(long, added, "valid")
+        place = int(match.argmax())
+        taken = long[place : place + len(added)]
+        # Some of it lies before the pause, which is 80% of the recording.
+        assert place < 8000
+        alike = match[place] / np.linalg.norm(taken) / np.linalg.norm(added)
+        assert alike == pytest.approx(1, abs=1e-3)
+
+
+# ---------------------------------------------------------------- parameters, folders
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ("noise: []", "robustness.noise"),
+        ("noise: [white, white]", "robustness.noise"),
+        ("noise: [a/street, b/street]", "robustness.noise"),
+        ("noise: [here/clean]", "robustness.noise"),
+        ("snr: []", "robustness.snr"),
+        ("snr: [5, 5.0]", "robustness.snr"),
+        ("snr: [.inf]", "robustness.snr"),
+        ("snr: [loud]", "robustness.snr"),
+        ("t60: 0", "robustness.t60"),
+        ("t60: 9", "robustness.t60"),
+        ("reverberation: ''", "robustness.reverberation"),
+        ("nois: [white]", "did you mean 'noise'"),
+    ],
+)
+def test_parameters_that_cannot_be_used(
+    tmp_path: Path, section: str, named: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"robustness:\n  {section}\n")
+    with pytest.raises(ConfigurationError, match=named):
+        load_params(path)
+
+
+def test_folders_that_cannot_be_used(finished: Path) -> None:
+    told = refused("--set", "robustness.noise=[bable]")
+    assert "'bable'" in told and "white, pink, speech, babble, or a folder" in told
+    told = refused("--set", "robustness.reverberation=simulate")
+    assert "'simulate'" in told and "simulated, none, or a folder" in told
+    Path("noises").mkdir()
+    use = ("--set", "robustness.noise=[noises]")
+    assert "noises: no recordings" in refused(*use)
+    Path("noises/a.wav").write_text("no audio")
+    told = refused(*use)
+    assert "noises/a.wav: cannot be used for noise" in told and "fix: mend" in told
+    soundfile.write("noises/a.wav", np.zeros(9000), 16_000)
+    assert "nothing but silence" in refused(*use)
+    Path("noises/a.wav").unlink()
+    write_noises(Path("noises/b"))
+    assert "12 extracted now" not in robustness(*use)
+    assert digests().keys() >= {"noises-20dB", "noises-0dB"}
+
+
+def test_what_a_folder_holds_decides_not_its_name(finished: Path) -> None:
+    write_noises(Path("noises"))
+    use = ("--set", "robustness.noise=[noises]", "--set", "robustness.snr=[5]")
+    assert "6 extracted now, 6 kept" in robustness(*use)
+    assert "0 extracted now, 12 kept" in robustness(*use)
+    Path("noises/long.wav").rename("noises/renamed.wav")
+    assert "0 extracted now, 12 kept" in robustness(*use)
+    soundfile.write("noises/new.wav", np.random.default_rng(3).normal(0, 1, 50), 16_000)
+    assert "6 extracted now, 6 kept" in robustness(*use)
+
+
+# -------------------------------------------------------------------------- the stage
+
+
+def test_every_student_is_on_every_condition(finished: Path) -> None:
+    table = predictions()
+    manifest = read_manifest(LAYOUT.manifest).set_index("id")
+    tested = manifest[manifest["split"] == "test"]
+    systems = ["baseline2"] + [
+        f"{kind}-{alpha}"
+        for kind in ("aln_linguistic", "aln")
+        for alpha in ("0.5", "1")
+    ]
+    marks = [("clean", ""), *(("babble", ratio) for ratio in ("20", "10", "5", "0"))]
+    marks.append(("reverberation, T60 0.5 s", ""))
+    groups = table.groupby(["condition", "snr", "system", "seed"], sort=False)
+    assert list(groups.groups) == [
+        (*mark, system, "1") for mark in marks for system in systems
+    ]
+    for _, rows in groups:
+        assert rows["id"].tolist() == tested.index.tolist()
+        assert rows["intent"].tolist() == tested["intent"].tolist()
+    names = {path.name for path in LAYOUT.robustness.iterdir() if path.is_dir()}
+    assert sorted(names) == SPOILT
+    assert not list(LAYOUT.robustness.rglob("*.wav"))
+
+
+@pytest.mark.parametrize("name", ["baseline2", "aln_linguistic-0.5", "aln-1"])
+def test_clean_is_what_training_found(finished: Path, name: str) -> None:
+    own = pd.read_csv(LAYOUT.folder / "student" / name / "predictions.csv", dtype=str)
+    own = own[own["split"] == "test"].set_index("id")["predicted"]
+    table = predictions()
+    here = table[(table["condition"] == "clean") & (table["system"] == name)]
+    assert here.set_index("id")["predicted"].to_dict() == own.to_dict()
+
+
+def unchanged(wave: np.ndarray, sha256: str) -> np.ndarray:
+    return wave
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_recording_that_nothing_is_done_to_has_the_corpuss_features(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, processes: bool
+) -> None:
+    if processes:
+        monkeypatch.setattr(extract, "_PROCESSES_SECONDS", 0)
+    params = load_params(Path("params.yaml")).acoustic
+    encoder = extract.load_encoder(params)
+    runtime = extract.choose_runtime(encoder, params, "cpu", "auto", 2)
+    table = read_manifest(LAYOUT.manifest)
+    test = table[table["split"] == "test"].sort_values("seconds")
+    reader = CacheReader(LAYOUT.acoustic)
+    found = extract.encode_recordings(
+        test, AUDIO, encoder, runtime, graphs=finished, change=unchanged
+    )
+    count = 0
+    for row, features in found:
+        np.testing.assert_array_equal(features, reader[row.audio_sha256])
+        count += 1
+    assert count == len(test) == 6
+
+
+def test_features_are_those_of_the_degraded_recording_alone(finished: Path) -> None:
+    graph = next(LAYOUT.robustness.glob("*.onnx"))
+    made = conditions_of()
+    table = read_manifest(LAYOUT.manifest).set_index("id")
+    for name in ("babble-5dB", "reverberation"):
+        digest = read_digest(LAYOUT.robustness / f"{name}.digest")
+        assert digest.header.kind == "robustness"
+        reader = CacheReader(
+            LAYOUT.robustness / name, fingerprint=digest.header.fingerprint
+        )
+        for id, (key, _) in digest.rows.items():
+            wave = load_audio(AUDIO / table.loc[id, "path"])
+            (expected,) = Session(graph).encode([spoil(made[name], wave, key)])
+            np.testing.assert_array_equal(reader[key], expected)
+
+
+def test_order_batches_and_processes_change_no_bit(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, spoken = digests(), predictions()
+    shutil.rmtree(LAYOUT.robustness)
+    monkeypatch.setitem(extract._BATCH_SECONDS, "cpu", 1e-6)
+    monkeypatch.setattr(extract, "_PROCESSES_SECONDS", 0)
+    # Processes take their time to start: two conditions are enough.
+    options = ("--workers", "2", "--set", "robustness.snr=[5]")
+    assert "12 extracted now, 0 kept" in robustness(*options)
+    names = ("babble-5dB", "reverberation")
+    assert digests() == {name: before[name] for name in names}
+    spoken = spoken[~spoken["snr"].isin(["20", "10", "0"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(predictions(), spoken)
+
+
+def test_a_second_run_extracts_nothing(finished: Path, encoded: list[int]) -> None:
+    before = digests()
+    shutil.rmtree(AUDIO / "test")  # it reads no recording either
+    assert "6 conditions, 0 extracted now, 30 kept" in robustness()
+    assert encoded == [] and digests() == before
+
+
+def test_what_is_new_alone_is_extracted(
+    finished: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "6 extracted now, 30 kept" in robustness(
+        "--set", "robustness.snr=[20, 10, 5, 0, -5]"
+    )
+    assert sum(encoded) == 6
+    # Another room leaves the noises, and nothing of them depends on its name.
+    assert "6 extracted now, 24 kept" in robustness("--set", "robustness.t60=0.4")
+    monkeypatch.setattr(conditions, "REVISION", conditions.REVISION + 1)
+    assert "30 extracted now, 0 kept" in robustness()
+
+
+def test_one_new_recording_costs_one(finished: Path, encoded: list[int]) -> None:
+    path = AUDIO / "test" / "play-0.wav"
+    wave, rate = soundfile.read(path)
+    soundfile.write(path, 0.9 * wave, rate)
+    before = {
+        name: read_digest(LAYOUT.robustness / f"{name}.digest") for name in SPOILT
+    }
+    pipeline("prepare")
+    pipeline("extract-acoustic")
+    encoded.clear()
+    assert "5 extracted now, 25 kept" in robustness()
+    assert sum(encoded) == 5
+    for name, digest in before.items():
+        now = read_digest(LAYOUT.robustness / f"{name}.digest")
+        changed = {id for id in now.rows if now.rows[id] != digest.rows[id]}
+        assert changed == {"tiny/test/play-0"}
+
+
+_STAGE = """
+import sys, time
+from pathlib import Path
+from stages.acoustic import extract
+from stages.acoustic.session import Session
+from pipeline.cli import main
+
+extract._BATCH_SECONDS = {"cpu": 1e-6}
+extract.PART_FRAMES = 1
+encode, calls = Session.encode, []
+
+def slow(session, waves):
+    calls.append(len(waves))
+    if len(calls) == 9:
+        Path("reached").touch()
+        time.sleep(600)
+    return encode(session, waves)
+
+Session.encode = slow
+main(["robustness"])
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on(
+    finished: Path, encoded: list[int], how: signal.Signals
+) -> None:
+    whole, spoken = digests(), predictions()
+    shutil.rmtree(LAYOUT.robustness)
+    root = str(Path(__file__).parents[1])
+    child = subprocess.Popen(
+        [sys.executable, "-c", _STAGE],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not Path("reached").exists():
+            assert child.poll() is None, child.stderr and child.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert f"process {child.pid} is writing" in refused()
+        encoded.clear()
+        child.send_signal(how)
+        assert child.wait(60) == (130 if how == signal.SIGINT else -how)
+    finally:
+        child.kill()
+        child.communicate()
+    assert list(digests()) == ["babble-20dB"]  # the one that was finished
+    assert not (LAYOUT.robustness / "predictions.csv").exists()
+    # Six of the first condition and two of the second are there.
+    assert "22 extracted now, 8 kept" in robustness()
+    assert sum(encoded) == 22
+    assert digests() == whole
+    pd.testing.assert_frame_equal(predictions(), spoken)
+
+
+def test_a_condition_that_is_not_asked_for_is_kept_and_not_looked_after(
+    finished: Path,
+) -> None:
+    before = digests()
+    assert "0 extracted now, 12 kept" in robustness("--set", "robustness.snr=[5]")
+    assert sorted(digests()) == ["babble-5dB", "reverberation"]
+    assert set(predictions()["snr"]) == {"", "5"}
+    told = pipeline("cache", "info").stdout.splitlines()
+    (line,) = (line for line in told if "/babble-20dB " in line)
+    assert "no usable digest" in line
+    verified = pipeline("cache", "verify")
+    assert verified.exit_code == 0 and "babble-20dB" not in verified.stdout
+    assert pipeline("cache", "gc").exit_code == 0
+    assert "0 extracted now, 30 kept" in robustness()
+    assert digests() == before
+
+
+# ----------------------------------------------------------------------------- errors
+
+
+def test_a_missing_student_is_named_before_anything_is_extracted(
+    finished: Path, encoded: list[int]
+) -> None:
+    shutil.rmtree(LAYOUT.robustness)
+    model = LAYOUT.folder / "student" / "aln-1" / "model-1.safetensors"
+    model.unlink()
+    told = refused()
+    assert str(model) in told and "train-student" in told
+    shutil.rmtree(model.parent)
+    told = refused()
+    assert "cache/tiny/student/aln-1/metrics.json: the student aln-1 is not" in told
+    assert encoded == [] and not LAYOUT.robustness.exists()
+
+
+def test_students_of_another_encoder_are_refused(finished: Path) -> None:
+    write_encoder(Path("other.safetensors"), seed=2)
+    other = ("--set", "acoustic.encoder=other.safetensors")
+    told = refused(*other)
+    assert "acoustic.digest: features of another encoder" in told
+    assert "fix: run `aln-pipeline extract-acoustic`" in told
+    assert pipeline("extract-acoustic", *other).exit_code == 0
+    told = refused(*other)
+    assert "baseline2/model-1.safetensors: a student of another encoder's" in told
+
+
+def test_a_missing_recording_is_named_and_nothing_is_lost(
+    finished: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(LAYOUT.robustness)
+    monkeypatch.setitem(extract._BATCH_SECONDS, "cpu", 1e-6)
+    path = AUDIO / "test" / "play-1.wav"
+    path.rename("away.wav")
+    told = refused()
+    assert str(path) in told and "fix: restore the file" in told
+    done = sum(encoded)
+    assert done == 5  # it is one of the longest, which come last
+    Path("away.wav").rename(path)
+    assert "25 extracted now, 5 kept" in robustness()
+
+
+def test_a_changed_recording_is_not_taken_for_the_manifests(finished: Path) -> None:
+    shutil.rmtree(LAYOUT.robustness)
+    path = AUDIO / "test" / "play-1.wav"
+    path.write_bytes((AUDIO / "test" / "play-0.wav").read_bytes())
+    assert f"{path}: the recording changed since" in refused()
+
+
+def test_noise_of_a_train_recording_that_is_gone(finished: Path) -> None:
+    shutil.rmtree(LAYOUT.robustness)
+    conditions._crowd.cache_clear()
+    shutil.rmtree(AUDIO / "train")
+    told = refused()
+    assert "data/tiny/train/" in told and "cannot be read" in told
+
+
+def test_silent_train_recordings_are_left_out_of_babble(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros(900), 16_000)
+    soundfile.write(tmp_path / "spoken.wav", speech(900), 16_000)
+    both = [(path, hash_file(path)) for path in sorted(tmp_path.iterdir())]
+    assert conditions._crowd(tuple(both)).shape == (6, 900)
+    with pytest.raises(InputError, match="nothing but silence"):
+        conditions._crowd(tuple(both[:1]))
+
+
+# --------------------------------------------------------------------- the caches
+
+
+def test_caches_are_told_checked_and_kept(finished: Path) -> None:
+    told = pipeline("cache", "info").stdout
+    for name in SPOILT:
+        (line,) = (line for line in told.splitlines() if f"/{name} " in line)
+        assert "6 of 6" in line
+    assert pipeline("cache", "verify").exit_code == 0
+    before = digests()
+    # Features of another room, which nothing needs now.
+    robustness("--set", "robustness.t60=0.4")
+    robustness()
+    done = pipeline("cache", "gc")
+    assert "robustness/reverberation: 6 utterances of another" in done.stdout
+    assert digests() == before
+    assert "0 extracted now, 30 kept" in robustness()
+    (part,) = (LAYOUT.robustness / "babble-5dB").glob("*.h5")
+    data = bytearray(part.read_bytes())
+    data[-1] ^= 1
+    part.write_bytes(data)
+    done = pipeline("cache", "verify")
+    assert done.exit_code == 1 and str(part) in done.stderr
+
+
+def test_a_copy_of_the_repository_uses_the_features(
+    finished: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = finished.parent / "copy"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(copy / "cache" / "tiny" / "robustness")
+    monkeypatch.setenv("ALN_CACHE_DIR", str(finished / "cache"))
+    monkeypatch.chdir(copy)
+    assert "0 extracted now, 30 kept" in robustness()
+    assert encoded == []
+    assert (LAYOUT.robustness / "reverberation").is_symlink()
+    done = pipeline("cache", "gc", "--kind", "robustness")
+    assert "another repository's cache" in done.stderr
+
+
+def test_the_report_shows_the_conditions(finished: Path) -> None:
+    results = json.loads(Path("report/results.json").read_text())
+    shown = [(one["condition"], one["snr"]) for one in results["robustness"]]
+    assert shown[:2] == [("clean", None), ("babble", 20)]
+    for name, row in results["robustness"][0]["systems"].items():
+        assert row["accuracy"] == results["systems"][name]["test_accuracy"]
+        assert row["macro_f1"] == results["systems"][name]["test_macro_f1"]
+    page = Path("report/results.md").read_text()
+    assert "| system | clean | babble, 20 dB |" in page
+    assert Path("report/robustness.png").is_file()
+    (LAYOUT.robustness / "predictions.csv").unlink()
+    assert pipeline("report").exit_code == 0
+    assert not Path("report/robustness.png").exists()
+    assert "Robustness" not in Path("report/results.md").read_text()
