@@ -24,38 +24,8 @@ TONES = {
     "play": ("play a song", "some music please", 2700.0),
 }
 # Of espeak-ng's phonemes those of some short words.
-PHONEMES = tuple(
-    [
-        "_",
-        "@",
-        "I",
-        "V",
-        "a",
-        "aI",
-        "b",
-        "d",
-        "D",
-        "f",
-        "h",
-        "i:",
-        "k",
-        "l",
-        "m",
-        "n",
-        "N",
-        "o@",
-        "oU",
-        "r",
-        "s",
-        "S",
-        "t",
-        "u:",
-        "U",
-        "v",
-        "w",
-        "z",
-    ]
-)
+PHONEMES = ("_", "@", "I", "V", "a", "aI", "b", "d", "D", "f", "h", "i:", "k", "l")
+PHONEMES += ("m", "n", "N", "oU", "r", "s", "S", "t", "u:", "U", "v", "w", "z")
 COUNTS = {"train": 4, "valid": 2, "test": 2}
 
 PARAMS = """\

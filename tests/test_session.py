@@ -249,7 +249,7 @@ def test_a_process_that_is_killed_ends_the_run_with_advice(
     assert len(victims) >= 2
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
-    with pytest.raises(PipelineError, match=r"process that extracts died.*--workers"):
+    with pytest.raises(PipelineError, match=r"process of the pool died.*--workers"):
         list(stream)
 
 

@@ -190,7 +190,7 @@ def read_recognised(
     """
     system = _read_run("baseline1_asr", folder, utterances, (), BASELINE1_FIX)
     path = folder / "transcripts.csv"
-    rows = _read_table(path, ("id", "split", "text", "transcript"), BASELINE1_FIX)
+    rows = read_table(path, ("id", "split", "text", "transcript"), BASELINE1_FIX)
     keys = utterances[["id", "split", "intent"]]
     joined = rows.merge(keys, on=["id", "split"], validate="one_to_one")
     if not len(joined) == len(rows) == len(keys):

@@ -1,0 +1,703 @@
+"""Baseline-1 on recognised text: what is heard, kept, counted and classified."""
+
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+import torchaudio
+from conftest import pipeline
+from hypothesis import given as examples
+from hypothesis import strategies as st
+from transformers import (
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
+
+from stages import espeak
+from stages.baseline import run
+from stages.baseline.language_model import BEGIN, END, bigram_arpa, ngram_arpa
+from stages.baseline.lexicon import build_lexicon
+from stages.baseline.params import Baseline1Params
+from stages.baseline.recognisers import choose_recogniser
+from stages.baseline.transcripts import open_transcripts
+from stages.errors import CacheError, ConfigurationError, InputError
+from stages.word_errors import count_errors
+
+ROOT = Path(__file__).parent.parent
+ENCODER = ROOT / "data" / "demo" / "encoder.safetensors"
+CPU = torch.device("cpu")
+FOLDER = Path("cache/tiny/baseline1")
+TRANSCRIPTS = Path("cache/tiny/transcripts")
+
+SAID = [
+    "turn on the lights in the kitchen",
+    "play some quiet music",
+    "it is too cold in here",
+    "close the garden door",
+]
+
+
+class Arpa:
+    """An ARPA file, read by the format's own rules."""
+
+    def __init__(self, text: str) -> None:
+        self.tables: dict[int, dict[tuple[str, ...], tuple[float, float]]] = {}
+        self.counts = {
+            int(n): int(count) for n, count in re.findall(r"ngram (\d)=(\d+)", text)
+        }
+        for n, body in re.findall(r"\\(\d)-grams:\n(.*?)(?=\n\n)", text, re.S):
+            rows = [line.split("\t") for line in body.splitlines()]
+            self.tables[int(n)] = {
+                tuple(row[1].split(" ")): (
+                    10 ** float(row[0]),
+                    10 ** float(row[2]) if len(row) > 2 else 1.0,
+                )
+                for row in rows
+            }
+        self.words = [word for (word,) in self.tables[1] if word[0] != "<"] + [END]
+
+    def probability(self, *ngram: str) -> float:
+        """p(last | those before), backing off."""
+        table = self.tables.get(len(ngram), {})
+        if ngram in table:
+            return table[ngram][0]
+        history = ngram[:-1]
+        backoff = self.tables.get(len(history), {}).get(history, (0.0, 1.0))[1]
+        return backoff * self.probability(*ngram[1:])
+
+
+class TestLanguageModel:
+    SHARES: ClassVar = {"on": 3.0, "off": 2.0, "lamp": 1.0, "the": 4.0, "rare": 0.0}
+    TEXTS: ClassVar = [["the", "lamp", "on"], ["the", "lamp", "off"], ["lamp", "on"]]
+
+    @pytest.mark.parametrize("order", [2, 3, 4])
+    def test_what_may_follow_sums_to_one(self, order):
+        arpa = Arpa(ngram_arpa(self.TEXTS, self.SHARES, order))
+        for n, count in arpa.counts.items():
+            assert len(arpa.tables[n]) == count
+        for history in [(), (BEGIN,), ("the",), ("the", "lamp"), ("rare", "on")]:
+            total = sum(arpa.probability(*history, word) for word in arpa.words)
+            assert total == pytest.approx(1, abs=1e-5)
+
+    def test_counts_are_interpolated_as_witten_and_bell_do(self):
+        arpa = Arpa(ngram_arpa(self.TEXTS, self.SHARES, 2))
+        # Eleven words and ends, of four words and the end.
+        raised = {**self.SHARES, "rare": 1e-9}
+        base = 0.875 * raised["on"] / sum(raised.values())
+        on = (2 + 5 * base) / (11 + 5)
+        assert arpa.probability("on") == pytest.approx(on, rel=1e-5)
+        # After `lamp` came two different words, `on` twice.
+        assert arpa.probability("lamp", "on") == pytest.approx(
+            (2 + 2 * on) / (3 + 2), rel=1e-5
+        )
+        # Never heard: what is left, shared as without a history.
+        assert arpa.probability("lamp", "the") == pytest.approx(
+            2 / 5 * arpa.probability("the"), rel=1e-5
+        )
+
+    def test_counted_pairs_keep_their_shares_and_the_rest_is_backed_off(self):
+        pairs = {("the", "lamp"): 30.0, ("the", "on"): 10.0, (BEGIN, "the"): 5.0}
+        pairs |= {("the", "unknown"): 99.0, ("unknown", "the"): 99.0}
+        arpa = Arpa(bigram_arpa(self.SHARES, {"the": 100.0}, pairs))
+        assert arpa.probability("the", "lamp") == pytest.approx(0.3 * 0.875, rel=1e-5)
+        assert "unknown" not in arpa.words
+        for history in [(), ("the",), (BEGIN,), ("off",)]:
+            total = sum(arpa.probability(*history, word) for word in arpa.words)
+            assert total == pytest.approx(1, abs=1e-5)
+
+    def test_one_without_pairs_is_of_single_words(self):
+        arpa = Arpa(bigram_arpa(self.SHARES, {}, {}))
+        assert arpa.probability("off", "on") == arpa.probability("on")
+        assert 2 in arpa.counts  # what KenLM asks for
+
+
+class TestLexicon:
+    def test_words_are_written_as_each_accent_says_them(self):
+        names = ("t", "@", "m", "A:", "eI", "oU", "s", "I")
+        lexicon = build_lexicon(
+            ["tomato", "sit", "zoo"], accents=["en-gb", "en-us"], phonemes=names
+        )
+        assert lexicon["sit"] == [("s", "I", "t")]
+        assert lexicon["tomato"] == [
+            ("t", "@", "m", "A:", "t", "oU"),
+            ("t", "@", "m", "eI", "t", "oU"),
+        ]
+        assert "zoo" not in lexicon  # of phonemes that the encoder lacks
+
+    def test_of_words_that_sound_alike_the_first_are_kept(self):
+        alike = ["write", "right", "rite", "wright", "writes", "wrights", "rights"]
+        alike += ["rightt", "wrightt", "ritte"]  # misspelt, spoken alike
+        lexicon = build_lexicon(
+            alike, accents=["en-gb"], phonemes=["r", "aI", "t", "s", "I"]
+        )
+        sounds = defaultdict(list)
+        for word, (sound,) in lexicon.items():
+            sounds[sound].append(word)
+        assert all(len(words) <= 6 for words in sounds.values())
+        assert sounds["r", "aI", "t"][:4] == ["write", "right", "rite", "wright"]
+
+    def test_phonemes_of_another_language_are_refused(self):
+        with pytest.raises(ConfigurationError, match="no word can be said"):
+            build_lexicon(["house"], accents=["en-gb"], phonemes=["x"])
+
+
+words = st.lists(st.sampled_from(["on", "off", "lamp", "the"]), max_size=6)
+
+
+class TestWordErrors:
+    @examples(st.lists(st.tuples(words, words), min_size=1, max_size=4))
+    def test_they_are_the_least_edits_of_all_utterances(self, pairs):
+        said = [" ".join(one) for one, _ in pairs]
+        heard = [" ".join(other) for _, other in pairs]
+        found = count_errors(said, heard)
+        edits = sum(
+            torchaudio.functional.edit_distance(one, other) for one, other in pairs
+        )
+        assert found.substitutions + found.deletions + found.insertions == edits
+        assert found.words == sum(len(one) for one, _ in pairs)
+        assert found.deletions - found.insertions == sum(
+            len(one) - len(other) for one, other in pairs
+        )
+        assert sum(count for _, count in found.confusions) == edits
+        assert found.empty == sum(not other for _, other in pairs)
+        if found.words:
+            assert found.rate == pytest.approx(100 * edits / found.words)
+        else:
+            assert math.isnan(found.rate)
+
+    def test_spelling_is_no_error(self):
+        found = count_errors(["Lights on, please!"], ["lights ON please"])
+        assert found.rate == 0 and found.confusions == []
+
+    def test_the_most_confused_come_first(self):
+        found = count_errors(
+            ["turn on", "turn off", "lamp"], ["town on", "town off", ""]
+        )
+        assert found.confusions == [(("turn", "town"), 2), (("lamp", ""), 1)]
+        assert (found.substitutions, found.deletions, found.insertions) == (2, 1, 0)
+
+
+class TestTranscripts:
+    KEYS: ClassVar = [f"{n:064x}" for n in range(4)]
+
+    def test_they_are_kept_and_read_by_people(self, tmp_path):
+        with open_transcripts(tmp_path, "f" * 64, "some recogniser") as kept:
+            kept.add(self.KEYS[0], "corpus/a", "turn  it\ton\n")
+            kept.add(self.KEYS[1], "corpus/b", "")
+        (path,) = tmp_path.glob("*.tsv")
+        assert path.read_text() == (
+            f"# some recogniser\n{self.KEYS[0]}\tcorpus/a\tturn it on\n"
+            f"{self.KEYS[1]}\tcorpus/b\t\n"
+        )
+        with open_transcripts(tmp_path, "f" * 64, "some recogniser") as kept:
+            assert kept[self.KEYS[0]] == "turn it on" and kept[self.KEYS[1]] == ""
+            assert kept.missing(self.KEYS) == set(self.KEYS[2:])
+        with open_transcripts(tmp_path, "e" * 64, "another") as kept:
+            assert kept.missing(self.KEYS) == set(self.KEYS)
+
+    def test_half_a_line_is_cut_off_and_the_rest_goes_on(self, tmp_path):
+        with open_transcripts(tmp_path, "f" * 64, "one") as kept:
+            kept.add(self.KEYS[0], "a", "said")
+        (path,) = tmp_path.glob("*.tsv")
+        whole = path.read_bytes()
+        path.write_bytes(whole + self.KEYS[1].encode() + b"\tb\thal")
+        with open_transcripts(tmp_path, "f" * 64, "one") as kept:
+            assert kept.missing(self.KEYS[:2]) == {self.KEYS[1]}
+            kept.add(self.KEYS[1], "b", "half")
+        assert path.read_bytes() == whole + f"{self.KEYS[1]}\tb\thalf\n".encode()
+
+    @pytest.mark.parametrize("damage", [b"no hash\ta\tb\n", b"\xff\n"])
+    def test_a_damaged_line_is_named(self, tmp_path, damage):
+        with open_transcripts(tmp_path, "f" * 64, "one") as kept:
+            kept.add(self.KEYS[0], "a", "said")
+        (path,) = tmp_path.glob("*.tsv")
+        with open(path, "ab") as stream:
+            stream.write(damage)
+        with (
+            pytest.raises(CacheError, match=r"transcript.*fix: delete"),
+            open_transcripts(tmp_path, "f" * 64, "one"),
+        ):
+            pass
+
+    def test_a_second_writer_is_refused(self, tmp_path):
+        with (
+            open_transcripts(tmp_path, "f" * 64, "one"),
+            pytest.raises(CacheError, match=f"process {os.getpid()} is writing"),
+            open_transcripts(tmp_path, "f" * 64, "one"),
+        ):
+            pass
+
+
+def spoken(text: str) -> np.ndarray:
+    """What the encoder hears when espeak-ng says `text`, at 16 kHz."""
+    (one,) = espeak.speak(espeak.Voice("en-gb", "m3"), [text], seed=0)
+    samples = torch.from_numpy(one.samples.astype(np.float32) / 32768)
+    return torchaudio.functional.resample(samples, espeak.SAMPLE_RATE, 16_000).numpy()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+class TestPhonemeRecogniser:
+    PARAMS = Baseline1Params(model=str(ENCODER), vocabulary=1500, accents=("en-gb",))
+
+    def choose(self, work, **changes):
+        params = replace(self.PARAMS, **changes)
+        return choose_recogniser(params, texts=SAID, work=work, workers=2)
+
+    def test_it_writes_down_what_a_clear_voice_says(self, work):
+        recogniser = self.choose(work, language_model="train")
+        assert "3-gram of the train texts" in recogniser.name
+        transcribe = recogniser.open(CPU)
+        assert [transcribe(spoken(text)) for text in SAID] == SAID
+        assert transcribe(np.zeros(800, np.float32)).split() in ([], ["the"], ["a"])
+
+    def test_without_the_texts_it_hears_worse_but_not_nothing(self, work):
+        general = self.choose(work)
+        assert "general English" in general.name
+        transcribe = general.open(CPU)
+        rate = count_errors(SAID, [transcribe(spoken(text)) for text in SAID]).rate
+        assert 0 < rate < 60
+
+    def test_what_changes_its_text_changes_its_fingerprint(self, work):
+        same = self.choose(work).fingerprint
+        assert self.choose(work).fingerprint == same
+        others = {
+            self.choose(work, **changes).fingerprint
+            for changes in (
+                {"language_model": "train"},
+                {"language_model": "train", "order": 2},
+                {"vocabulary": 1400},
+                {"beam_size": 100},
+                {"language_model_weight": 1.5},
+            )
+        }
+        assert len(others) == 5 and same not in others
+
+    def test_a_model_of_ones_own_is_used(self, work, tmp_path):
+        path = tmp_path / "own.arpa"
+        path.write_text(
+            ngram_arpa([SAID[0].split()], dict.fromkeys(SAID[0].split(), 1.0), 2)
+        )
+        assert "own.arpa" in self.choose(work, language_model=str(path)).name
+        path.write_text("nothing of the kind")
+        with pytest.raises(InputError, match=r"own\.arpa: not an ARPA file"):
+            self.choose(work, language_model=str(path))
+        path.unlink()
+        with pytest.raises(InputError, match="no readable language model"):
+            self.choose(work, language_model=str(path))
+
+    def test_an_encoder_without_a_head_is_refused(self, work, tmp_path):
+        from stages.acoustic.checkpoint import frozen_encoder, save_checkpoint
+        from stages.acoustic.encoder import EncoderConfiguration
+
+        path = tmp_path / "mute.safetensors"
+        sizes = EncoderConfiguration("log-cmn", hidden=4, phonemes=2, words=2)
+        save_checkpoint(path, frozen_encoder(sizes, 0).encoder, ("a", "b"), ("c", "d"))
+        with pytest.raises(InputError, match=r"mute.*cannot transcribe.*fix: set"):
+            self.choose(work, model=str(path))
+
+
+LETTERS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "A": 5, "B": 6}
+
+
+def write_wav2vec2(folder: Path) -> Wav2Vec2ForCTC:
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        vocab_size=len(LETTERS),
+        hidden_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=6,
+        num_conv_pos_embedding_groups=2,
+    )
+    model = Wav2Vec2ForCTC(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(30)  # or one class would win everywhere
+        model.lm_head.bias[1:4] = -1e4  # no trained model gives these
+    model.save_pretrained(folder)
+    (folder / "vocab.json").write_text(str(LETTERS).replace("'", '"'))
+    Wav2Vec2CTCTokenizer(folder / "vocab.json").save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return model
+
+
+class TestPretrained:
+    def test_a_ctc_model_gives_its_best_classes(self, tmp_path):
+        model = write_wav2vec2(tmp_path)
+        params = Baseline1Params(recogniser="transformers", model=str(tmp_path))
+        recogniser = choose_recogniser(params, texts=[], work=tmp_path, workers=1)
+        wave = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
+        normal = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(normal)[None]).logits[0]
+        names = dict(map(reversed, LETTERS.items()))
+        best = [names[n] for n in logits.argmax(1).unique_consecutive().tolist()]
+        expected = "".join(name for name in best if len(name) == 1).replace("|", " ")
+        assert expected.strip()
+        found = recogniser.open(CPU)(wave)
+        assert found == " ".join(expected.split())
+        assert (
+            recogniser.fingerprint
+            != choose_recogniser(
+                replace(params, model=str(self.other(tmp_path))),
+                texts=[],
+                work=tmp_path,
+                workers=1,
+            ).fingerprint
+        )
+
+    def other(self, folder: Path) -> Path:
+        copy = folder.with_name("other")
+        shutil.copytree(folder, copy)
+        with open(copy / "preprocessor_config.json", "a") as stream:
+            stream.write("\n")
+        return copy
+
+    def test_a_sequence_to_sequence_model_writes_something(self, tmp_path):
+        torch.manual_seed(0)
+        vocabulary = {chr(97 + n): n for n in range(26)}
+        special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+        vocabulary |= {name: 26 + n for n, name in enumerate(special)}
+        config = WhisperConfig(
+            vocab_size=len(vocabulary),
+            d_model=12,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=12,
+            decoder_ffn_dim=12,
+            num_mel_bins=8,
+            max_source_positions=50,
+            max_target_positions=12,
+            decoder_start_token_id=27,
+            bos_token_id=26,
+            eos_token_id=26,
+            pad_token_id=26,
+            suppress_tokens=None,
+            begin_suppress_tokens=None,
+        )
+        model = WhisperForConditionalGeneration(config)
+        model.generation_config.no_timestamps_token_id = 28
+        model.generation_config.max_length = 8
+        model.save_pretrained(tmp_path)
+        WhisperTokenizer(vocab=vocabulary, merges=[]).save_pretrained(tmp_path)
+        WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(
+            tmp_path
+        )
+        params = Baseline1Params(recogniser="transformers", model=str(tmp_path))
+        recogniser = choose_recogniser(params, texts=[], work=tmp_path, workers=1)
+        assert recogniser.name.startswith("whisper")
+        transcribe = recogniser.open(CPU)
+        wave = np.random.default_rng(0).normal(size=9_000).astype(np.float32)
+        text = transcribe(wave)
+        assert text == transcribe(wave)
+        assert text
+
+    @pytest.mark.parametrize(
+        ("spoil", "complaint"),
+        [
+            (lambda f: (f / "config.json").unlink(), "cannot load the recogniser"),
+            (
+                lambda f: (f / "model.safetensors").unlink(),
+                "cannot load the recogniser",
+            ),
+            (
+                lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
+                "no speech recogniser.*found a bert",
+            ),
+        ],
+    )
+    def test_one_that_is_not_whole_is_refused(self, tmp_path, spoil, complaint):
+        write_wav2vec2(tmp_path)
+        spoil(tmp_path)
+        params = Baseline1Params(recogniser="transformers", model=str(tmp_path))
+        with pytest.raises((InputError, ConfigurationError), match=complaint):
+            choose_recogniser(params, texts=[], work=tmp_path, workers=1).open(CPU)
+
+    def test_a_pipeline_of_torchaudio_is_known_by_its_file(self, tmp_path):
+        params = Baseline1Params(
+            recogniser="torchaudio", model=str(tmp_path / "weights.pth")
+        )
+        with pytest.raises(InputError, match=r"expected one of.*ls960"):
+            choose_recogniser(params, texts=[], work=tmp_path, workers=1)
+        (tmp_path / "weights.pth").touch()
+        with pytest.raises(ConfigurationError, match="whose weights are called so"):
+            choose_recogniser(params, texts=[], work=tmp_path, workers=1)
+        path = tmp_path / "wav2vec2_fairseq_base_ls960_asr_ls960.pth"
+        path.write_bytes(b"damaged")
+        params = replace(params, model=str(path))
+        recogniser = choose_recogniser(params, texts=[], work=tmp_path, workers=1)
+        assert recogniser.name == "torchaudio WAV2VEC2_ASR_BASE_960H"
+        with pytest.raises(InputError, match="not the weights of torchaudio"):
+            recogniser.open(CPU)
+
+    @pytest.mark.slow
+    def test_a_pipeline_of_torchaudio_gives_its_best_classes(self, tmp_path):
+        bundle = torchaudio.pipelines.WAV2VEC2_ASR_BASE_960H
+        torch.manual_seed(0)
+        model = torchaudio.models.wav2vec2_base(aux_num_out=32).eval()
+        path = tmp_path / "wav2vec2_fairseq_base_ls960_asr_ls960.pth"
+        with torch.no_grad():
+            model.aux.weight.mul_(30)
+        torch.save(model.state_dict(), path)
+        params = Baseline1Params(recogniser="torchaudio", model=str(path))
+        recogniser = choose_recogniser(params, texts=[], work=tmp_path, workers=1)
+        wave = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(wave)[None])[0][0]
+        # torchaudio leaves out the classes that fairseq has for special tokens.
+        best = logits[:, [0, *range(4, 32)]].argmax(1)
+        labels = bundle.get_labels()
+        kept = [labels[n] for n in best.unique_consecutive().tolist() if n]
+        expected = " ".join("".join(kept).replace("|", " ").split())
+        assert expected and recogniser.open(CPU)(wave) == expected
+
+    def test_pocketsphinx_writes_english_words(self, tmp_path):
+        pytest.importorskip("pocketsphinx")
+        params = Baseline1Params(recogniser="pocketsphinx")
+        recogniser = choose_recogniser(params, texts=[], work=tmp_path, workers=1)
+        transcribe = recogniser.open(CPU)
+        text = transcribe(spoken("the weather is nice today"))
+        assert text and re.fullmatch(r"[a-z' ]+", text)
+        assert transcribe(np.zeros(1600, np.float32)) == ""
+
+    @pytest.mark.parametrize(
+        ("params", "module", "fix"),
+        [
+            (
+                Baseline1Params(recogniser="pocketsphinx"),
+                "pocketsphinx",
+                r"pip install -e '\.\[pocketsphinx\]'",
+            ),
+            (
+                Baseline1Params(model=str(ENCODER)),
+                "flashlight.lib.text.decoder",
+                "pip install flashlight-text",
+            ),
+        ],
+        ids=["pocketsphinx", "encoder"],
+    )
+    def test_what_is_not_installed_is_named(
+        self, monkeypatch, tmp_path, params, module, fix
+    ):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ConfigurationError, match=fix):
+            choose_recogniser(params, texts=[], work=tmp_path, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"recogniser": "siri"}, "unknown baseline1.recogniser.*expected one of"),
+        ({"language_model": "french"}, "unknown baseline1.language_model"),
+        ({"order": 1}, "order is out of range.*2 to 6"),
+        ({"vocabulary": 0}, "vocabulary must be positive"),
+        ({"accents": ()}, "accents is empty"),
+    ],
+)
+def test_parameters_that_cannot_be_used_are_refused(changes, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        Baseline1Params(**changes)
+
+
+def read(name: str) -> pd.DataFrame:
+    return pd.read_csv(FOLDER / name, keep_default_na=False)
+
+
+def use(monkeypatch, texts: dict[str, str]) -> list[str]:
+    """A recogniser that writes `texts` by recording; returns what it has heard."""
+    heard: list[str] = []
+
+    def work(recogniser, device, recording):
+        heard.append(recording[0].name)
+        return texts.get(recording[0].parent.name + "/" + recording[0].name, "")
+
+    monkeypatch.setattr("stages.baseline.run._transcribe_recording", work)
+    return heard
+
+
+class TestStage:
+    def test_a_second_run_transcribes_nothing_and_changes_nothing(
+        self, finished, snapshot
+    ):
+        before = snapshot(FOLDER), snapshot(TRANSCRIPTS)
+        result = pipeline("transcribe")
+        assert result.exit_code == 0 and "12 transcripts" in result.stdout
+        assert "0 of them new" in result.stdout
+        assert (snapshot(FOLDER), snapshot(TRANSCRIPTS)) == before
+
+    def test_a_changed_recording_costs_one_transcript(self, finished, monkeypatch):
+        heard = use(monkeypatch, {})
+        path = Path("data/tiny/test/play-0.wav")
+        samples, rate = soundfile.read(path)
+        soundfile.write(path, samples[:-100], rate)
+        for command in ("prepare", "extract-acoustic", "transcribe"):
+            assert pipeline(command).exit_code == 0
+        assert heard == ["play-0.wav"]
+
+    def test_what_was_recognised_decides_the_intent(self, finished, monkeypatch):
+        shutil.rmtree(TRANSCRIPTS)
+        teacher = pd.read_csv("cache/tiny/teacher/predictions.csv")
+        by_id = teacher.set_index("id")
+        # Each is heard as another is, which the teacher has classified already.
+        swapped = {
+            "test/play-0.wav": ("light the lamp", "tiny/test/lamp-on-0"),
+            "test/lamp-on-0.wav": ("Put OUT the lamp!", "tiny/test/lamp-off-0"),
+        }
+        use(monkeypatch, {name: text for name, (text, _) in swapped.items()})
+        result = pipeline("transcribe")
+        assert result.exit_code == 0, result.output
+        found = read("predictions.csv").set_index("id")
+        for name, (_, like) in swapped.items():
+            row = found.loc["tiny/" + name.removesuffix(".wav")]
+            assert row["predicted"] == by_id.loc[like, "predicted"]
+            assert row["confidence"] == pytest.approx(by_id.loc[like, "confidence"])
+        # Ten of twelve were recognised as nothing, and are there.
+        assert len(found) == 12
+        empty = found.loc[
+            ~found.index.isin(["tiny/test/play-0", "tiny/test/lamp-on-0"])
+        ]
+        assert empty["predicted"].nunique() == 1
+        assert "nothing recognised in 4" in result.stdout
+        transcripts = read("transcripts.csv").set_index("id")
+        assert transcripts.loc["tiny/test/lamp-on-0", "transcript"] == (
+            "put out the lamp"
+        )
+
+    def test_transcripts_made_elsewhere(self, finished, snapshot):
+        before = snapshot(TRANSCRIPTS)
+        teacher = pd.read_csv("cache/tiny/teacher/predictions.csv")
+        manifest = pd.read_csv("cache/tiny/manifest.csv")
+        given = manifest.loc[manifest["split"] != "train", ["id", "text"]]
+        given.to_csv("heard.tsv", sep="\t", index=False)
+        options = ("--recogniser", "given", "--model", "heard.tsv")
+        result = pipeline("transcribe", *options, "--set", "baseline1.column=text")
+        assert result.exit_code == 0, result.output
+        assert "word error rate 0.00%" in result.stdout
+        pd.testing.assert_frame_equal(read("predictions.csv"), teacher)
+        assert snapshot(TRANSCRIPTS) == before
+
+        result = pipeline("transcribe", *options)
+        assert "no column 'transcript'; found columns id, text" in result.stderr
+        given[1:].to_csv("heard.tsv", sep="\t", index=False)
+        result = pipeline("transcribe", *options, "--set", "baseline1.column=text")
+        assert result.exit_code == 2
+        assert "1 utterances of valid and test have no transcript" in result.stderr
+        assert f"none for {given['id'].iloc[0]}" in result.stderr
+
+    def test_an_interrupted_run_keeps_what_it_heard(self, finished, monkeypatch):
+        shutil.rmtree(TRANSCRIPTS)
+        heard = []
+
+        def work(recogniser, device, recording):
+            if len(heard) == 5:
+                raise KeyboardInterrupt
+            heard.append(recording)
+            return "lamp"
+
+        monkeypatch.setattr("stages.baseline.run._transcribe_recording", work)
+        assert pipeline("transcribe").exit_code == 130
+        later = use(monkeypatch, {})
+        assert pipeline("transcribe").exit_code == 0
+        assert len(later) == 12 - 5
+        assert (read("transcripts.csv")["transcript"] == "lamp").sum() == 5
+
+    def test_several_processes_hear_the_same(self, finished, snapshot, monkeypatch):
+        before = snapshot(FOLDER)
+        shutil.rmtree(TRANSCRIPTS)
+        monkeypatch.setattr("stages.baseline.run._PROCESSES_SECONDS", 0.0)
+        started = []
+        real = run.run_in_processes
+
+        def counted(*arguments, **options):
+            started.append(arguments[2])
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(run, "run_in_processes", counted)
+        assert pipeline("transcribe", "--workers", "2").exit_code == 0
+        assert started == [2]
+        assert snapshot(FOLDER) == before
+
+    def test_a_killed_run_goes_on(self, finished):
+        """By SIGKILL, from outside."""
+        shutil.rmtree(TRANSCRIPTS)
+        code = (
+            "import os, signal, stages.baseline.run as run\n"
+            "real, heard = run._transcribe_recording, []\n"
+            "def work(*arguments):\n"
+            "    if len(heard) == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    heard.append(1)\n"
+            "    return real(*arguments)\n"
+            "run._transcribe_recording = work\n"
+            "from pipeline.cli import main\n"
+            "main(['transcribe', '--workers', '1'])\n"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+        assert ended.returncode == -signal.SIGKILL
+        result = pipeline("transcribe")
+        assert "5 of them new" in result.stdout
+
+    @pytest.mark.parametrize(
+        ("spoil", "complaint"),
+        [
+            (
+                lambda: shutil.rmtree("cache/tiny/teacher"),
+                "no teacher there.*train-teacher",
+            ),
+            (
+                lambda: Path("data/tiny/test/play-0.wav").unlink(),
+                "play-0.wav: the recording cannot be read",
+            ),
+            (
+                lambda: Path("cache/tiny/intents.json").write_text('["lamp on"]'),
+                "the teacher has other intents; found 3; expected the 1",
+            ),
+            (
+                lambda: Path("encoder.safetensors").write_bytes(b"x"),
+                "not a readable safetensors file",
+            ),
+        ],
+    )
+    def test_bad_input_is_one_line(self, finished, spoil, complaint):
+        shutil.rmtree(TRANSCRIPTS)
+        spoil()
+        result = pipeline("transcribe")
+        assert result.exit_code == 2, result.output
+        assert re.search(complaint, result.stderr)
+        assert len(result.stderr.splitlines()) == 1
+
+    def test_the_report_shows_what_the_recogniser_did(self, finished):
+        page = Path("report/results.md").read_text(encoding="utf-8")
+        assert "| Baseline-1, recognised text |" in page
+        row = read("transcripts.csv").query("split == 'test'")
+        errors = count_errors(row["text"].tolist(), row["transcript"].tolist())
+        assert f"word error rate on test {errors.rate:.2f}%" in page
