@@ -2,7 +2,9 @@
 
 import copy
 import gc
+import itertools
 import json
+import math
 import os
 import pickle
 import shutil
@@ -252,8 +254,9 @@ class TestParams:
             ("clip_norm", float("inf")),
             ("precision", "fp16"),
             ("class_weights", "some"),
-            ("repeats_per_row", 5),
+            ("repeats_per_row", 33),
             ("gradient_accumulation", 64),
+            ("seed", 2**32),
         ],
     )
     def test_an_unusable_value_is_refused_by_name(self, name, value):
@@ -769,6 +772,7 @@ class TestObjective:
             {"class_weights": "balanced", "gradient_accumulation": 4},
             {"repeats_per_row": 4},
             {"class_weights": "balanced", "repeats_per_row": 2},
+            {"class_weights": "balanced", "repeats_per_row": 4},
         ],
         ids=str,
     )
@@ -778,6 +782,8 @@ class TestObjective:
         def edit(table):  # a text with two intents, and one intent in plenty
             say(table, "Light, hall!", "train")
             table.loc[table["intent"] == "cellar", "text"] = "down there"
+            most = table.index[table["intent"] == "hall"][:9]
+            table.loc[most, ["text", "intent"]] = "down there", "cellar"
 
         corpus = write_corpus(tmp_path, edit)
         params = replace(QUICK, batch_size=64, **changes)
@@ -807,6 +813,90 @@ class TestObjective:
             (1, 1),
             (4, 1),
         ]
+
+    @pytest.mark.parametrize("stage", ["mlm", "intent"])
+    def test_a_row_weighs_its_count_whatever_rows_stand_beside_it(
+        self, tmp_path, stage
+    ):
+        counts, numbers = [4, 4, 4, 1], [0, 1, 0, 1]
+        kind = {
+            "mlm": AutoModelForMaskedLM,
+            "intent": AutoModelForSequenceClassification,
+        }[stage]
+        torch.manual_seed(3)
+        model = kind.from_config(
+            BertConfig(
+                vocab_size=20,
+                hidden_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=8,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        )
+        tokens = torch.randint(5, 20, (4, 3))
+        labels = torch.tensor(numbers)
+        if stage == "mlm":  # two tokens of each row are masked
+            labels = torch.where(torch.tensor([False, True, True]), tokens, -100)
+        rows = training.Rows([{"count": count} for count in counts])
+        params = TeacherParams(batch_size=8)
+        assert training.rows_at_once(rows, params) == 2
+        trainer = training._WeightedTrainer(
+            model=model,
+            args=training._arguments(
+                params, tmp_path, torch.device("cpu"), 1e-3, 1, at_once=2
+            ),
+            class_weights=None,
+            masked_only=False,
+            mean_count=rows.mean_count(),
+        )
+
+        def gradient(places):
+            batch = {
+                "input_ids": tokens[places],
+                "labels": labels[places],
+                "counts": torch.tensor([float(counts[place]) for place in places]),
+            }
+            device = torch.device("cpu")
+            pieces, total = trainer.get_batch_samples(iter([batch]), 1, device)
+            model.zero_grad()
+            trainer.compute_loss(model, pieces[0], num_items_in_batch=total).backward()
+            return torch.cat(
+                [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+            )
+
+        orders = list(itertools.permutations(range(4)))
+        found = sum(
+            gradient(list(half)) for order in orders for half in (order[:2], order[2:])
+        ) / (2 * len(orders))
+        spoken = [place for place, count in enumerate(counts) for _ in range(count)]
+        model.zero_grad()
+        logits = model(input_ids=tokens[spoken]).logits
+        functional.cross_entropy(
+            logits.flatten(0, -2), labels[spoken].flatten()
+        ).backward()
+        plain = torch.cat(
+            [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        )
+        torch.testing.assert_close(found, plain, atol=1e-6, rtol=1e-4)
+
+    def test_an_epoch_has_about_as_many_steps_as_without_merging(self):
+        def steps(keys, most, **changes):
+            merged = training.merge_repeats(keys, most)
+            rows = training.Rows([{"count": count} for _, count in merged])
+            params = TeacherParams(repeats_per_row=most, **changes)
+            return training.steps_an_epoch(rows, params)
+
+        distinct = range(1000)
+        repeated = [n % 60 for n in range(6000)]
+        for changes in ({}, {"gradient_accumulation": 2}):
+            for most in (1, 2, 4, 8):
+                assert steps(distinct, most, **changes) == math.ceil(1000 / 32)
+                plain = math.ceil(6000 / 32)
+                found = steps(repeated, most, **changes)
+                assert found == pytest.approx(plain, rel=0.05)
+        assert steps(["a"] * 4, 32) == 1
 
     def test_the_loss_of_masked_tokens_alone_is_the_same(self, corpus, tmp_path):
         for masked_only in (False, True):

@@ -156,7 +156,7 @@ def run(
         sentences = _maskable(manifest, steps, train["text"])
         utterances = _labelled(steps, train["text"], train["number"])
         total = sum(
-            steps_an_epoch(len(rows), params) * epochs
+            steps_an_epoch(rows, params) * epochs
             for rows, epochs in (
                 (sentences, params.mlm_epochs),
                 (utterances, params.intent_epochs),
@@ -378,7 +378,7 @@ def _language_stage(
     finished = folder / "history.json"
     if finished.exists():
         _LOG.info("the masked-LM stage is done: %s", folder)
-        bar.update(steps_an_epoch(len(rows), params) * params.mlm_epochs)
+        bar.update(steps_an_epoch(rows, params) * params.mlm_epochs)
         history = json.loads(finished.read_text("utf-8"))
         return load_file(folder / "encoder.safetensors"), history
     model = steps.model(AutoModelForMaskedLM, steps.config)

@@ -7,7 +7,9 @@ Transformers' Trainer trains. What it is given here:
   draws what an unbroken one would. (A masking generator of its own, and one that is
   read ahead of the step as Trainer's data loader does, would not.)
 - the loss is the mean over a step's utterances, or masked tokens, whatever pieces the
-  step runs in, each counted as often as its row stands for it.
+  step runs in. Where rows stand for several, each row is weighted by its count over the
+  mean count of all rows, not of the step's: a row of few would else weigh too much in a
+  step of such rows, and its utterances more than others.
 
 Work folder of a stage, removed once the teacher is finished:
 
@@ -78,6 +80,15 @@ class Rows(Dataset):
     def __len__(self) -> int:
         """The number of rows."""
         return len(self.rows)
+
+    def mean_count(self, class_weights: Tensor | None = None) -> float:
+        """Utterances a row; with weights, (classes), of rows that weigh so much."""
+        counts = torch.tensor([row["count"] for row in self.rows], dtype=torch.float64)
+        if class_weights is None:
+            return float(counts.mean())
+        labels = torch.tensor([row["labels"] for row in self.rows])
+        weights = class_weights.double()[labels]  # (rows)
+        return float((counts * weights).sum() / weights.sum())
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         """The row at `place`, a new dictionary."""
@@ -169,10 +180,16 @@ class _WeightedTrainer(Trainer):
     """Trainer, with rows that count several times and classes that weigh more."""
 
     def __init__(
-        self, *, class_weights: Tensor | None, masked_only: bool, **options: Any
+        self,
+        *,
+        class_weights: Tensor | None,
+        masked_only: bool,
+        mean_count: float,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.loss_is_scaled_for_ga = True  # by what `get_batch_samples` counts
+        self._mean_count = mean_count
         self._class_weights = class_weights
         self._masked_only = masked_only
         self._right = self._seen = 0.0
@@ -183,9 +200,10 @@ class _WeightedTrainer(Trainer):
         """The pieces of a step, and what their losses are divided by together."""
         pieces, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         total = sum(
-            self._weigh(one["labels"], one["counts"])[1].sum() for one in pieces
+            self._weigh(one["labels"], torch.ones_like(one["counts"]))[1].sum()
+            for one in pieces
         )
-        return pieces, total
+        return pieces, total * self._mean_count
 
     def compute_loss(
         self,
@@ -404,9 +422,15 @@ def copied_weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def steps_an_epoch(rows: int, params: TeacherParams) -> int:
-    """Steps of the optimiser in an epoch over so many rows."""
-    pieces = math.ceil(rows / (_piece(params) // params.repeats_per_row))
+def rows_at_once(rows: Rows, params: TeacherParams) -> int:
+    """How many of `rows` run at once: about as many utterances as without merging."""
+    utterances = params.batch_size // params.gradient_accumulation
+    return max(1, round(utterances / rows.mean_count()))
+
+
+def steps_an_epoch(rows: Rows, params: TeacherParams) -> int:
+    """Steps of the optimiser in an epoch over `rows`."""
+    pieces = math.ceil(len(rows) / rows_at_once(rows, params))
     return math.ceil(pieces / params.gradient_accumulation)
 
 
@@ -469,12 +493,15 @@ def fit(
             watch.best = load_file(latest / _BEST)
     trainer = _WeightedTrainer(
         model=model,
-        args=_arguments(params, folder, device, learning_rate, epochs),
+        args=_arguments(
+            params, folder, device, learning_rate, epochs, rows_at_once(rows, params)
+        ),
         data_collator=collator,
         train_dataset=rows,
         callbacks=[watch],
         class_weights=class_weights,
         masked_only=params.masked_only,
+        mean_count=rows.mean_count(class_weights),
     )
     trainer.remove_callback(PrinterCallback)  # prints to stdout
     trainer.train(resume_from_checkpoint=str(latest) if latest else None)
@@ -491,10 +518,11 @@ def _arguments(
     device: torch.device,
     learning_rate: float,
     epochs: int,
+    at_once: int,
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=_piece(params) // params.repeats_per_row,
+        per_device_train_batch_size=at_once,
         gradient_accumulation_steps=params.gradient_accumulation,
         train_sampling_strategy=(
             "group_by_length" if params.group_by_length else "random"
@@ -535,11 +563,6 @@ def _in_bf16(precision: str, device: torch.device) -> bool:
     if not able:
         _LOG.warning("no bfloat16 on this %s: the teacher trains in float32", device)
     return able
-
-
-def _piece(params: TeacherParams) -> int:
-    """Utterances that run at once."""
-    return params.batch_size // params.gradient_accumulation
 
 
 def _latest(folder: Path) -> Path | None:
