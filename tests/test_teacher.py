@@ -651,12 +651,53 @@ class TestEncoders:
             with pytest.raises(InputError, match=r"missing.*layer\.0\.output\.dense"):
                 train(corpus, params, tmp_path / "teacher")
 
-    def test_roberta_positions_begin_behind_the_paddings(self):
+    @pytest.mark.parametrize(
+        ("kind", "longest"),
+        [
+            ("bert", 514),
+            ("distilbert", 514),
+            ("modernbert", 514),
+            ("funnel", 514),
+            ("xlnet", None),
+            ("roberta", 512),
+            ("camembert", 512),
+            ("xlm-roberta", 512),
+            ("xlm-roberta-xl", 512),
+            ("mpnet", 512),
+            ("data2vec-text", 512),
+            ("roberta-prelayernorm", 512),
+            ("ibert", 512),
+            ("xmod", 512),
+            ("longformer", 512),
+            ("luke", 512),
+            ("esm", 512),
+        ],
+    )
+    def test_positions_may_begin_behind_the_paddings(self, kind, longest):
         tokenizer = BertTokenizer(vocab=spelling())
+        sizes = {"max_position_embeddings": 514} if longest else {}
+        config = AutoConfig.for_model(kind, vocab_size=60, pad_token_id=1, **sizes)
+        assert bert.longest_text(tokenizer, config) == longest
+
+    @pytest.mark.parametrize("kind", ["roberta", "mpnet", "xmod", "bert"])
+    def test_a_text_of_that_length_is_the_longest_that_runs(self, kind):
         config = AutoConfig.for_model(
-            "roberta", max_position_embeddings=514, pad_token_id=1
+            kind,
+            vocab_size=60,
+            max_position_embeddings=20,
+            pad_token_id=1,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            languages=["en"],
+            default_language="en",
         )
-        assert bert.longest_text(tokenizer, config) == 512
+        model = AutoModel.from_config(config).eval()
+        longest = bert.longest_text(BertTokenizer(vocab=spelling()), config)
+        model(torch.full((1, longest), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, longest + 1), 5))
 
 
 class TestSupply:
@@ -666,7 +707,12 @@ class TestSupply:
         config = json.loads((start / "config.json").read_text())
         config["auto_map"] = {
             name: "evil.Evil"
-            for name in ("AutoConfig", "AutoModelForMaskedLM", "AutoTokenizer")
+            for name in (
+                "AutoConfig",
+                "AutoModelForMaskedLM",
+                "AutoModelForSequenceClassification",
+                "AutoTokenizer",
+            )
         }
         (start / "config.json").write_text(json.dumps(config))
         params = replace(QUICK, model=str(start), max_tokens=48)
@@ -947,7 +993,7 @@ class TestObjective:
 
 
 class TestBadInput:
-    @pytest.mark.parametrize("name", ["no/such/folder/here", "bert-base-nowhere"])
+    @pytest.mark.parametrize("name", ["some/bert-nowhere", "bert-base-nowhere"])
     def test_an_unknown_model_is_one_line_with_the_fix(self, corpus, tmp_path, name):
         with pytest.raises(InputError) as caught:
             train(corpus, replace(QUICK, model=name), tmp_path / "teacher")
@@ -957,6 +1003,47 @@ class TestBadInput:
         assert f"hf download {name} --local-dir data/models/" in line
         assert "HF_HUB_OFFLINE" in line
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "name", ["no/such/folder/here", "/nowhere/bert", "./bert", "bert.bin"]
+    )
+    def test_a_folder_that_is_not_there_is_no_hubs_name(
+        self, corpus, tmp_path, monkeypatch, name
+    ):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "bert.bin").write_bytes(b"weights")
+        with pytest.raises(InputError) as caught:
+            train(corpus, replace(QUICK, model=name), tmp_path / "teacher")
+        line = str(caught.value)
+        assert line.startswith(f"{name}: no such folder") and "\n" not in line
+        assert "a folder with config.json, model.safetensors" in line
+        assert "--local-dir FOLDER" in line and "HF_HUB_OFFLINE" not in line
+        assert ("found a file" in line) is (name == "bert.bin")
+
+    @pytest.mark.parametrize("kind", ["vit", "wav2vec2", "bart", "t5"])
+    def test_a_model_of_another_kind_is_refused(self, corpus, tmp_path, kind):
+        AutoConfig.for_model(kind).save_pretrained(tmp_path / "model")
+        if kind in ("bart", "t5"):  # they even have tokenizers
+            BertTokenizer(vocab=spelling()).save_pretrained(tmp_path / "model")
+        params = replace(QUICK, model=str(tmp_path / "model"))
+        with pytest.raises(
+            ConfigurationError, match=rf"no encoder of texts.*found {kind}.*bert-base"
+        ):
+            train(corpus, params, tmp_path / "teacher")
+
+    def test_a_tokenizer_that_cannot_mask_asks_to_skip_the_stage_that_does(
+        self, corpus, start, tmp_path
+    ):
+        backend = BertTokenizer(vocab=spelling()).backend_tokenizer
+        names = {name: f"[{name[:-6].upper()}]" for name in SPECIAL_NAMES[:-1]}
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+        for path in start.glob("tokenizer*"):
+            path.unlink()
+        tokenizer.save_pretrained(start)
+        params = replace(QUICK, model=str(start), max_tokens=48)
+        with pytest.raises(InputError, match=r"masks.*teacher\.mlm_epochs to 0"):
+            train(corpus, params, tmp_path / "teacher")
+        train(corpus, replace(params, mlm_epochs=0), tmp_path / "teacher")
 
     def test_a_model_without_tokenizer_is_not_trained_on_unknown_words(
         self, corpus, start, tmp_path

@@ -43,7 +43,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertConfig,
@@ -61,7 +60,7 @@ from stages.provenance import fingerprint, hash_code, hash_file
 from stages.runtime import choose_device, progress, quiet_transformers, seed_everything
 from stages.teacher.bert import (
     fit_tokenizer,
-    load,
+    load_config,
     load_model,
     load_tokenizer,
     longest_text,
@@ -283,8 +282,15 @@ def _start(
             max_position_embeddings=params.max_tokens,
         )
     else:
+        config = load_config(params.model, revision=params.revision)
         tokenizer = load_tokenizer(params.model, revision=params.revision)
-        config = load(AutoConfig, params.model, revision=params.revision)
+        if params.mlm_epochs and tokenizer.mask_token is None:
+            raise InputError(
+                "the tokenizer has no token that masks another",
+                path=params.model,
+                fix="set teacher.mlm_epochs to 0, which skips the stage that masks, or "
+                "choose a teacher.model that has one",
+            )
         if len(tokenizer) > config.vocab_size:
             raise InputError(
                 "tokenizer and model do not belong together",
@@ -298,7 +304,7 @@ def _start(
                 found=params.max_tokens,
                 expected=f"at most {longest}",
             )
-    fit_tokenizer(tokenizer, params.model, config)
+    fit_tokenizer(tokenizer, config)
     tokenizer.model_max_length = params.max_tokens
     return tokenizer, config
 
