@@ -553,6 +553,84 @@ class TestGoingOn:
             train(texts, params, tmp_path / "alone")
             assert contents(tmp_path / "other") == contents(tmp_path / "alone")
 
+    def test_another_device_or_precision_begins_anew(self, corpus, monkeypatch):
+        def folder(device, precision, able):
+            monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: able)
+            params = replace(LONGER, precision=precision)
+            return finetune._own_folder(
+                corpus, params, BertConfig(), table, [], torch.device(device)
+            )
+
+        table = pd.DataFrame({"split": ["train"], "text": ["a"], "number": [0]})
+        assert folder("cpu", "float32", True) != folder("cuda", "float32", True)
+        assert folder("cuda", "bf16", True) != folder("cuda", "bf16", False)
+        assert folder("cuda:0", "bf16", True) == folder("cuda:1", "bf16", True)
+
+    def test_what_is_damaged_is_told_and_begun_anew(self, corpus, tmp_path, caplog):
+        def cut(path):
+            path.write_bytes(path.read_bytes()[:-100])
+
+        def flip(path):
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+
+        damages = [
+            ("intent", "latest.json", lambda path: path.write_text("")),
+            ("intent", "latest.json", lambda path: path.write_text("[]")),
+            ("intent", "checkpoint-4", shutil.rmtree),
+            ("intent", "checkpoint-4/optimizer.pt", cut),
+            ("intent", "checkpoint-4/model.safetensors", flip),
+            ("mlm", "encoder.safetensors", cut),
+            ("mlm", "encoder.safetensors", os.unlink),
+            ("mlm", "finished.json", lambda path: path.write_text("{}")),
+        ]
+        damages += [
+            ("intent", f"checkpoint-4/{name}", os.unlink)
+            for name in (
+                "best.safetensors",
+                "optimizer.pt",
+                "rng_state.pth",
+                "scheduler.pt",
+                "trainer_state.json",
+            )
+        ]
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt(patch, "intent", 5)
+            train(corpus, LONGER, tmp_path / "stopped", checkpoint_minutes=0)
+        train(corpus, LONGER, tmp_path / "unbroken")
+        for number, (stage, name, damage) in enumerate(damages):
+            output = tmp_path / str(number)
+            shutil.copytree(tmp_path / "stopped.work", tmp_path / f"{number}.work")
+            (path,) = (tmp_path / f"{number}.work").glob(f"*/{stage}/{name}")
+            damage(path)
+            caplog.clear()
+            steps = []
+            with pytest.MonkeyPatch.context() as patch:
+                interrupt(patch, "", 0, watch=steps.append)
+                train(corpus, LONGER, output)
+            assert "the stage begins anew" in caplog.text, name
+            begun = {"mlm": (6, 5), "intent": (0, 9)}[stage]
+            assert (steps.count("mlm"), steps.count("intent")) == begun, name
+            assert contents(output) == contents(tmp_path / "unbroken"), name
+
+    def test_a_checkpoint_and_its_folder_are_flushed_before_it_is_named(
+        self, corpus, tmp_path, monkeypatch
+    ):
+        flushed = []
+        write_json = training.write_json
+        monkeypatch.setattr(training, "flush_path", flushed.append)
+
+        def noting(path, value):
+            folder = path.parent / value["checkpoint"]
+            assert {folder, *folder.iterdir()} <= set(flushed)
+            assert sorted(value["files"]) == sorted(p.name for p in folder.iterdir())
+            write_json(path, value)
+
+        monkeypatch.setattr(training, "write_json", noting)
+        train(corpus, QUICK, tmp_path / "teacher", checkpoint_minutes=0)
+        assert flushed
+
     def test_two_at_once_do_not_share_a_work_folder(self, corpus, tmp_path):
         with (
             training.work_folder(tmp_path / "teacher.work"),
@@ -981,15 +1059,16 @@ class TestObjective:
         assert masked == pytest.approx(0.8, abs=0.03)
         assert (seen == given[chosen]).float().mean() == pytest.approx(0.1, abs=0.03)
 
-    def test_bf16_is_for_gpus_that_have_it(self, monkeypatch, caplog):
-        assert not training._in_bf16("float32", torch.device("cuda"))
-        assert not training._in_bf16("bf16", torch.device("cpu"))
-        assert "trains in float32" in caplog.text
+    def test_bf16_is_for_gpus_that_have_it(self, corpus, tmp_path, monkeypatch, caplog):
+        assert not training.in_bf16("float32", torch.device("cuda"))
+        assert not training.in_bf16("bf16", torch.device("cpu"))
         for able in (True, False):
             monkeypatch.setattr(
                 torch.cuda, "is_bf16_supported", lambda able=able, **_: able
             )
-            assert training._in_bf16("bf16", torch.device("cuda")) is able
+            assert training.in_bf16("bf16", torch.device("cuda")) is able
+        train(corpus, replace(QUICK, precision="bf16"), tmp_path / "teacher")
+        assert caplog.text.count("trains in float32") == 1
 
 
 class TestBadInput:

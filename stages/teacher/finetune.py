@@ -22,14 +22,17 @@ hundred times an epoch. Predicting is per distinct text.
 A run that was interrupted goes on from its work folder, if it is to do the same, and
 gives the same bytes on the same machine as one that was not:
 
-    <fingerprint>/mlm/      checkpoints, and encoder.safetensors with history.json, the
-                            finished stage
+    <fingerprint>/mlm/      checkpoints, and encoder.safetensors with finished.json,
+                            the finished stage: its history, and the encoder's hash
     <fingerprint>/intent/   checkpoints
+
+What is damaged there is told, and its stage begun anew.
 """
 
 import copy
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -74,6 +77,7 @@ from stages.teacher.training import (
     Rows,
     copied_weights,
     fit,
+    in_bf16,
     merge_repeats,
     steps_an_epoch,
     work_folder,
@@ -138,6 +142,8 @@ def run(
         InputError: an unusable manifest or model.
     """
     where = choose_device(device)
+    if params.precision == "bf16" and not in_bf16(params.precision, where):
+        _LOG.warning("no bfloat16 on this %s: the teacher trains in float32", where)
     classes = read_intents(intents)
     table = _read_texts(manifest, intents, classes)
     train = table[table["split"] == "train"]
@@ -150,7 +156,7 @@ def run(
             config=config,
             device=where,
             minutes=checkpoint_minutes,
-            work=_own_folder(work, params, config, table, classes),
+            work=_own_folder(work, params, config, table, classes, where),
         )
         sentences = _maskable(manifest, steps, train["text"])
         utterances = _labelled(steps, train["text"], train["number"])
@@ -315,6 +321,7 @@ def _own_folder(
     config: PreTrainedConfig,
     table: pd.DataFrame,
     classes: list[str],
+    device: torch.device,
 ) -> Path:
     """Where an interrupted run that was to do just this lies, or will."""
     start = Path(params.model)
@@ -328,6 +335,8 @@ def _own_folder(
         "classes": classes,
         "code": hash_code(Path(__file__).parent),
         "versions": [torch.__version__, transformers.__version__],
+        "device": device.type,
+        "bf16": in_bf16(params.precision, device),
     }
     return work / fingerprint(identity)[:12]
 
@@ -381,18 +390,25 @@ def _language_stage(
     params, folder = steps.params, steps.work / "mlm"
     if params.mlm_epochs == 0:
         return {}, []
-    finished = folder / "history.json"
+    weights, finished = folder / "encoder.safetensors", folder / "finished.json"
     if finished.exists():
-        _LOG.info("the masked-LM stage is done: %s", folder)
-        bar.update(steps_an_epoch(rows, params) * params.mlm_epochs)
-        history = json.loads(finished.read_text("utf-8"))
-        return load_file(folder / "encoder.safetensors"), history
+        try:
+            done = json.loads(finished.read_text("utf-8"))
+            if hash_file(weights) != done["encoder"]:
+                raise ValueError(f"{weights.name} has changed")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _LOG.warning("%s: damaged (%s); the stage begins anew", folder, error)
+            shutil.rmtree(folder)
+        else:
+            _LOG.info("the masked-LM stage is done: %s", folder)
+            bar.update(steps_an_epoch(rows, params) * params.mlm_epochs)
+            return load_file(weights), done["history"]
     model = steps.model(AutoModelForMaskedLM, steps.config)
     history, _ = steps.fit("mlm")(model, rows, Masked(steps.tokenizer, params), bar=bar)
     encoder = copied_weights(model.base_model)
-    with atomic_path(folder / "encoder.safetensors") as beside:
+    with atomic_path(weights) as beside:
         save_file(encoder, beside)
-    write_json(finished, history)
+    write_json(finished, {"history": history, "encoder": hash_file(weights)})
     return encoder, history
 
 

@@ -14,14 +14,13 @@ Transformers' Trainer trains. What it is given here:
 Work folder of a stage, removed once the teacher is finished:
 
     checkpoint-<step>/   Trainer's own, and best.safetensors: the best epoch's weights
-    latest.json          names the last one that is complete
+    latest.json          names the last one that is complete, and hashes its files
 """
 
 import fcntl
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from collections import Counter
@@ -47,8 +46,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from stages.atomic import write_json
+from stages.atomic import flush_path, write_json
 from stages.errors import ConfigurationError
+from stages.provenance import hash_file
 from stages.runtime import seed_everything
 from stages.teacher.params import TeacherParams
 
@@ -355,10 +355,11 @@ class _Watch(TrainerCallback):
         path = self.folder / name
         if self.best:
             save_file(self.best, path / _BEST)
-        for file in sorted(path.iterdir()):
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
-        write_json(self.folder / "latest.json", {"checkpoint": name})
+        files = sorted(path.iterdir())
+        for file in (*files, path):
+            flush_path(file)
+        hashes = {file.name: hash_file(file) for file in files}
+        write_json(self.folder / "latest.json", {"checkpoint": name, "files": hashes})
         for other in self.folder.glob("checkpoint-*"):
             if other.name != name:
                 shutil.rmtree(other)
@@ -538,7 +539,7 @@ def _arguments(
         adam_beta2=params.adam_beta2,
         adam_epsilon=params.adam_epsilon,
         max_grad_norm=params.clip_norm,
-        bf16=_in_bf16(params.precision, device),
+        bf16=in_bf16(params.precision, device),
         seed=params.seed,
         use_cpu=device.type == "cpu",
         logging_strategy="steps",
@@ -553,25 +554,40 @@ def _arguments(
     return arguments
 
 
-def _in_bf16(precision: str, device: torch.device) -> bool:
+def in_bf16(precision: str, device: torch.device) -> bool:
     """Whether products are in bfloat16: asked for, and the GPU has it."""
-    if precision != "bf16":
-        return False
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported(
-        including_emulation=False
+    return (
+        precision == "bf16"
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
     )
-    if not able:
-        _LOG.warning("no bfloat16 on this %s: the teacher trains in float32", device)
-    return able
 
 
 def _latest(folder: Path) -> Path | None:
-    """The last complete checkpoint in `folder`."""
-    try:
-        name = json.loads((folder / "latest.json").read_text("utf-8"))["checkpoint"]
-    except FileNotFoundError:
+    """The last complete checkpoint in `folder`; a damaged one is removed.
+
+    Trainer goes on without what it does not find, such as the optimiser's state, and
+    ends with other weights.
+    """
+    pointer = folder / "latest.json"
+    if not pointer.exists():
         return None
-    return folder / name
+    try:
+        latest = json.loads(pointer.read_text("utf-8"))
+        path = folder / latest["checkpoint"]
+        damaged = sorted(
+            file
+            for file, content in latest["files"].items()
+            if hash_file(path / file) != content
+        )
+        if not damaged:
+            return path
+        reason = f"{damaged[0]} has changed"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error)
+    _LOG.warning("%s: a damaged checkpoint (%s); the stage begins anew", folder, reason)
+    shutil.rmtree(folder)
+    return None
 
 
 @contextmanager
