@@ -325,6 +325,17 @@ class TestFinetune:
             atol=2e-6,
         )
 
+    def test_texts_that_are_cut_are_counted(self, learnt, tmp_path):
+        assert "max_tokens" not in str(learnt[1])
+
+        def edit(table):
+            say(table, " ".join(["light"] * 15), "train", "test")
+            say(table, " ".join(["light"] * 14), "valid")
+
+        corpus = write_corpus(tmp_path, edit)
+        summary = train(corpus, replace(QUICK, max_tokens=16), tmp_path / "teacher")
+        assert str(summary).endswith("; teacher.max_tokens cut 1 text")
+
     def test_the_folder_holds_nothing_but_what_is_documented(self, learnt):
         assert sorted(contents(learnt[0])) == [
             "config.json",

@@ -265,11 +265,13 @@ def predict(
     return numbers, confidences
 
 
-def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
-    """The number of tokens of each text, special ones included."""
+def token_counts(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, cut: bool = True
+) -> list[int]:
+    """The number of tokens of each text, special ones included; `cut` at the most."""
     if not texts:
         return []
-    return [len(ids) for ids in tokenizer(list(texts), truncation=True).input_ids]
+    return [len(ids) for ids in tokenizer(list(texts), truncation=cut).input_ids]
 
 
 def _runs(

@@ -68,6 +68,7 @@ from stages.teacher.bert import (
     load_tokenizer,
     longest_text,
     predict,
+    token_counts,
 )
 from stages.teacher.params import SCRATCH, TeacherParams
 from stages.teacher.training import (
@@ -99,6 +100,7 @@ class Summary:
     epochs: int
     selection: str
     scores: dict[str, float]
+    cut: int  # texts, of all splits, that are longer than `max_tokens`
 
     def __str__(self) -> str:
         """One line for the person who waited."""
@@ -108,10 +110,12 @@ class Summary:
             f"{self.scores[f'{split}_macro_f1']:.2f}%)"
             for split in ("valid", "test")
         )
+        texts = "1 text" if self.cut == 1 else f"{self.cut:,} texts"
+        cut = f"; teacher.max_tokens cut {texts}" * (self.cut > 0)
         return (
             f"{self.output}: teacher of {self.utterances:,} train utterances in "
             f"{self.texts:,} wordings, intent epoch {self.intent_epoch} of "
-            f"{self.epochs}, {why}; on ground-truth text {told}"
+            f"{self.epochs}, {why}; on ground-truth text {told}{cut}"
         )
 
 
@@ -173,6 +177,7 @@ def run(
                 steps, encoder, classes, table, utterances, bar
             )
         predicted = _predict_table(classifier, tokenizer, table, classes)
+        lengths = token_counts(tokenizer, table["text"].unique().tolist(), cut=False)
         classifier.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         scores: dict[str, float] = {}
@@ -204,6 +209,7 @@ def run(
         epochs=params.intent_epochs,
         selection=params.selection,
         scores=scores,
+        cut=sum(length > params.max_tokens for length in lengths),
     )
 
 
