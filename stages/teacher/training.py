@@ -199,10 +199,11 @@ class _WeightedTrainer(Trainer):
     ) -> tuple[list, Tensor | int | None]:
         """The pieces of a step, and what their losses are divided by together."""
         pieces, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        total = sum(
+        weights = (
             self._weigh(one["labels"], torch.ones_like(one["counts"]))[1].sum()
             for one in pieces
         )
+        total = sum(weights, start=torch.zeros(()))
         return pieces, total * self._mean_count
 
     def compute_loss(
