@@ -335,6 +335,8 @@ class TestFinetune:
         corpus = write_corpus(tmp_path, edit)
         summary = train(corpus, replace(QUICK, max_tokens=16), tmp_path / "teacher")
         assert str(summary).endswith("; teacher.max_tokens cut 1 text")
+        saved = json.loads((tmp_path / "teacher" / "tokenizer.json").read_text())
+        assert saved["truncation"]["max_length"] == 16  # not as counting left it
 
     def test_the_folder_holds_nothing_but_what_is_documented(self, learnt):
         assert sorted(contents(learnt[0])) == [

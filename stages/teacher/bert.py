@@ -5,6 +5,7 @@ are any, else from a pickle of which only tensors are taken (`torch.load` with
 `weights_only`, which transformers always sets).
 """
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -265,13 +266,18 @@ def predict(
     return numbers, confidences
 
 
-def token_counts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, cut: bool = True
-) -> list[int]:
-    """The number of tokens of each text, special ones included; `cut` at the most."""
+def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """The number of tokens of each text, special ones included."""
     if not texts:
         return []
-    return [len(ids) for ids in tokenizer(list(texts), truncation=cut).input_ids]
+    return [len(ids) for ids in tokenizer(list(texts), truncation=True).input_ids]
+
+
+def count_cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> int:
+    """How many of `texts`, at least one, are longer than `tokenizer` leaves them."""
+    # A copy, since a tokenizer saves whether it was last asked to cut.
+    whole = copy.deepcopy(tokenizer)(list(texts), truncation=False).input_ids
+    return sum(len(ids) > tokenizer.model_max_length for ids in whole)
 
 
 def _runs(

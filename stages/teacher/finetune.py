@@ -62,13 +62,13 @@ from stages.manifest import SPLITS, read_intents, read_manifest
 from stages.provenance import fingerprint, hash_code, hash_file
 from stages.runtime import choose_device, progress, quiet_transformers, seed_everything
 from stages.teacher.bert import (
+    count_cut,
     fit_tokenizer,
     load_config,
     load_model,
     load_tokenizer,
     longest_text,
     predict,
-    token_counts,
 )
 from stages.teacher.params import SCRATCH, TeacherParams
 from stages.teacher.training import (
@@ -177,7 +177,7 @@ def run(
                 steps, encoder, classes, table, utterances, bar
             )
         predicted = _predict_table(classifier, tokenizer, table, classes)
-        lengths = token_counts(tokenizer, table["text"].unique().tolist(), cut=False)
+        cut = count_cut(tokenizer, table["text"].unique().tolist())
         classifier.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         scores: dict[str, float] = {}
@@ -209,7 +209,7 @@ def run(
         epochs=params.intent_epochs,
         selection=params.selection,
         scores=scores,
-        cut=sum(length > params.max_tokens for length in lengths),
+        cut=cut,
     )
 
 
