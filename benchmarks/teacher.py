@@ -54,6 +54,7 @@ from stages.teacher.training import (
     Rows,
     fit,
     merge_repeats,
+    rows_at_once,
     steps_an_epoch,
 )
 from stages.teacher.vocabulary import build_vocabulary
@@ -178,7 +179,7 @@ def _measure(
             for way in ways:
                 params = replace(TeacherParams(), **_WAYS[way])
                 rows = _rows(stage, params, tokenizer, texts, intents)
-                steps[way] = steps_an_epoch(len(rows), params) * _EPOCHS[stage]
+                steps[way] = steps_an_epoch(rows, params) * _EPOCHS[stage]
                 found[way] += _steps(
                     stage, model, rows, params, tokenizer, arguments.steps, folder
                 )
@@ -226,7 +227,7 @@ def _steps(
     folder: Path,
 ) -> list[dict[str, float]]:
     """What each part of some steps took, in seconds; a first step is left out."""
-    size = params.batch_size // params.repeats_per_row
+    size = rows_at_once(rows, params)
     drawn = np.random.default_rng(0).permutation(len(rows))
     batches, epochs = [drawn[: (count + 1) * size]], 1
     if params.group_by_length:

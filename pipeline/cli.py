@@ -490,13 +490,7 @@ def train_student(
             workers=workers,
             together=together,
         )
-        seeds = ", ".join(map(str, summary.seeds))
-        click.echo(
-            f"{summary.output}: seeds {seeds}; "
-            f"{summary.valid_accuracy:.2f} ± {summary.valid_accuracy_std:.2f}% of "
-            f"valid, {summary.test_accuracy:.2f} ± {summary.test_accuracy_std:.2f}% "
-            "of test"
-        )
+        click.echo(str(summary))
 
 
 @main.command()

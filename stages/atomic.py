@@ -21,10 +21,10 @@ def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
     try:
         yield beside
         if flush:
-            _flush(beside)
+            flush_path(beside)
         os.replace(beside, path)
         if flush:
-            _flush(path.parent)
+            flush_path(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -43,7 +43,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     try:
         yield beside
         for path in sorted(beside.iterdir()):
-            _flush(path)
+            flush_path(path)
         if folder.exists():
             os.replace(folder, former)
         os.replace(beside, folder)
@@ -64,7 +64,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def _flush(path: Path) -> None:
+def flush_path(path: Path) -> None:
     """Make a file, or the renames in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -8,8 +8,9 @@ pass through here, so that two spellings of one wording meet. Words are not touc
 
 import unicodedata
 
-# What keyboards and editors put for an apostrophe, besides what NFKC unites.
-_APOSTROPHES = dict.fromkeys(map(ord, "`\u00b4\u2018\u2019\u02bc\u2032"), "'")
+# What keyboards and editors put for an apostrophe, besides what NFKC unites. NFKC makes
+# some of them (of U+0149) and takes one apart (U+00B4), so they are replaced twice.
+_APOSTROPHES = dict.fromkeys(map(ord, "`\u00b4\u2018\u2019\u02b9\u02bc\u2032"), "'")
 
 
 def normalise_text(text: str) -> str:
@@ -20,11 +21,12 @@ def normalise_text(text: str) -> str:
     separates words: `Turn-on the “Kids’ lamp”, it's 5 o'clock!` becomes `turn on the
     kids lamp it's 5 o'clock`. A text so normalised stays as it is.
     """
+    text = "".join(char for char in text if unicodedata.category(char) != "Cf")
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).lower()
-    kinds = (unicodedata.category(character) for character in text)
+    # A small letter may unite with a mark that its capital stands beside.
+    text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES)
     kept = "".join(
-        character if kind[0] in "LMN" or character == "'" else " "
-        for character, kind in zip(text, kinds, strict=True)
-        if kind != "Cf"
+        char if unicodedata.category(char)[0] in "LMN" or char == "'" else " "
+        for char in text
     )
     return " ".join(word for part in kept.split() if (word := part.strip("'")))

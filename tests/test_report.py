@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 from scipy.stats import bootstrap
+from sklearn.metrics import f1_score
 
 from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
 from stages.manifest import (
@@ -118,7 +119,8 @@ def build_student(folder: Path, name: str, table: pd.DataFrame, seeds=SEEDS) -> 
         for epoch in (1, 2, 3):
             transfer = "" if kind == "baseline2" else 0.5 / epoch
             accuracy = 20.0 * epoch + seed
-            history.append((seed, epoch, 1 / epoch, transfer, 1.0, 50.0, accuracy))
+            row = (seed, epoch, 1 / epoch, transfer, 1.0, 50.0, accuracy, accuracy)
+            history.append(row)
     pd.concat(predictions)[["seed", *PREDICTION_COLUMNS]].to_csv(
         folder / "predictions.csv", index=False
     )
@@ -467,6 +469,27 @@ def test_wordings_and_conditions_split_the_test_accuracy(given, written):
             100 * right[mask].mean(), abs=1e-4
         )
         assert list(results[groups][value]) == sorted(results["systems"])
+
+
+def test_macro_f1_stands_beside_the_accuracy_on_heard_and_unheard_wordings(
+    given, written
+):
+    output, results = written
+    table = pd.read_csv(given / "student" / "aln-0.8" / "predictions.csv")
+    test = table[table["split"] == "test"]
+    heard = test["id"].str[-2:].astype(int) // 4 % 4 < 2
+    cells = []
+    for value, mask in (("heard", heard), ("unheard", ~heard)):
+        runs = [
+            f1_score(run["intent"], run["predicted"], labels=INTENTS, average="macro")
+            for _, run in test[mask].groupby("seed")
+        ]
+        found = results["wording_macro_f1"][value]["aln-0.8"]
+        assert found == pytest.approx(100 * np.mean(runs), abs=1e-4)
+        accuracy = results["wording"][value]["aln-0.8"]
+        cells += [f"{accuracy:.2f}", f"{found:.2f}"]
+    page = (output / "results.md").read_text()
+    assert cells in [row[1:] for row in page_rows(page, "ALN, α 0.8")]
 
 
 def test_an_interval_is_that_of_resampling_one_by_one():
@@ -1061,7 +1084,10 @@ def test_a_confusion_matrix_of_31_intents_fits_its_picture():
 
 def test_pictures_do_not_follow_a_users_settings():
     history = pd.DataFrame(
-        [(1, 1, 1.0, 1.0, 1.0, 10.0, 20.0), (1, 2, 0.5, 0.5, 0.5, 30.0, 40.0)],
+        [
+            (1, 1, 1.0, 1.0, 1.0, 10.0, 20.0, 20.0),
+            (1, 2, 0.5, 0.5, 0.5, 30.0, 40.0, 40.0),
+        ],
         columns=list(HISTORY_COLUMNS),
     )
     systems = [System("aln-0.5", "aln", 0.5, history, history)]

@@ -302,11 +302,14 @@ def test_the_best_epoch_on_valid_is_kept(noisy: dict[str, Any], tmp_path: Path) 
         valid = own["valid_accuracy"]
         assert entry["valid_accuracy"] == pytest.approx(valid.max(), abs=1e-5)
         assert valid[entry["best_epoch"]] == valid.max()
+        f1 = own["valid_macro_f1"][entry["best_epoch"]]
+        assert entry["valid_macro_f1"] == pytest.approx(f1, abs=1e-5)
         assert other["best_epoch"] == 8
         assert other["valid_accuracy"] == pytest.approx(valid[8], abs=1e-5)
     assert any(entry["best_epoch"] < 8 for entry in best)
     columns = ["seed", "epoch", "loss", "transfer_loss", "intent_loss"]
-    assert list(history) == [*columns, "train_accuracy", "valid_accuracy"]
+    columns += ["train_accuracy", "valid_accuracy", "valid_macro_f1"]
+    assert list(history) == columns
     halves = 0.5 * history["transfer_loss"] + 0.5 * history["intent_loss"]
     np.testing.assert_allclose(history["loss"], halves, atol=2e-6)
 

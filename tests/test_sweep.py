@@ -1,5 +1,6 @@
 """Sweeps and the ledger: many students at once are what each is alone."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,10 +170,28 @@ def test_the_table_is_sorted_by_valid_and_names_what_differs(swept: Path) -> Non
     assert set(table["best"]) == {"★"}
     valid = [float(text.split(" ± ")[0]) for text in table["valid"]]
     assert valid == sorted(valid, reverse=True)
+    for row in table.itertuples(index=False):
+        entry = next(one for one in entries if one["system"] == row.system)
+        mean, deviation = entry["test_macro_f1"], entry["test_macro_f1_std"]
+        assert row[table.columns.get_loc("test macro-F1")] == (
+            f"{mean:.2f} ± {deviation:.2f}"
+        )
     worse = {**entries[0], "valid_accuracy": entries[0]["valid_accuracy"] - 1}
     again = results_table([worse, *entries], PARAMS)
     assert again["best"].tolist().count("") == 1
     assert again[again["best"] == ""]["system"].item() == entries[0]["system"]
+
+
+def test_an_entry_without_macro_f1_is_shown_without(
+    swept: Path, tmp_path: Path
+) -> None:
+    path = sorted(swept.iterdir())[0]
+    entry = json.loads(path.read_text())
+    former = {name: value for name, value in entry.items() if "macro_f1" not in name}
+    (tmp_path / path.name).write_text(json.dumps(former))
+    (row,) = results_table(read_ledger(tmp_path), PARAMS).to_dict("records")
+    assert row["valid"] and row["test"]
+    assert row["valid macro-F1"] == row["test macro-F1"] == ""
 
 
 def test_entries_of_other_inputs_are_told_apart(

@@ -2,7 +2,9 @@
 
 import copy
 import gc
+import itertools
 import json
+import math
 import os
 import pickle
 import shutil
@@ -252,8 +254,9 @@ class TestParams:
             ("clip_norm", float("inf")),
             ("precision", "fp16"),
             ("class_weights", "some"),
-            ("repeats_per_row", 5),
+            ("repeats_per_row", 33),
             ("gradient_accumulation", 64),
+            ("seed", 2**32),
         ],
     )
     def test_an_unusable_value_is_refused_by_name(self, name, value):
@@ -321,6 +324,19 @@ class TestFinetune:
             rtol=0,
             atol=2e-6,
         )
+
+    def test_texts_that_are_cut_are_counted(self, learnt, tmp_path):
+        assert "max_tokens" not in str(learnt[1])
+
+        def edit(table):
+            say(table, " ".join(["light"] * 15), "train", "test")
+            say(table, " ".join(["light"] * 14), "valid")
+
+        corpus = write_corpus(tmp_path, edit)
+        summary = train(corpus, replace(QUICK, max_tokens=16), tmp_path / "teacher")
+        assert str(summary).endswith("; teacher.max_tokens cut 1 text")
+        saved = json.loads((tmp_path / "teacher" / "tokenizer.json").read_text())
+        assert saved["truncation"]["max_length"] == 16  # not as counting left it
 
     def test_the_folder_holds_nothing_but_what_is_documented(self, learnt):
         assert sorted(contents(learnt[0])) == [
@@ -550,6 +566,84 @@ class TestGoingOn:
             train(texts, params, tmp_path / "alone")
             assert contents(tmp_path / "other") == contents(tmp_path / "alone")
 
+    def test_another_device_or_precision_begins_anew(self, corpus, monkeypatch):
+        def folder(device, precision, able):
+            monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: able)
+            params = replace(LONGER, precision=precision)
+            return finetune._own_folder(
+                corpus, params, BertConfig(), table, [], torch.device(device)
+            )
+
+        table = pd.DataFrame({"split": ["train"], "text": ["a"], "number": [0]})
+        assert folder("cpu", "float32", True) != folder("cuda", "float32", True)
+        assert folder("cuda", "bf16", True) != folder("cuda", "bf16", False)
+        assert folder("cuda:0", "bf16", True) == folder("cuda:1", "bf16", True)
+
+    def test_what_is_damaged_is_told_and_begun_anew(self, corpus, tmp_path, caplog):
+        def cut(path):
+            path.write_bytes(path.read_bytes()[:-100])
+
+        def flip(path):
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+
+        damages = [
+            ("intent", "latest.json", lambda path: path.write_text("")),
+            ("intent", "latest.json", lambda path: path.write_text("[]")),
+            ("intent", "checkpoint-4", shutil.rmtree),
+            ("intent", "checkpoint-4/optimizer.pt", cut),
+            ("intent", "checkpoint-4/model.safetensors", flip),
+            ("mlm", "encoder.safetensors", cut),
+            ("mlm", "encoder.safetensors", os.unlink),
+            ("mlm", "finished.json", lambda path: path.write_text("{}")),
+        ]
+        damages += [
+            ("intent", f"checkpoint-4/{name}", os.unlink)
+            for name in (
+                "best.safetensors",
+                "optimizer.pt",
+                "rng_state.pth",
+                "scheduler.pt",
+                "trainer_state.json",
+            )
+        ]
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt(patch, "intent", 5)
+            train(corpus, LONGER, tmp_path / "stopped", checkpoint_minutes=0)
+        train(corpus, LONGER, tmp_path / "unbroken")
+        for number, (stage, name, damage) in enumerate(damages):
+            output = tmp_path / str(number)
+            shutil.copytree(tmp_path / "stopped.work", tmp_path / f"{number}.work")
+            (path,) = (tmp_path / f"{number}.work").glob(f"*/{stage}/{name}")
+            damage(path)
+            caplog.clear()
+            steps = []
+            with pytest.MonkeyPatch.context() as patch:
+                interrupt(patch, "", 0, watch=steps.append)
+                train(corpus, LONGER, output)
+            assert "the stage begins anew" in caplog.text, name
+            begun = {"mlm": (6, 5), "intent": (0, 9)}[stage]
+            assert (steps.count("mlm"), steps.count("intent")) == begun, name
+            assert contents(output) == contents(tmp_path / "unbroken"), name
+
+    def test_a_checkpoint_and_its_folder_are_flushed_before_it_is_named(
+        self, corpus, tmp_path, monkeypatch
+    ):
+        flushed = []
+        write_json = training.write_json
+        monkeypatch.setattr(training, "flush_path", flushed.append)
+
+        def noting(path, value):
+            folder = path.parent / value["checkpoint"]
+            assert {folder, *folder.iterdir()} <= set(flushed)
+            assert sorted(value["files"]) == sorted(p.name for p in folder.iterdir())
+            write_json(path, value)
+
+        monkeypatch.setattr(training, "write_json", noting)
+        train(corpus, QUICK, tmp_path / "teacher", checkpoint_minutes=0)
+        assert flushed
+
     def test_two_at_once_do_not_share_a_work_folder(self, corpus, tmp_path):
         with (
             training.work_folder(tmp_path / "teacher.work"),
@@ -648,12 +742,53 @@ class TestEncoders:
             with pytest.raises(InputError, match=r"missing.*layer\.0\.output\.dense"):
                 train(corpus, params, tmp_path / "teacher")
 
-    def test_roberta_positions_begin_behind_the_paddings(self):
+    @pytest.mark.parametrize(
+        ("kind", "longest"),
+        [
+            ("bert", 514),
+            ("distilbert", 514),
+            ("modernbert", 514),
+            ("funnel", 514),
+            ("xlnet", None),
+            ("roberta", 512),
+            ("camembert", 512),
+            ("xlm-roberta", 512),
+            ("xlm-roberta-xl", 512),
+            ("mpnet", 512),
+            ("data2vec-text", 512),
+            ("roberta-prelayernorm", 512),
+            ("ibert", 512),
+            ("xmod", 512),
+            ("longformer", 512),
+            ("luke", 512),
+            ("esm", 512),
+        ],
+    )
+    def test_positions_may_begin_behind_the_paddings(self, kind, longest):
         tokenizer = BertTokenizer(vocab=spelling())
+        sizes = {"max_position_embeddings": 514} if longest else {}
+        config = AutoConfig.for_model(kind, vocab_size=60, pad_token_id=1, **sizes)
+        assert bert.longest_text(tokenizer, config) == longest
+
+    @pytest.mark.parametrize("kind", ["roberta", "mpnet", "xmod", "bert"])
+    def test_a_text_of_that_length_is_the_longest_that_runs(self, kind):
         config = AutoConfig.for_model(
-            "roberta", max_position_embeddings=514, pad_token_id=1
+            kind,
+            vocab_size=60,
+            max_position_embeddings=20,
+            pad_token_id=1,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            languages=["en"],
+            default_language="en",
         )
-        assert bert.longest_text(tokenizer, config) == 512
+        model = AutoModel.from_config(config).eval()
+        longest = bert.longest_text(BertTokenizer(vocab=spelling()), config)
+        model(torch.full((1, longest), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, longest + 1), 5))
 
 
 class TestSupply:
@@ -663,7 +798,12 @@ class TestSupply:
         config = json.loads((start / "config.json").read_text())
         config["auto_map"] = {
             name: "evil.Evil"
-            for name in ("AutoConfig", "AutoModelForMaskedLM", "AutoTokenizer")
+            for name in (
+                "AutoConfig",
+                "AutoModelForMaskedLM",
+                "AutoModelForSequenceClassification",
+                "AutoTokenizer",
+            )
         }
         (start / "config.json").write_text(json.dumps(config))
         params = replace(QUICK, model=str(start), max_tokens=48)
@@ -769,6 +909,7 @@ class TestObjective:
             {"class_weights": "balanced", "gradient_accumulation": 4},
             {"repeats_per_row": 4},
             {"class_weights": "balanced", "repeats_per_row": 2},
+            {"class_weights": "balanced", "repeats_per_row": 4},
         ],
         ids=str,
     )
@@ -778,6 +919,8 @@ class TestObjective:
         def edit(table):  # a text with two intents, and one intent in plenty
             say(table, "Light, hall!", "train")
             table.loc[table["intent"] == "cellar", "text"] = "down there"
+            most = table.index[table["intent"] == "hall"][:9]
+            table.loc[most, ["text", "intent"]] = "down there", "cellar"
 
         corpus = write_corpus(tmp_path, edit)
         params = replace(QUICK, batch_size=64, **changes)
@@ -807,6 +950,90 @@ class TestObjective:
             (1, 1),
             (4, 1),
         ]
+
+    @pytest.mark.parametrize("stage", ["mlm", "intent"])
+    def test_a_row_weighs_its_count_whatever_rows_stand_beside_it(
+        self, tmp_path, stage
+    ):
+        counts, numbers = [4, 4, 4, 1], [0, 1, 0, 1]
+        kind = {
+            "mlm": AutoModelForMaskedLM,
+            "intent": AutoModelForSequenceClassification,
+        }[stage]
+        torch.manual_seed(3)
+        model = kind.from_config(
+            BertConfig(
+                vocab_size=20,
+                hidden_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=8,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        )
+        tokens = torch.randint(5, 20, (4, 3))
+        labels = torch.tensor(numbers)
+        if stage == "mlm":  # two tokens of each row are masked
+            labels = torch.where(torch.tensor([False, True, True]), tokens, -100)
+        rows = training.Rows([{"count": count} for count in counts])
+        params = TeacherParams(batch_size=8)
+        assert training.rows_at_once(rows, params) == 2
+        trainer = training._WeightedTrainer(
+            model=model,
+            args=training._arguments(
+                params, tmp_path, torch.device("cpu"), 1e-3, 1, at_once=2
+            ),
+            class_weights=None,
+            masked_only=False,
+            mean_count=rows.mean_count(),
+        )
+
+        def gradient(places):
+            batch = {
+                "input_ids": tokens[places],
+                "labels": labels[places],
+                "counts": torch.tensor([float(counts[place]) for place in places]),
+            }
+            device = torch.device("cpu")
+            pieces, total = trainer.get_batch_samples(iter([batch]), 1, device)
+            model.zero_grad()
+            trainer.compute_loss(model, pieces[0], num_items_in_batch=total).backward()
+            return torch.cat(
+                [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+            )
+
+        orders = list(itertools.permutations(range(4)))
+        found = sum(
+            gradient(list(half)) for order in orders for half in (order[:2], order[2:])
+        ) / (2 * len(orders))
+        spoken = [place for place, count in enumerate(counts) for _ in range(count)]
+        model.zero_grad()
+        logits = model(input_ids=tokens[spoken]).logits
+        functional.cross_entropy(
+            logits.flatten(0, -2), labels[spoken].flatten()
+        ).backward()
+        plain = torch.cat(
+            [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        )
+        torch.testing.assert_close(found, plain, atol=1e-6, rtol=1e-4)
+
+    def test_an_epoch_has_about_as_many_steps_as_without_merging(self):
+        def steps(keys, most, **changes):
+            merged = training.merge_repeats(keys, most)
+            rows = training.Rows([{"count": count} for _, count in merged])
+            params = TeacherParams(repeats_per_row=most, **changes)
+            return training.steps_an_epoch(rows, params)
+
+        distinct = range(1000)
+        repeated = [n % 60 for n in range(6000)]
+        for changes in ({}, {"gradient_accumulation": 2}):
+            for most in (1, 2, 4, 8):
+                assert steps(distinct, most, **changes) == math.ceil(1000 / 32)
+                plain = math.ceil(6000 / 32)
+                found = steps(repeated, most, **changes)
+                assert found == pytest.approx(plain, rel=0.05)
+        assert steps(["a"] * 4, 32) == 1
 
     def test_the_loss_of_masked_tokens_alone_is_the_same(self, corpus, tmp_path):
         for masked_only in (False, True):
@@ -845,19 +1072,20 @@ class TestObjective:
         assert masked == pytest.approx(0.8, abs=0.03)
         assert (seen == given[chosen]).float().mean() == pytest.approx(0.1, abs=0.03)
 
-    def test_bf16_is_for_gpus_that_have_it(self, monkeypatch, caplog):
-        assert not training._in_bf16("float32", torch.device("cuda"))
-        assert not training._in_bf16("bf16", torch.device("cpu"))
-        assert "trains in float32" in caplog.text
+    def test_bf16_is_for_gpus_that_have_it(self, corpus, tmp_path, monkeypatch, caplog):
+        assert not training.in_bf16("float32", torch.device("cuda"))
+        assert not training.in_bf16("bf16", torch.device("cpu"))
         for able in (True, False):
             monkeypatch.setattr(
                 torch.cuda, "is_bf16_supported", lambda able=able, **_: able
             )
-            assert training._in_bf16("bf16", torch.device("cuda")) is able
+            assert training.in_bf16("bf16", torch.device("cuda")) is able
+        train(corpus, replace(QUICK, precision="bf16"), tmp_path / "teacher")
+        assert caplog.text.count("trains in float32") == 1
 
 
 class TestBadInput:
-    @pytest.mark.parametrize("name", ["no/such/folder/here", "bert-base-nowhere"])
+    @pytest.mark.parametrize("name", ["some/bert-nowhere", "bert-base-nowhere"])
     def test_an_unknown_model_is_one_line_with_the_fix(self, corpus, tmp_path, name):
         with pytest.raises(InputError) as caught:
             train(corpus, replace(QUICK, model=name), tmp_path / "teacher")
@@ -867,6 +1095,47 @@ class TestBadInput:
         assert f"hf download {name} --local-dir data/models/" in line
         assert "HF_HUB_OFFLINE" in line
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "name", ["no/such/folder/here", "/nowhere/bert", "./bert", "bert.bin"]
+    )
+    def test_a_folder_that_is_not_there_is_no_hubs_name(
+        self, corpus, tmp_path, monkeypatch, name
+    ):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "bert.bin").write_bytes(b"weights")
+        with pytest.raises(InputError) as caught:
+            train(corpus, replace(QUICK, model=name), tmp_path / "teacher")
+        line = str(caught.value)
+        assert line.startswith(f"{name}: no such folder") and "\n" not in line
+        assert "a folder with config.json, model.safetensors" in line
+        assert "--local-dir FOLDER" in line and "HF_HUB_OFFLINE" not in line
+        assert ("found a file" in line) is (name == "bert.bin")
+
+    @pytest.mark.parametrize("kind", ["vit", "wav2vec2", "bart", "t5"])
+    def test_a_model_of_another_kind_is_refused(self, corpus, tmp_path, kind):
+        AutoConfig.for_model(kind).save_pretrained(tmp_path / "model")
+        if kind in ("bart", "t5"):  # they even have tokenizers
+            BertTokenizer(vocab=spelling()).save_pretrained(tmp_path / "model")
+        params = replace(QUICK, model=str(tmp_path / "model"))
+        with pytest.raises(
+            ConfigurationError, match=rf"no encoder of texts.*found {kind}.*bert-base"
+        ):
+            train(corpus, params, tmp_path / "teacher")
+
+    def test_a_tokenizer_that_cannot_mask_asks_to_skip_the_stage_that_does(
+        self, corpus, start, tmp_path
+    ):
+        backend = BertTokenizer(vocab=spelling()).backend_tokenizer
+        names = {name: f"[{name[:-6].upper()}]" for name in SPECIAL_NAMES[:-1]}
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+        for path in start.glob("tokenizer*"):
+            path.unlink()
+        tokenizer.save_pretrained(start)
+        params = replace(QUICK, model=str(start), max_tokens=48)
+        with pytest.raises(InputError, match=r"masks.*teacher\.mlm_epochs to 0"):
+            train(corpus, params, tmp_path / "teacher")
+        train(corpus, replace(params, mlm_epochs=0), tmp_path / "teacher")
 
     def test_a_model_without_tokenizer_is_not_trained_on_unknown_words(
         self, corpus, start, tmp_path

@@ -1,3 +1,7 @@
+import random
+import sys
+import unicodedata
+
 import pytest
 
 from stages.texts import normalise_text
@@ -12,6 +16,10 @@ from stages.texts import normalise_text
         ),
         ("WHAT`S  UP\t", "what's up"),
         ("what´s up", "what's up"),
+        ("what\uff40s up", "what's up"),
+        ("Rus\u02b9 \u0149 d\u02bcart", "rus n d'art"),
+        ("a\u0149b", "a'nb"),
+        ("J\u030c e\u00ad\u0301", "ǰ é"),
         ("ﬁve ２ a_b", "five 2 a b"),
         ("'quoted' ' - '", "quoted"),
         ("soft\u00adhyphen", "softhyphen"),
@@ -23,6 +31,23 @@ from stages.texts import normalise_text
 def test_spellings_of_one_wording_meet(text, expected):
     assert normalise_text(text) == expected
     assert normalise_text(expected) == expected
+
+
+def test_what_is_normalised_stays_as_it_is():
+    characters = [
+        char
+        for char in map(chr, range(sys.maxunicode + 1))
+        if unicodedata.category(char) not in ("Cn", "Co", "Cs")
+    ]
+    assert len(characters) > 100_000
+    once = normalise_text(" ".join(f"{char} a{char}b" for char in characters)).split()
+    assert normalise_text(" ".join(once)).split() == once
+    generator = random.Random(0)
+    marks = [c for c in characters if unicodedata.category(c) in ("Mn", "Cf")]
+    for _ in range(10_000):
+        pools = generator.choices([characters, marks, "aJTIΣ'’"], k=6)
+        text = normalise_text("".join(map(generator.choice, pools)))
+        assert normalise_text(text) == text, ascii(text)
 
 
 def test_words_are_not_touched():

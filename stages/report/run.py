@@ -202,6 +202,7 @@ def run(
         chosen=chosen,
         intents=scores.intent_scores(chosen.predictions, names),
         wording=wording,
+        wording_macro_f1=scores.grouped_macro_f1(systems, "wording"),
         wording_counts=wording_counts,
         lengths=lengths,
         length_counts=length_counts,
@@ -391,6 +392,7 @@ def _results(found: tables.Findings) -> dict[str, Any]:
         "lengths": _group_list("length", found.lengths, found.length_counts),
         "speakers": _group_list("speaker", found.speakers, found.speaker_counts),
         "wording": found.wording,
+        "wording_macro_f1": found.wording_macro_f1,
         "conditions": found.conditions,
         "recognition": {
             "recogniser": found.recogniser,

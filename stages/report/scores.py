@@ -97,6 +97,26 @@ def grouped_accuracies(
     return accuracies, counts
 
 
+def grouped_macro_f1(
+    systems: Sequence[System], column: str
+) -> dict[str, dict[str, float]]:
+    """Test macro-F1, mean over seeds, like `grouped_accuracies`.
+
+    It is the mean over the intents that the group has.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for system in systems:
+        test = system.predictions[system.predictions["split"] == "test"]
+        for value, group in test.groupby(column, observed=True):
+            runs = [
+                metrics.macro_f1(run["intent"], run["predicted"])
+                for _, run in group.groupby("seed")
+            ]
+            mean, _ = spread(np.array(runs))
+            found.setdefault(str(value), {})[system.name] = round(mean, 4)
+    return found
+
+
 def mark_length(seconds: pd.Series) -> pd.Series:
     """The quarter of all durations that each lies in, as `1.20 to 1.55 s`, ordered.
 

@@ -43,6 +43,7 @@ HISTORY_COLUMNS = (
     "intent_loss",
     "train_accuracy",
     "valid_accuracy",
+    "valid_macro_f1",
 )
 _PREDICTION_COLUMNS = ("id", "split", "intent", "predicted", "confidence")
 # Percentage points: below one utterance of the largest corpus, above any rounding.

@@ -68,6 +68,7 @@ class Findings:
         chosen: the system whose intents are shown in full.
         intents: its `intent_scores`.
         wording: test accuracy by whether train has the wording, {value: {system: %}}.
+        wording_macro_f1: likewise.
         wording_counts: test utterances by value.
         lengths: test accuracy by duration, shortest first, like `wording`.
         length_counts: test utterances by duration.
@@ -97,6 +98,7 @@ class Findings:
     chosen: System
     intents: pd.DataFrame
     wording: Mapping[str, Mapping[str, float]]
+    wording_macro_f1: Mapping[str, Mapping[str, float]]
     wording_counts: Mapping[str, int]
     lengths: Mapping[str, Mapping[str, float]]
     length_counts: Mapping[str, int]
@@ -312,17 +314,19 @@ def groups_section(found: Findings) -> str:
         f"Of the {test['distinct_texts']:,} wordings of test "
         f"{test['texts_shared_with_train']:,} stand in train too, and so reach the "
         f"teacher's training. Of {utterances:,} test utterances {unheard:,} say a text "
-        "that no train utterance says. Test accuracy in percent, mean over seeds:",
+        "that no train utterance says. Test accuracy and macro-F1, the latter over the "
+        "intents that the group has, in percent, mean over seeds:",
         _groups_table(
             found,
             found.wording,
             found.wording_counts,
             {"heard": "wording in train", "unheard": "wording not in train"},
+            found.wording_macro_f1,
         ),
     ]
     if found.conditions:
         parts += [
-            "And by the condition of the recording:",
+            "And accuracy by the condition of the recording:",
             _groups_table(found, found.conditions, found.condition_counts, {}),
         ]
     return "\n\n".join(parts)
@@ -561,15 +565,18 @@ def _groups_table(
     accuracies: Mapping[str, Mapping[str, float]],
     counts: Mapping[str, int],
     titles: Mapping[str, str],
+    macro_f1: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
-    header = ["system"] + [
-        f"{titles.get(name, _cell(name))} ({counts[name]:,})" for name in accuracies
-    ]
+    """A row a system, a column a group; with `macro_f1` another one beside each."""
+    header, columns = ["system"], []
+    for name, by_system in accuracies.items():
+        header.append(f"{titles.get(name, _cell(name))} ({counts[name]:,})")
+        columns.append(by_system)
+        if macro_f1 is not None:
+            header.append("macro-F1")
+            columns.append(macro_f1[name])
     rows = [
-        [
-            system.title,
-            *(f"{by_system[system.name]:.2f}" for by_system in accuracies.values()),
-        ]
+        [system.title, *(f"{column[system.name]:.2f}" for column in columns)]
         for system in found.systems
     ]
     return _table(header, rows)

@@ -21,6 +21,13 @@ from stages.student.inputs import Job, parameters_without
 from stages.student.params import StudentParams
 
 _DECIDES = ("system", "alpha", "parameters", "inputs")
+# Columns of the table, and what they show.
+_SCORES = {
+    "valid": "valid_accuracy",
+    "valid macro-F1": "valid_macro_f1",
+    "test": "test_accuracy",
+    "test macro-F1": "test_macro_f1",
+}
 
 
 def describe(job: Job) -> dict[str, Any]:
@@ -81,8 +88,9 @@ def results_table(
     """A row a student, the best on valid first.
 
     Columns: system, alpha, changes (parameters that are not those of `params`), seeds
-    (how many), valid and test, `mean ± deviation` in percent, and best: ★ where no
-    other student of that system is better on valid.
+    (how many), accuracy and macro-F1 on valid and test, `mean ± deviation` in percent,
+    and best: ★ where no other student of that system is better on valid. An entry of a
+    former version may have no macro-F1: it stays empty.
     """
     usual = json.loads(json.dumps(asdict(params)))
     rows = []
@@ -100,17 +108,19 @@ def results_table(
                 "alpha": "" if entry["alpha"] is None else f"{entry['alpha']:g}",
                 "changes": ", ".join(changes),
                 "seeds": len(entry["seeds"]),
-                **{split: _spread(entry, split) for split in ("valid", "test")},
+                **{name: _spread(entry, key) for name, key in _SCORES.items()},
             }
         )
-    names = ["system", "alpha", "changes", "seeds", "valid", "test"]
+    names = ["system", "alpha", "changes", "seeds", *_SCORES]
     table = pd.DataFrame(rows, columns=names)
     table["best"] = (~table["system"].duplicated()).map({True: "★", False: ""})
     return table
 
 
-def _spread(entry: Mapping[str, Any], split: str) -> str:
-    mean, deviation = entry[f"{split}_accuracy"], entry[f"{split}_accuracy_std"]
+def _spread(entry: Mapping[str, Any], name: str) -> str:
+    if name.endswith("macro_f1") and name not in entry:
+        return ""
+    mean, deviation = entry[name], entry[f"{name}_std"]
     return (
         f"{mean:.2f}" if len(entry["seeds"]) == 1 else f"{mean:.2f} ± {deviation:.2f}"
     )
@@ -124,7 +134,8 @@ def _path(folder: Path, entry: Mapping[str, Any]) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     try:
         entry = json.loads(path.read_text("utf-8"))
-        _spread(entry, "valid"), _spread(entry, "test")
+        for name in _SCORES.values():
+            _spread(entry, name)
         if _path(path.parent, entry) != path:
             raise ValueError("not the student that its name says")
     except (ValueError, KeyError, TypeError) as error:

@@ -8,8 +8,9 @@ and, but for `baseline2`, the teacher's targets of train and valid with theirs. 
     predictions.csv            seed,id,split,intent,predicted,confidence for valid and
                                test; the last is the predicted intent's probability
     history.csv                seed,epoch,loss,transfer_loss,intent_loss,
-                               train_accuracy,valid_accuracy; on train they are means
-                               over the epoch's batches, each before its step
+                               train_accuracy,valid_accuracy,valid_macro_f1; on train
+                               they are means over the epoch's batches, each before
+                               its step
     model-<seed>.safetensors   the selected epoch's weights, see model.py
     embeddings.npz             of valid, by the first seed, not for baseline2: ids,
                                teacher (E_lang), student_first and student_last (pooled
@@ -75,9 +76,11 @@ class Summary:
     def __str__(self) -> str:
         """One line for the person who waited."""
         return (
-            f"{self.output}: {len(self.seeds)} seeds, "
-            f"{self.valid_accuracy:.2f} ± {self.valid_accuracy_std:.2f}% of valid, "
-            f"{self.test_accuracy:.2f} ± {self.test_accuracy_std:.2f}% of test"
+            f"{self.output}: seeds {', '.join(map(str, self.seeds))}; "
+            f"{self.valid_accuracy:.2f} ± {self.valid_accuracy_std:.2f}% of valid "
+            f"(macro-F1 {self.valid_macro_f1:.2f} ± {self.valid_macro_f1_std:.2f}%), "
+            f"{self.test_accuracy:.2f} ± {self.test_accuracy_std:.2f}% of test "
+            f"(macro-F1 {self.test_macro_f1:.2f} ± {self.test_macro_f1_std:.2f}%)"
         )
 
 

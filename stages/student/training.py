@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stages import metrics
 from stages.atomic import atomic_path
 from stages.errors import PipelineError
 from stages.runtime import seed_everything
@@ -155,8 +156,9 @@ class Record:
             params: how the epoch is selected.
         """
         hits = logits.argmax(1) == labels
-        accuracy = {"valid_accuracy": 100 * float(hits.double().mean())}
-        self.kept["history"].append({**row, **accuracy})
+        measured = metrics.measure(labels.numpy(), logits.argmax(1).numpy())
+        valid = {f"valid_{name}": value for name, value in measured.items()}
+        self.kept["history"].append({**row, **valid})
         # Not the total loss: that would weigh the transfer, which classifies nothing.
         score = (int(hits.sum()), -float(functional.cross_entropy(logits, labels)))
         better = params.selection == "last" or score > self.kept["best"]

@@ -5,6 +5,7 @@ are any, else from a pickle of which only tensors are taken (`torch.load` with
 `weights_only`, which transformers always sets).
 """
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -38,8 +40,6 @@ _FILES = (
     ),
     ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model"),
 )
-# Their position ids start behind the padding's.
-_OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
 _PREDICTED_AT_ONCE = 64
 
 
@@ -56,6 +56,16 @@ def load(kind: Any, name: str, *, revision: str = "", **options: Any) -> Any:
         InputError: nothing usable there, or not reachable; names the files that are
             missing and where to put them.
     """
+    if _is_path(name) and not Path(name).is_dir():
+        raise InputError(
+            "no such folder",
+            path=name,
+            found="a file" if Path(name).exists() else None,
+            expected="a folder with config.json, model.safetensors and tokenizer.json "
+            "of one model, as `hf download NAME --local-dir FOLDER` makes it",
+            fix="put it there, or set teacher.model to where it lies, or to a name on "
+            "the hub",
+        )
     try:
         return kind.from_pretrained(
             name, revision=revision or "main", trust_remote_code=False, **options
@@ -69,6 +79,24 @@ def load(kind: Any, name: str, *, revision: str = "", **options: Any) -> Any:
             found=_missing(name, revision),
             fix=_fix(name),
         ) from error
+
+
+def load_config(name: str, *, revision: str = "") -> PreTrainedConfig:
+    """The configuration of the encoder called `name`.
+
+    Raises:
+        ConfigurationError: no encoder that transformers can make classify texts.
+        InputError: as `load`.
+    """
+    config: PreTrainedConfig = load(AutoConfig, name, revision=revision)
+    able = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if not able or config.is_encoder_decoder:
+        raise ConfigurationError(
+            f"{name} is no encoder of texts that can classify them",
+            found=f"{config.model_type}{', with a decoder' * able}",
+            fix="choose an encoder such as bert-base-uncased",
+        )
+    return config
 
 
 def load_tokenizer(name: str, *, revision: str = "") -> PreTrainedTokenizerBase:
@@ -149,26 +177,15 @@ def load_classifier(
         use_safetensors=True,
     )
     tokenizer = load_tokenizer(str(folder))
-    fit_tokenizer(tokenizer, str(folder), classifier.config)
+    fit_tokenizer(tokenizer, classifier.config)
     return classifier.eval().requires_grad_(False).to(device), tokenizer
 
 
-def fit_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, name: str, config: PreTrainedConfig
-) -> None:
+def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
     """Make `tokenizer` give nothing that an encoder of this kind does not take.
 
     DistilBERT and ModernBERT, for instance, have no token types.
-
-    Raises:
-        ConfigurationError: the model called `name` cannot classify texts.
     """
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise ConfigurationError(
-            f"{name} cannot classify texts",
-            found=f"a {config.model_type}",
-            fix="choose an encoder such as bert-base-uncased",
-        )
     kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
     taken = inspect.signature(kind.forward).parameters
     names = [name for name in tokenizer.model_input_names if name in taken]
@@ -180,10 +197,18 @@ def longest_text(
 ) -> int | None:
     """How many tokens, special ones included, the model takes; None if any number."""
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and config.model_type in _OFFSET_POSITIONS:
-        positions -= config.pad_token_id + 1
+    with torch.device("meta"):  # takes neither memory nor time
+        model = AutoModelForSequenceClassification.from_config(
+            config, trust_remote_code=False
+        )
+    for name, module in model.named_modules():
+        # RoBERTa and its like keep a place for padding, and count up behind it.
+        padding = getattr(module, "padding_idx", None)
+        if name.split(".")[-1] == "position_embeddings" and padding is not None:
+            positions = module.weight.shape[0] - padding - 1
     given = tokenizer.model_max_length
-    known = [n for n in (positions, given) if n is not None and n < 10**9]
+    # XLNet takes any number and says -1; a tokenizer that knows none, 1e30.
+    known = [n for n in (positions, given) if n is not None and 0 < n < 10**9]
     return min(known, default=None)
 
 
@@ -248,6 +273,13 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     return [len(ids) for ids in tokenizer(list(texts), truncation=True).input_ids]
 
 
+def count_cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> int:
+    """How many of `texts`, at least one, are longer than `tokenizer` leaves them."""
+    # A copy, since a tokenizer saves whether it was last asked to cut.
+    whole = copy.deepcopy(tokenizer)(list(texts), truncation=False).input_ids
+    return sum(len(ids) > tokenizer.model_max_length for ids in whole)
+
+
 def _runs(
     lengths: Sequence[int], texts: Sequence[str], size: int, *, equal: bool
 ) -> Iterable[list[int]]:
@@ -285,6 +317,13 @@ def _missing(name: str, revision: str) -> str | None:
 
     missing = [" or ".join(row[::2]) for row in _FILES if not any(map(there, row))]
     return f"no {'; no '.join(missing)}" if missing else None
+
+
+def _is_path(name: str) -> bool:
+    """Whether `name` is a file's or folder's, not a hub's: `name` or `owner/name`."""
+    path = Path(name)
+    led = name.startswith((".", "~")) or path.is_absolute()
+    return led or name.count("/") > 1 or path.exists()
 
 
 def _fix(name: str) -> str:

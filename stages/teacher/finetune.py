@@ -22,14 +22,17 @@ hundred times an epoch. Predicting is per distinct text.
 A run that was interrupted goes on from its work folder, if it is to do the same, and
 gives the same bytes on the same machine as one that was not:
 
-    <fingerprint>/mlm/      checkpoints, and encoder.safetensors with history.json, the
-                            finished stage
+    <fingerprint>/mlm/      checkpoints, and encoder.safetensors with finished.json,
+                            the finished stage: its history, and the encoder's hash
     <fingerprint>/intent/   checkpoints
+
+What is damaged there is told, and its stage begun anew.
 """
 
 import copy
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -43,7 +46,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertConfig,
@@ -60,8 +62,9 @@ from stages.manifest import SPLITS, read_intents, read_manifest
 from stages.provenance import fingerprint, hash_code, hash_file
 from stages.runtime import choose_device, progress, quiet_transformers, seed_everything
 from stages.teacher.bert import (
+    count_cut,
     fit_tokenizer,
-    load,
+    load_config,
     load_model,
     load_tokenizer,
     longest_text,
@@ -75,6 +78,7 @@ from stages.teacher.training import (
     Rows,
     copied_weights,
     fit,
+    in_bf16,
     merge_repeats,
     steps_an_epoch,
     work_folder,
@@ -96,6 +100,7 @@ class Summary:
     epochs: int
     selection: str
     scores: dict[str, float]
+    cut: int  # texts, of all splits, that are longer than `max_tokens`
 
     def __str__(self) -> str:
         """One line for the person who waited."""
@@ -105,10 +110,12 @@ class Summary:
             f"{self.scores[f'{split}_macro_f1']:.2f}%)"
             for split in ("valid", "test")
         )
+        texts = "1 text" if self.cut == 1 else f"{self.cut:,} texts"
+        cut = f"; teacher.max_tokens cut {texts}" * (self.cut > 0)
         return (
             f"{self.output}: teacher of {self.utterances:,} train utterances in "
             f"{self.texts:,} wordings, intent epoch {self.intent_epoch} of "
-            f"{self.epochs}, {why}; on ground-truth text {told}"
+            f"{self.epochs}, {why}; on ground-truth text {told}{cut}"
         )
 
 
@@ -139,6 +146,8 @@ def run(
         InputError: an unusable manifest or model.
     """
     where = choose_device(device)
+    if params.precision == "bf16" and not in_bf16(params.precision, where):
+        _LOG.warning("no bfloat16 on this %s: the teacher trains in float32", where)
     classes = read_intents(intents)
     table = _read_texts(manifest, intents, classes)
     train = table[table["split"] == "train"]
@@ -151,12 +160,12 @@ def run(
             config=config,
             device=where,
             minutes=checkpoint_minutes,
-            work=_own_folder(work, params, config, table, classes),
+            work=_own_folder(work, params, config, table, classes, where),
         )
         sentences = _maskable(manifest, steps, train["text"])
         utterances = _labelled(steps, train["text"], train["number"])
         total = sum(
-            steps_an_epoch(len(rows), params) * epochs
+            steps_an_epoch(rows, params) * epochs
             for rows, epochs in (
                 (sentences, params.mlm_epochs),
                 (utterances, params.intent_epochs),
@@ -168,6 +177,7 @@ def run(
                 steps, encoder, classes, table, utterances, bar
             )
         predicted = _predict_table(classifier, tokenizer, table, classes)
+        cut = count_cut(tokenizer, table["text"].unique().tolist())
         classifier.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         scores: dict[str, float] = {}
@@ -199,6 +209,7 @@ def run(
         epochs=params.intent_epochs,
         selection=params.selection,
         scores=scores,
+        cut=cut,
     )
 
 
@@ -283,8 +294,15 @@ def _start(
             max_position_embeddings=params.max_tokens,
         )
     else:
+        config = load_config(params.model, revision=params.revision)
         tokenizer = load_tokenizer(params.model, revision=params.revision)
-        config = load(AutoConfig, params.model, revision=params.revision)
+        if params.mlm_epochs and tokenizer.mask_token is None:
+            raise InputError(
+                "the tokenizer has no token that masks another",
+                path=params.model,
+                fix="set teacher.mlm_epochs to 0, which skips the stage that masks, or "
+                "choose a teacher.model that has one",
+            )
         if len(tokenizer) > config.vocab_size:
             raise InputError(
                 "tokenizer and model do not belong together",
@@ -298,7 +316,7 @@ def _start(
                 found=params.max_tokens,
                 expected=f"at most {longest}",
             )
-    fit_tokenizer(tokenizer, params.model, config)
+    fit_tokenizer(tokenizer, config)
     tokenizer.model_max_length = params.max_tokens
     return tokenizer, config
 
@@ -309,6 +327,7 @@ def _own_folder(
     config: PreTrainedConfig,
     table: pd.DataFrame,
     classes: list[str],
+    device: torch.device,
 ) -> Path:
     """Where an interrupted run that was to do just this lies, or will."""
     start = Path(params.model)
@@ -322,6 +341,8 @@ def _own_folder(
         "classes": classes,
         "code": hash_code(Path(__file__).parent),
         "versions": [torch.__version__, transformers.__version__],
+        "device": device.type,
+        "bf16": in_bf16(params.precision, device),
     }
     return work / fingerprint(identity)[:12]
 
@@ -375,18 +396,25 @@ def _language_stage(
     params, folder = steps.params, steps.work / "mlm"
     if params.mlm_epochs == 0:
         return {}, []
-    finished = folder / "history.json"
+    weights, finished = folder / "encoder.safetensors", folder / "finished.json"
     if finished.exists():
-        _LOG.info("the masked-LM stage is done: %s", folder)
-        bar.update(steps_an_epoch(len(rows), params) * params.mlm_epochs)
-        history = json.loads(finished.read_text("utf-8"))
-        return load_file(folder / "encoder.safetensors"), history
+        try:
+            done = json.loads(finished.read_text("utf-8"))
+            if hash_file(weights) != done["encoder"]:
+                raise ValueError(f"{weights.name} has changed")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _LOG.warning("%s: damaged (%s); the stage begins anew", folder, error)
+            shutil.rmtree(folder)
+        else:
+            _LOG.info("the masked-LM stage is done: %s", folder)
+            bar.update(steps_an_epoch(rows, params) * params.mlm_epochs)
+            return load_file(weights), done["history"]
     model = steps.model(AutoModelForMaskedLM, steps.config)
     history, _ = steps.fit("mlm")(model, rows, Masked(steps.tokenizer, params), bar=bar)
     encoder = copied_weights(model.base_model)
-    with atomic_path(folder / "encoder.safetensors") as beside:
+    with atomic_path(weights) as beside:
         save_file(encoder, beside)
-    write_json(finished, history)
+    write_json(finished, {"history": history, "encoder": hash_file(weights)})
     return encoder, history
 
 

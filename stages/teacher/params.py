@@ -31,10 +31,11 @@ class TeacherParams:
     Two shortcuts for CPUs, off by default. `masked_only` sends only the masked tokens
     through the vocabulary layer: the same loss. `repeats_per_row` lets up to so many
     utterances of one wording (and intent) be one row of a batch that weighs as much as
-    they: an epoch has as many steps and every utterance its weight, so the expected
-    gradient is the same; but they share their masks and dropout and stand in one batch,
-    so a batch holds fewer wordings and its gradient is noisier. That is for thousands
-    of steps; on the demo, which has 450, it costs a third of the accuracy.
+    they. A row counts in proportion to its utterances, whatever the other rows of its
+    batch, so the expected gradient is the same; a batch has as many rows as make about
+    `batch_size` utterances, so an epoch has about as many steps. But the utterances of
+    a row share their masks and dropout, so a batch holds fewer wordings and its
+    gradient is noisier. That is for thousands of steps; the demo has 1,200.
 
     Raises:
         ConfigurationError: a value that cannot be used.
@@ -97,6 +98,8 @@ class TeacherParams:
             value = getattr(self, name)
             if value < bound:
                 raise _unusable(name, value, f"at least {bound}")
+        if self.seed >= 2**32:  # numpy's limit
+            raise _unusable("seed", self.seed, "below 2**32")
         for name in ("mlm_learning_rate", "intent_learning_rate", "mlm_probability"):
             value = getattr(self, name)
             if not 0 < value < 1:
@@ -136,12 +139,18 @@ class TeacherParams:
                 self.scratch_hidden_size,
                 f"a multiple of scratch_heads, {self.scratch_heads}",
             )
-        if self.batch_size % (self.repeats_per_row * self.gradient_accumulation):
+        if self.batch_size % self.gradient_accumulation:
             raise _unusable(
                 "batch_size",
                 self.batch_size,
-                "a multiple of repeats_per_row times gradient_accumulation, "
-                f"{self.repeats_per_row} * {self.gradient_accumulation}",
+                f"a multiple of gradient_accumulation, {self.gradient_accumulation}",
+            )
+        at_once = self.batch_size // self.gradient_accumulation
+        if self.repeats_per_row > at_once:
+            raise _unusable(
+                "repeats_per_row",
+                self.repeats_per_row,
+                f"at most batch_size / gradient_accumulation, {at_once}",
             )
 
 

@@ -7,19 +7,20 @@ Transformers' Trainer trains. What it is given here:
   draws what an unbroken one would. (A masking generator of its own, and one that is
   read ahead of the step as Trainer's data loader does, would not.)
 - the loss is the mean over a step's utterances, or masked tokens, whatever pieces the
-  step runs in, each counted as often as its row stands for it.
+  step runs in. Where rows stand for several, each row is weighted by its count over the
+  mean count of all rows, not of the step's: a row of few would else weigh too much in a
+  step of such rows, and its utterances more than others.
 
 Work folder of a stage, removed once the teacher is finished:
 
     checkpoint-<step>/   Trainer's own, and best.safetensors: the best epoch's weights
-    latest.json          names the last one that is complete
+    latest.json          names the last one that is complete, and hashes its files
 """
 
 import fcntl
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from collections import Counter
@@ -45,8 +46,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from stages.atomic import write_json
+from stages.atomic import flush_path, write_json
 from stages.errors import ConfigurationError
+from stages.provenance import hash_file
 from stages.runtime import seed_everything
 from stages.teacher.params import TeacherParams
 
@@ -78,6 +80,15 @@ class Rows(Dataset):
     def __len__(self) -> int:
         """The number of rows."""
         return len(self.rows)
+
+    def mean_count(self, class_weights: Tensor | None = None) -> float:
+        """Utterances a row; with weights, (classes), of rows that weigh so much."""
+        counts = torch.tensor([row["count"] for row in self.rows], dtype=torch.float64)
+        if class_weights is None:
+            return float(counts.mean())
+        labels = torch.tensor([row["labels"] for row in self.rows])
+        weights = class_weights.double()[labels]  # (rows)
+        return float((counts * weights).sum() / weights.sum())
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         """The row at `place`, a new dictionary."""
@@ -169,10 +180,16 @@ class _WeightedTrainer(Trainer):
     """Trainer, with rows that count several times and classes that weigh more."""
 
     def __init__(
-        self, *, class_weights: Tensor | None, masked_only: bool, **options: Any
+        self,
+        *,
+        class_weights: Tensor | None,
+        masked_only: bool,
+        mean_count: float,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.loss_is_scaled_for_ga = True  # by what `get_batch_samples` counts
+        self._mean_count = mean_count
         self._class_weights = class_weights
         self._masked_only = masked_only
         self._right = self._seen = 0.0
@@ -182,10 +199,12 @@ class _WeightedTrainer(Trainer):
     ) -> tuple[list, Tensor | int | None]:
         """The pieces of a step, and what their losses are divided by together."""
         pieces, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        total = sum(
-            self._weigh(one["labels"], one["counts"])[1].sum() for one in pieces
+        weights = (
+            self._weigh(one["labels"], torch.ones_like(one["counts"]))[1].sum()
+            for one in pieces
         )
-        return pieces, total
+        total = sum(weights, start=torch.zeros(()))
+        return pieces, total * self._mean_count
 
     def compute_loss(
         self,
@@ -337,10 +356,11 @@ class _Watch(TrainerCallback):
         path = self.folder / name
         if self.best:
             save_file(self.best, path / _BEST)
-        for file in sorted(path.iterdir()):
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
-        write_json(self.folder / "latest.json", {"checkpoint": name})
+        files = sorted(path.iterdir())
+        for file in (*files, path):
+            flush_path(file)
+        hashes = {file.name: hash_file(file) for file in files}
+        write_json(self.folder / "latest.json", {"checkpoint": name, "files": hashes})
         for other in self.folder.glob("checkpoint-*"):
             if other.name != name:
                 shutil.rmtree(other)
@@ -404,9 +424,15 @@ def copied_weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def steps_an_epoch(rows: int, params: TeacherParams) -> int:
-    """Steps of the optimiser in an epoch over so many rows."""
-    pieces = math.ceil(rows / (_piece(params) // params.repeats_per_row))
+def rows_at_once(rows: Rows, params: TeacherParams) -> int:
+    """How many of `rows` run at once: about as many utterances as without merging."""
+    utterances = params.batch_size // params.gradient_accumulation
+    return max(1, round(utterances / rows.mean_count()))
+
+
+def steps_an_epoch(rows: Rows, params: TeacherParams) -> int:
+    """Steps of the optimiser in an epoch over `rows`."""
+    pieces = math.ceil(len(rows) / rows_at_once(rows, params))
     return math.ceil(pieces / params.gradient_accumulation)
 
 
@@ -469,12 +495,15 @@ def fit(
             watch.best = load_file(latest / _BEST)
     trainer = _WeightedTrainer(
         model=model,
-        args=_arguments(params, folder, device, learning_rate, epochs),
+        args=_arguments(
+            params, folder, device, learning_rate, epochs, rows_at_once(rows, params)
+        ),
         data_collator=collator,
         train_dataset=rows,
         callbacks=[watch],
         class_weights=class_weights,
         masked_only=params.masked_only,
+        mean_count=rows.mean_count(class_weights),
     )
     trainer.remove_callback(PrinterCallback)  # prints to stdout
     trainer.train(resume_from_checkpoint=str(latest) if latest else None)
@@ -491,10 +520,11 @@ def _arguments(
     device: torch.device,
     learning_rate: float,
     epochs: int,
+    at_once: int,
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=_piece(params) // params.repeats_per_row,
+        per_device_train_batch_size=at_once,
         gradient_accumulation_steps=params.gradient_accumulation,
         train_sampling_strategy=(
             "group_by_length" if params.group_by_length else "random"
@@ -510,7 +540,7 @@ def _arguments(
         adam_beta2=params.adam_beta2,
         adam_epsilon=params.adam_epsilon,
         max_grad_norm=params.clip_norm,
-        bf16=_in_bf16(params.precision, device),
+        bf16=in_bf16(params.precision, device),
         seed=params.seed,
         use_cpu=device.type == "cpu",
         logging_strategy="steps",
@@ -525,30 +555,40 @@ def _arguments(
     return arguments
 
 
-def _in_bf16(precision: str, device: torch.device) -> bool:
+def in_bf16(precision: str, device: torch.device) -> bool:
     """Whether products are in bfloat16: asked for, and the GPU has it."""
-    if precision != "bf16":
-        return False
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported(
-        including_emulation=False
+    return (
+        precision == "bf16"
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
     )
-    if not able:
-        _LOG.warning("no bfloat16 on this %s: the teacher trains in float32", device)
-    return able
-
-
-def _piece(params: TeacherParams) -> int:
-    """Utterances that run at once."""
-    return params.batch_size // params.gradient_accumulation
 
 
 def _latest(folder: Path) -> Path | None:
-    """The last complete checkpoint in `folder`."""
-    try:
-        name = json.loads((folder / "latest.json").read_text("utf-8"))["checkpoint"]
-    except FileNotFoundError:
+    """The last complete checkpoint in `folder`; a damaged one is removed.
+
+    Trainer goes on without what it does not find, such as the optimiser's state, and
+    ends with other weights.
+    """
+    pointer = folder / "latest.json"
+    if not pointer.exists():
         return None
-    return folder / name
+    try:
+        latest = json.loads(pointer.read_text("utf-8"))
+        path = folder / latest["checkpoint"]
+        damaged = sorted(
+            file
+            for file, content in latest["files"].items()
+            if hash_file(path / file) != content
+        )
+        if not damaged:
+            return path
+        reason = f"{damaged[0]} has changed"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error)
+    _LOG.warning("%s: a damaged checkpoint (%s); the stage begins anew", folder, reason)
+    shutil.rmtree(folder)
+    return None
 
 
 @contextmanager
