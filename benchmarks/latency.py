@@ -114,7 +114,10 @@ def _student(params: Params, layout: Layout, folder: Path) -> System:
 def _pipeline(params: Params, layout: Layout, table: pd.DataFrame) -> System:
     texts = table.loc[table["split"] == "train", "text"].map(normalise_text)
     recogniser = choose_recogniser(
-        params.baseline1, texts=texts.tolist(), work=layout.transcripts, workers=1
+        params.baseline1,
+        texts=texts.tolist(),
+        work=layout.transcripts / "models",
+        workers=1,
     )
     transcribe = recogniser.open(CPU)
     classifier, tokenizer = load_classifier(layout.teacher, CPU)

@@ -124,6 +124,12 @@ class TestLanguageModel:
             total = sum(arpa.probability(*history, word) for word in arpa.words)
             assert total == pytest.approx(1, abs=1e-5)
 
+    def test_after_a_word_that_was_counted_before_every_other_nothing_is_left(self):
+        pairs = {("the", word): 1.0 + len(word) for word in self.SHARES}
+        arpa = Arpa(bigram_arpa(self.SHARES, {"the": 900.0}, pairs))
+        total = sum(arpa.probability("the", word) for word in arpa.words)
+        assert total == pytest.approx(1, abs=1e-5)
+
     def test_one_without_pairs_is_of_single_words(self):
         arpa = Arpa(bigram_arpa(self.SHARES, {}, {}))
         assert arpa.probability("off", "on") == arpa.probability("on")
@@ -304,9 +310,33 @@ class TestPhonemeRecogniser:
         path.write_text("nothing of the kind")
         with pytest.raises(InputError, match=r"own\.arpa: not an ARPA file"):
             self.choose(work, language_model=str(path))
+        text = ngram_arpa([["ON"]], {"ON": 1.0}, 2)
+        path.write_text(text)
+        with pytest.raises(InputError, match="no word of the lexicon; found ON"):
+            self.choose(work, language_model=str(path))
+        whole = ngram_arpa([SAID[0].split()], dict.fromkeys(SAID[0].split(), 1.0), 2)
+        path.write_text(whole[: len(whole) * 2 // 3])
+        with pytest.raises(InputError, match=r"not a language model that KenLM reads"):
+            self.choose(work, language_model=str(path)).open(CPU)
         path.unlink()
         with pytest.raises(InputError, match="no readable language model"):
             self.choose(work, language_model=str(path))
+
+    def test_a_kept_model_that_was_damaged_is_written_again(self, work):
+        recogniser = self.choose(work)
+        whole = recogniser.language_model.read_bytes()
+        recogniser.language_model.write_bytes(whole[:1000])
+        assert self.choose(work).language_model.read_bytes() == whole
+
+    def test_words_of_another_alphabet_are_left_out(self, work):
+        params = replace(self.PARAMS, language_model="train")
+        mixed = choose_recogniser(
+            params, texts=["light 打开 lamp", "свет"], work=work, workers=2
+        )
+        listed = mixed.lexicon.read_text().split()
+        assert "lamp" in listed and "打开" not in listed and "свет" not in listed
+        with pytest.raises(InputError, match="no train text has a word"):
+            choose_recogniser(params, texts=["打开", "свет"], work=work, workers=2)
 
     def test_an_encoder_without_a_head_is_refused(self, work, tmp_path):
         from stages.acoustic.checkpoint import frozen_encoder, save_checkpoint
@@ -360,6 +390,8 @@ class TestPretrained:
         assert expected.strip()
         found = recogniser.open(CPU)(wave)
         assert found == " ".join(expected.split())
+        # Too short for a single frame.
+        assert [recogniser.open(CPU)(wave[:n]) for n in (1, 399)] == ["", ""]
         assert (
             recogniser.fingerprint
             != choose_recogniser(
@@ -518,6 +550,8 @@ class TestPretrained:
         ({"order": 1}, "order is out of range.*2 to 6"),
         ({"vocabulary": 0}, "vocabulary must be positive"),
         ({"accents": ()}, "accents is empty"),
+        ({"beam_threshold": math.nan}, "beam_threshold must be positive"),
+        ({"language_model_weight": math.inf}, "weight must be finite"),
     ],
 )
 def test_parameters_that_cannot_be_used_are_refused(changes, complaint):
@@ -547,7 +581,7 @@ class TestStage:
     ):
         before = snapshot(FOLDER), snapshot(TRANSCRIPTS)
         result = pipeline("transcribe")
-        assert result.exit_code == 0 and "12 transcripts" in result.stdout
+        assert result.exit_code == 0 and "12 transcripts of" in result.stdout
         assert "0 of them new" in result.stdout
         assert (snapshot(FOLDER), snapshot(TRANSCRIPTS)) == before
 
@@ -672,6 +706,10 @@ class TestStage:
             (
                 lambda: shutil.rmtree("cache/tiny/teacher"),
                 "no teacher there.*train-teacher",
+            ),
+            (
+                lambda: Path("cache/tiny/teacher/config.json").write_text('{"a"'),
+                "not a fine-tuned teacher.*train-teacher",
             ),
             (
                 lambda: Path("data/tiny/test/play-0.wav").unlink(),

@@ -40,6 +40,7 @@ from stages.report.statistics import (
 from stages.report.systems import HISTORY_COLUMNS, SELECTIONS, System, parse_name
 from stages.report.tables import corpus_table, table1_differences
 from stages.student import params as student_params
+from stages.texts import normalise_text
 
 INTENTS = ["activate|lights|none", "bring|shoes|none", "increase|heat|none", "stop"]
 PER_SPLIT = {"train": 8, "valid": 12, "test": 20}
@@ -196,6 +197,41 @@ def build_teacher(folder: Path, table: pd.DataFrame) -> None:
     table.to_csv(folder / "predictions.csv", index=False)
 
 
+# Of the words of each test utterance, one is heard as another, and one not at all in
+# the first three; in the first of valid nothing is recognised.
+def hear(place: int, split: str, text: str) -> str:
+    words = normalise_text(text).split()
+    if split == "valid":
+        return "" if place == 0 else " ".join(words)
+    words[0] = "peas"
+    return " ".join(words[: -1 if place < 3 else None])
+
+
+def build_recognised(folder: Path, table: pd.DataFrame) -> None:
+    """What `transcribe` leaves, with the teacher's mistakes and one more."""
+    folder.mkdir()
+    blocks, scores = [], {"recogniser": "a good ear"}
+    for split in ("valid", "test"):
+        rows = table[table["split"] == split].sort_values("id")
+        errors = TEACHER_ERRORS[split] + 1
+        heard = [hear(place, split, text) for place, text in enumerate(rows["text"])]
+        blocks.append(
+            rows.assign(
+                predicted=mislabel(rows, errors),
+                confidence=0.5,
+                text=rows["text"].map(normalise_text),
+                transcript=heard,
+            )
+        )
+        scores[f"{split}_accuracy"] = 100 * (1 - errors / len(rows))
+    found = pd.concat(blocks)
+    found[PREDICTION_COLUMNS].to_csv(folder / "predictions.csv", index=False)
+    found[["id", "split", "text", "transcript"]].to_csv(
+        folder / "transcripts.csv", index=False
+    )
+    (folder / "scores.json").write_text(json.dumps(scores))
+
+
 @pytest.fixture(scope="module")
 def given(tmp_path_factory) -> Path:
     """Everything a report reads, in one folder; tests that spoil it take a copy."""
@@ -203,6 +239,7 @@ def given(tmp_path_factory) -> Path:
     table = build_manifest(folder)
     write_quarantine(folder / "quarantine.csv", set_aside([]))
     build_teacher(folder / "teacher", table)
+    build_recognised(folder / "baseline1", table)
     for name in ERRORS:
         build_student(folder / "student" / name, name, table)
     build_robustness(folder, table)
@@ -229,6 +266,7 @@ def report(given: Path, output: Path, params=None, *, names=tuple(ERRORS), **cha
         "intents": given / "intents.json",
         "quarantine": given / "quarantine.csv",
         "teacher": given / "teacher",
+        "baseline1": given / "baseline1",
         "students": {name: given / "student" / name for name in names},
         "encoder_scores": given / "encoder.json",
         "robustness": given / "robustness.csv",
@@ -438,6 +476,8 @@ def test_recordings_set_aside_are_listed_and_counted_nowhere(given, tmp_path):
     for name in ERRORS:
         build_student(copy / "student" / name, name, table[table["id"] != id])
     build_robustness(copy, table[table["id"] != id])
+    shutil.rmtree(copy / "baseline1")
+    build_recognised(copy / "baseline1", table[table["id"] != id])
     report(copy, tmp_path / "report")
     page = (tmp_path / "report" / "results.md").read_text()
     assert "**1 recording could not be used** and no figure" in page
@@ -449,6 +489,91 @@ def test_recordings_set_aside_are_listed_and_counted_nowhere(given, tmp_path):
     assert results["systems"]["baseline1_text"]["test_accuracy"] == pytest.approx(
         100 * (1 - errors / (len(tested) - 1)), abs=1e-4
     )
+
+
+def test_what_the_recogniser_did_is_told_in_full(given, written):
+    output, results = written
+    table = read_manifest(given / "manifest.csv")
+    test = table[table["split"] == "test"]
+    words = int(test["text"].str.split().map(len).sum())
+    found = results["recognition"]
+    assert found["recogniser"] == "a good ear"
+    # "please" is always heard as "peas", the last word thrice not at all.
+    assert found["test"] == {
+        "word_error_rate": pytest.approx(100 * (len(test) + 3) / words, abs=1e-4),
+        "utterances": len(test),
+        "empty": 0,
+        "words": words,
+        "substitutions": len(test),
+        "deletions": 3,
+        "insertions": 0,
+    }
+    assert found["valid"]["empty"] == 1
+    first = found["confusions"][0]
+    assert first == {"said": "please", "recognised": "peas", "times": len(test)}
+    rates = [row["word_error_rate"] for row in found["intents"]]
+    assert rates == sorted(rates, reverse=True) and len(rates) == len(INTENTS)
+    assert sum(row["deletions"] for row in found["intents"]) == 3
+    page = (output / "results.md").read_text()
+    rate = f"{found['test']['word_error_rate']:.2f}"
+    accuracy = results["systems"]["baseline1_asr"]["test_accuracy"]
+    (row,) = page_rows(page, "`demo`")
+    assert row[2:] == [f"{accuracy:.2f}", rate]
+    assert page_rows(page, "FSC (paper)") == [
+        ["FSC (paper)", "100.00", "95.33", "20.43"]
+    ]
+    assert f"a good ear, word error rate on test {rate}%" in page
+
+
+def test_an_intent_whose_words_nobody_knows_comes_last(given, tmp_path):
+    copy = tmp_path / "given"
+    shutil.copytree(given, copy)
+    silent = INTENTS[0]
+    manifest = pd.read_csv(copy / "manifest.csv", keep_default_na=False)
+    gone = (manifest["intent"] == silent) & (manifest["split"] == "test")
+    manifest.loc[gone, "text"] = ""
+    manifest.to_csv(copy / "manifest.csv", index=False)
+    path = copy / "baseline1" / "transcripts.csv"
+    rows = pd.read_csv(path, keep_default_na=False)
+    rows.loc[rows["id"].isin(manifest.loc[gone, "id"]), "text"] = ""
+    rows.to_csv(path, index=False)
+    report(copy, tmp_path / "report")
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    last = results["recognition"]["intents"][-1]
+    assert last["intent"] == silent and last["word_error_rate"] is None
+    page = (tmp_path / "report" / "results.md").read_text()
+    assert "nan" not in page
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "value", "complaint"),
+    [
+        ("transcripts.csv", "text", "another text", "other utterances or texts"),
+        ("transcripts.csv", "split", "train", "other utterances or texts"),
+        ("predictions.csv", "predicted", INTENTS[0], "do not give the valid accuracy"),
+    ],
+)
+def test_recognised_text_of_another_manifest_is_refused(
+    given, tmp_path, file, column, value, complaint
+):
+    copy = tmp_path / "given"
+    shutil.copytree(given, copy)
+    path = copy / "baseline1" / file
+    rows = pd.read_csv(path, keep_default_na=False)
+    rows[column] = value
+    rows.to_csv(path, index=False)
+    with pytest.raises(CacheError, match=rf"{complaint}.*dvc repro baseline1"):
+        report(copy, tmp_path / "report")
+
+
+def test_a_transcript_that_stands_twice_is_refused(given, tmp_path):
+    copy = tmp_path / "given"
+    shutil.copytree(given, copy)
+    path = copy / "baseline1" / "transcripts.csv"
+    rows = pd.read_csv(path, keep_default_na=False)
+    pd.concat([rows, rows[:1]]).to_csv(path, index=False)
+    with pytest.raises(CacheError, match="other utterances or texts"):
+        report(copy, tmp_path / "report")
 
 
 def test_wordings_and_conditions_split_the_test_accuracy(given, written):
@@ -577,7 +702,8 @@ def test_systems_are_compared_seed_by_seed_and_one_run_with_every_seed():
 
 def test_every_pair_of_baselines_and_chosen_systems_is_tested(written):
     output, results = written
-    names = ["baseline1_text", "baseline2", "aln_linguistic-0.5", "aln-0.8"]
+    names = ["baseline1_text", "baseline1_asr", "baseline2", "aln_linguistic-0.5"]
+    names.append("aln-0.8")
     pairs = [(row["first"], row["second"]) for row in results["significance"]]
     assert pairs == [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     page = (output / "results.md").read_text()
@@ -586,7 +712,7 @@ def test_every_pair_of_baselines_and_chosen_systems_is_tested(written):
     (row,) = page_rows(page, "Baseline-2, acoustic embeddings : ALN, α 0.8")
     assert row[1:] == ["0.0", "4.0", "0.531"]
     assert "twice the median" in page and "Rüger 1978" in page
-    assert "for the 6 pairs" in page and "demand p below 0.0083" in page
+    assert "for the 10 pairs" in page and "demand p below 0.005" in page
 
 
 def test_calibration_error_by_hand():

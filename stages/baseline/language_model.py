@@ -1,7 +1,7 @@
 """N-gram language models, written as ARPA files for the beam search."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import log10
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -44,9 +44,13 @@ def bigram_arpa(
         counts = after[first]
         total = sum(counts.values())
         # Also a text may end after any word.
-        whole = max(words.get(first, 0.0), total / _MOST_LISTED) / (1 - _END_SHARE)
-        rest = 1 - sum(base[word] for word in counts)
-        backoff[(first,)] = (1 - total / whole) / rest
+        listed[first, END] = _END_SHARE
+        if len(counts) < len(shares):
+            whole = max(words.get(first, 0.0), total / _MOST_LISTED) / (1 - _END_SHARE)
+            rest = 1 - _END_SHARE - sum(base[word] for word in counts)
+            backoff[(first,)] = (1 - _END_SHARE - total / whole) / rest
+        else:  # none is left to back off to
+            whole = total / (1 - _END_SHARE)
         for word in sorted(counts):
             listed[first, word] = counts[word] / whole
     levels: list[dict[tuple[str, ...], float]] = [
@@ -56,7 +60,7 @@ def bigram_arpa(
 
 
 def ngram_arpa(
-    texts: Iterable[Sequence[str]], shares: Mapping[str, float], order: int
+    texts: Sequence[Sequence[str]], shares: Mapping[str, float], order: int
 ) -> str:
     """An n-gram of `texts`, interpolated as Witten and Bell 1991 do, over `shares`.
 
@@ -69,6 +73,8 @@ def ngram_arpa(
         shares: of each word of the vocabulary, which holds every word of `texts`.
         order: words in the longest n-gram, 1 or more.
     """
+    # A text of n words has n-grams up to its begin and end.
+    order = min(order, 2 + max(map(len, texts)))
     counts: list[Counter[tuple[str, ...]]] = [Counter() for _ in range(order)]
     for text in texts:
         words = (BEGIN, *text, END)

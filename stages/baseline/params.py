@@ -4,6 +4,7 @@ The paper (section 3.1) took a recogniser of its authors', made for other speech
 was.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +27,11 @@ class Baseline1Params:
         pocketsphinx  with the English model in its wheel; `model` is not read
         given         made elsewhere: a table with the columns `id` and `column`
 
-    `revision` pins a hub's model. All that follows is of `encoder` alone. None of it
-    knows the corpus, unless `language_model` is `train`: an n-gram of the train texts,
-    `order` words long, whose words join the lexicon. `general` is a bigram of the web's
-    English; an ARPA file does as well.
+    `revision` pins a hub's model; DVC, which watches the bytes, wants a folder. All
+    after `column` is of `encoder` alone. None of it knows the corpus, unless
+    `language_model` is `train`: an n-gram of the train texts, `order` words long, whose
+    words join the lexicon. `general` is a bigram of the web's English. An ARPA file
+    does as well; DVC does not watch it.
 
     Raises:
         ConfigurationError: a value that cannot be used.
@@ -65,9 +67,14 @@ class Baseline1Params:
                 expected=f"{', '.join(LANGUAGE_MODELS)} or an ARPA file",
             )
         for name in ("vocabulary", "beam_size", "beam_tokens", "beam_threshold"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigurationError(
                     f"baseline1.{name} must be positive", found=getattr(self, name)
+                )
+        for name in ("language_model_weight", "word_score"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigurationError(
+                    f"baseline1.{name} must be finite", found=getattr(self, name)
                 )
         if not 2 <= self.order <= 6:
             raise ConfigurationError(

@@ -6,12 +6,13 @@ gives the function that does the work. None is trained here.
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -35,9 +36,15 @@ here writes raises it, and transcripts cached before are no longer used."""
 Transcribe = Callable[[np.ndarray], str]
 """A wave, (samples,) float32 at 16 kHz, to what is said in it; perhaps nothing."""
 
+# What espeak-ng says as a word of English; it spells or names other characters.
+_SPOKEN = re.compile(r"[a-z0-9]+('[a-z0-9]+)*")
+
 _BLANK = "<blank>"
 _NEVER_SPOKEN = "_"
 _WHISPER_WINDOW = 30 * SAMPLE_RATE
+
+_LEAST_SAMPLES = 400
+"""What a frame of wav2vec2's convolutions hears: 25 ms, in which nothing is said."""
 
 
 class Recogniser(Hashable, Protocol):
@@ -46,7 +53,10 @@ class Recogniser(Hashable, Protocol):
     Attributes:
         name: what people call it, and what it was told of the corpus, if anything.
         fingerprint: of everything that its text depends on but the wave.
+        on_cpu: whether most of its work is on the CPU whatever the device.
     """
+
+    on_cpu: ClassVar[bool]
 
     @property
     def name(self) -> str:
@@ -68,7 +78,7 @@ def choose_recogniser(
     Args:
         params: which one.
         texts: normalised texts of train, read if `language_model` is `train`.
-        work: where lexicon and language model are kept.
+        work: where lexicon and language model are kept, named after what they hold.
         workers: threads that may speak the lexicon.
 
     Raises:
@@ -95,12 +105,13 @@ class PhonemeRecogniser:
         search: arguments of the beam search.
     """
 
+    on_cpu: ClassVar[bool] = True
     name: str
     fingerprint: str
     checkpoint: Path
     lexicon: Path
     language_model: Path
-    search: dict[str, Any] = field(hash=False)
+    search: tuple[tuple[str, float], ...]
 
     def open(self, device: torch.device) -> Transcribe:
         """Load encoder, lexicon and language model."""
@@ -110,16 +121,24 @@ class PhonemeRecogniser:
         encoder = checkpoint.encoder.to(device)
         head = encoder.ctc_linear
         assert head is not None
-        with _silent_stderr():
-            decoder = ctc_decoder(
-                str(self.lexicon),
-                [_BLANK, *checkpoint.phonemes],
-                lm=str(self.language_model),
-                blank_token=_BLANK,
-                sil_token=_NEVER_SPOKEN,
-                unk_word="<unk>",
-                **self.search,
-            )
+        try:
+            with _silent_stderr():
+                decoder = ctc_decoder(
+                    str(self.lexicon),
+                    [_BLANK, *checkpoint.phonemes],
+                    lm=str(self.language_model),
+                    blank_token=_BLANK,
+                    sil_token=_NEVER_SPOKEN,
+                    unk_word="<unk>",
+                    **dict(self.search),
+                )
+        except RuntimeError as error:  # of KenLM, which checks the whole file
+            raise InputError(
+                "not a language model that KenLM reads",
+                path=self.language_model,
+                found=str(error).split("threw ")[-1].splitlines()[0],
+                fix="write the file again",
+            ) from error
 
         @torch.inference_mode()
         def transcribe(wave: np.ndarray) -> str:
@@ -143,6 +162,7 @@ class PretrainedRecogniser:
         revision: of the latter.
     """
 
+    on_cpu: ClassVar[bool] = False
     name: str
     fingerprint: str
     model: str
@@ -162,6 +182,7 @@ class BundleRecogniser:
         weights: the file, under the name that torchaudio gives it.
     """
 
+    on_cpu: ClassVar[bool] = False
     name: str
     fingerprint: str
     pipeline: str
@@ -190,7 +211,10 @@ class BundleRecogniser:
 
         @torch.inference_mode()
         def transcribe(wave: np.ndarray) -> str:
-            emissions, _ = model(torch.from_numpy(wave)[None].to(device))
+            if len(wave) < _LEAST_SAMPLES:
+                return ""
+            with _threads(device):
+                emissions, _ = model(torch.from_numpy(wave)[None].to(device))
             best = emissions[0].argmax(dim=1).unique_consecutive().tolist()
             # Class 0 is the blank, | parts words.
             letters = "".join(labels[number] for number in best if number)
@@ -203,6 +227,7 @@ class BundleRecogniser:
 class SphinxRecogniser:
     """pocketsphinx with the English model that its wheel carries."""
 
+    on_cpu: ClassVar[bool] = True
     name: str
     fingerprint: str
 
@@ -227,12 +252,28 @@ def _phoneme_recogniser(
     params: Baseline1Params, texts: Sequence[str], work: Path, workers: int
 ) -> PhonemeRecogniser:
     _require("flashlight.lib.text.decoder", "flashlight-text")
+    if not Path(params.model).is_file():
+        raise InputError(
+            "no checkpoint of an encoder there",
+            path=params.model,
+            fix="set baseline1.model to one of `aln-pipeline pretrain-asr`, such as "
+            "data/demo/encoder.safetensors",
+        )
     checkpoint = load_checkpoint(Path(params.model))
     _check_head(Path(params.model), checkpoint)
     words, frequencies = frequent_words(params.vocabulary, contractions=True)
     shares = dict(zip(words, frequencies.tolist(), strict=True))
-    heard = [text.split() for text in texts] if params.language_model == "train" else []
+    heard = [
+        [word for word in text.split() if _SPOKEN.fullmatch(word)]
+        for text in texts
+        if params.language_model == "train"
+    ]
     own = sorted({word for text in heard for word in text})
+    if params.language_model == "train" and not own:
+        raise InputError(
+            "no train text has a word to make a language model of",
+            fix="set baseline1.language_model to general",
+        )
     shares = {**dict.fromkeys(own, 0.0), **shares}
     # First the train texts' own, which are kept of those that sound alike.
     listed = [*own, *(word for word in words if word not in set(own))]
@@ -245,7 +286,7 @@ def _phoneme_recogniser(
         model = _kept(work, "language-model", ".arpa", text)
     else:
         model = Path(params.language_model)
-        _check_arpa(model)
+        _check_arpa(model, lexicon)
     search = {
         "lm_weight": params.language_model_weight,
         "word_score": params.word_score,
@@ -266,11 +307,12 @@ def _phoneme_recogniser(
             lexicon=hash_file(lexicon),
             language_model=hash_file(model),
             search=search,
+            encoder=checkpoint.fingerprint,
         ),
         checkpoint=Path(params.model),
         lexicon=lexicon,
         language_model=model,
-        search=search,
+        search=tuple(search.items()),
     )
 
 
@@ -295,7 +337,7 @@ def _pretrained_recogniser(params: Baseline1Params) -> PretrainedRecogniser:
     folder = Path(params.model)
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     return PretrainedRecogniser(
-        name=f"{config.model_type} of {folder.name}",
+        name=f"{config.model_type} of {folder.name if files else params.model}",
         fingerprint=_identity(
             params,
             files={path.name: hash_file(path) for path in files if path.is_file()},
@@ -312,10 +354,9 @@ def _bundle_recogniser(params: Baseline1Params) -> BundleRecogniser:
     known = {
         Path(bundle._path).name: name
         for name in sorted(dir(torchaudio.pipelines))
-        if isinstance(
-            bundle := getattr(torchaudio.pipelines, name),
-            torchaudio.pipelines.Wav2Vec2ASRBundle,
-        )
+        # Not of a kind derived from it, which only aligns.
+        if type(bundle := getattr(torchaudio.pipelines, name))
+        is torchaudio.pipelines.Wav2Vec2ASRBundle
     }
     weights = Path(params.model)
     if not weights.is_file():
@@ -396,9 +437,11 @@ def _open_pretrained(name: str, revision: str, device: torch.device) -> Transcri
         )
 
     def transcribe(wave: np.ndarray) -> str:
+        if len(wave) < _LEAST_SAMPLES:
+            return ""
         # Whisper hears more than its window only with time stamps.
-        long = not ctc and len(wave) > _WHISPER_WINDOW
-        with one_thread() if device.type == "cpu" else nullcontext():
+        long = config.model_type == "whisper" and len(wave) > _WHISPER_WINDOW
+        with _threads(device):
             said = recognise(
                 {"raw": wave, "sampling_rate": SAMPLE_RATE},
                 **({"return_timestamps": True} if long else {}),
@@ -454,8 +497,9 @@ def _kept_lexicon(
 
 def _kept(work: Path, name: str, suffix: str, text: str) -> Path:
     """A file in `work` with this text, named after it."""
-    path = work / f"{name}-{hash_bytes(text.encode())[:12]}{suffix}"
-    if not path.is_file():
+    data = text.encode()
+    path = work / f"{name}-{hash_bytes(data)[:12]}{suffix}"
+    if not path.is_file() or path.read_bytes() != data:
         write_text(path, text)
     return path
 
@@ -472,10 +516,16 @@ def _check_head(path: Path, checkpoint: Checkpoint) -> None:
         )
 
 
-def _check_arpa(path: Path) -> None:
+def _check_arpa(path: Path, lexicon: Path) -> None:
+    """An ARPA file with bigrams that knows words of the lexicon.
+
+    Raises:
+        InputError: it is not.
+    """
     try:
-        with open(path, encoding="utf-8") as stream:
-            begin = stream.read(4096)
+        lines = path.read_text(encoding="utf-8").splitlines()
+        first = lines.index("\\1-grams:")
+        last = lines.index("\\2-grams:")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             "no readable language model there",
@@ -483,11 +533,20 @@ def _check_arpa(path: Path) -> None:
             found=getattr(error, "strerror", None) or "no text",
             expected="an ARPA file",
         ) from None
-    if "\\data\\" not in begin or "ngram 2=" not in begin:
+    except ValueError:
         raise InputError(
             "not an ARPA file with bigrams or longer",
             path=path,
-            expected="\\data\\ and ngram 2=… at its beginning",
+            expected="\\1-grams: and \\2-grams: on lines of their own",
+        ) from None
+    known = {line.split("\t")[0] for line in lexicon.read_text("utf-8").splitlines()}
+    words = [row[1] for line in lines[first:last] if len(row := line.split("\t")) > 1]
+    if not known.intersection(words):
+        raise InputError(
+            "the language model has no word of the lexicon",
+            path=path,
+            found=", ".join([word for word in words if word[0] != "<"][:3]) or "none",
+            expected="English words in lower case",
         )
 
 
@@ -530,6 +589,11 @@ def _loading(name: str) -> Iterator[None]:
             "preprocessor_config.json, the tokenizer and model.safetensors, or to a "
             "hub name while online (HF_HUB_OFFLINE unset)",
         ) from error
+
+
+def _threads(device: torch.device) -> AbstractContextManager[None]:
+    """One thread on a CPU, where results must not depend on their number."""
+    return one_thread() if device.type == "cpu" else nullcontext()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ A recording in which nothing was recognised is classified as the empty text. Of 
 only the texts are read, and these only where the language model is `train`.
 """
 
+import csv
 import json
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -32,7 +33,7 @@ from stages.baseline.params import Baseline1Params
 from stages.baseline.recognisers import Recogniser, Transcribe, choose_recogniser
 from stages.baseline.transcripts import open_transcripts
 from stages.errors import CacheError, ConfigurationError, InputError, RecordingError
-from stages.manifest import read_intents, read_manifest
+from stages.manifest import check_manifest, read_intents, read_manifest
 from stages.processes import run_in_processes
 from stages.runtime import choose_device, progress, quiet_transformers
 from stages.teacher.bert import load_classifier, predict
@@ -44,7 +45,9 @@ HEARD = ("valid", "test")
 # Seconds of audio that are worth the start of processes.
 _PROCESSES_SECONDS = 300.0
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+# How a table's fields are parted, and whether it quotes them.
+_FORMATS = {".csv": (",", csv.QUOTE_MINIMAL), ".tsv": ("\t", csv.QUOTE_NONE)}
+_TEACHER_FIX = "run `aln-pipeline train-teacher`"
 
 Recording = tuple[Path, str]
 """A file and the SHA-256 of its bytes."""
@@ -111,16 +114,20 @@ def run(
     names = read_intents(intents)
     _check_teacher(teacher, names)
     table = read_manifest(manifest, quarantine=quarantine)
+    check_manifest(manifest, table)
     table["text"] = table["text"].map(normalise_text)
     heard = table[table["split"].isin(HEARD)].reset_index(drop=True)
     if params.recogniser == "given":
         path = Path(params.model)
-        name, computed = path.name, 0
+        name, computed = f"transcripts in {path.name}", 0
         said = _read_given(path, params.column, heard["id"])
     else:
         train = table.loc[table["split"] == "train", "text"]
         recogniser = choose_recogniser(
-            params, texts=train.tolist(), work=transcripts, workers=workers
+            params,
+            texts=train.tolist(),
+            work=transcripts / "models",
+            workers=workers,
         )
         name = recogniser.name
         said, computed = _transcribe(
@@ -171,6 +178,9 @@ def _transcribe(
         todo = distinct[distinct["audio_sha256"].isin(missing)]
         recordings = [(audio / row.path, row.audio_sha256) for row in todo.itertuples()]
         enough = todo["seconds"].sum() >= _PROCESSES_SECONDS
+        # Those that work on the CPU anyway leave a GPU alone.
+        if recogniser.on_cpu:
+            device = torch.device("cpu")
         several = workers > 1 and device.type == "cpu" and enough
         texts = _recognise(recogniser, recordings, device, workers if several else 1)
         bar = progress(total=len(todo), description="transcribing", unit="file")
@@ -229,23 +239,22 @@ def _check_teacher(teacher: Path, names: Sequence[str]) -> None:
     """
     try:
         config = json.loads((teacher / "config.json").read_text("utf-8"))
+        labels = {int(number): name for number, name in config["id2label"].items()}
     except FileNotFoundError:
+        raise CacheError("no teacher there", path=teacher, fix=_TEACHER_FIX) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheError(
-            "no teacher there", path=teacher, fix="run `aln-pipeline train-teacher`"
-        ) from None
-    found = [name for _, name in sorted(config["id2label"].items(), key=_by_number)]
+            f"not a fine-tuned teacher ({error!r})", path=teacher, fix=_TEACHER_FIX
+        ) from error
+    found = [labels[number] for number in sorted(labels)]
     if found != list(names):
         raise CacheError(
             "the teacher has other intents",
             path=teacher,
             found=f"{len(found)}",
             expected=f"the {len(names)} of the corpus",
-            fix="run `aln-pipeline train-teacher`",
+            fix=_TEACHER_FIX,
         )
-
-
-def _by_number(item: tuple[str, str]) -> int:
-    return int(item[0])
 
 
 def _read_given(path: Path, column: str, ids: pd.Series) -> list[str]:
@@ -255,16 +264,18 @@ def _read_given(path: Path, column: str, ids: pd.Series) -> list[str]:
         ConfigurationError: no table by its name.
         InputError: it cannot be read, or lacks a column or an utterance.
     """
-    separator = _SEPARATORS.get(path.suffix)
-    if separator is None:
+    if path.suffix not in _FORMATS:
         raise ConfigurationError(
             "no table of transcripts by its name",
             path=path,
-            expected=" or ".join(_SEPARATORS),
+            expected=" or ".join(_FORMATS),
             fix="set baseline1.model to the table",
         )
     try:
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+        separator, quoting = _FORMATS[path.suffix]
+        table = pd.read_csv(
+            path, sep=separator, quoting=quoting, dtype=str, keep_default_na=False
+        )
     except (OSError, ValueError) as error:
         raise InputError(
             "not a readable table of transcripts",
@@ -277,7 +288,7 @@ def _read_given(path: Path, column: str, ids: pd.Series) -> list[str]:
                 f"no column {name!r}",
                 path=path,
                 found=f"columns {', '.join(table.columns)}",
-                fix="name it so, or set baseline1.column",
+                fix="name it so" + ", or set baseline1.column" * (name == column),
             )
     twice = table["id"][table["id"].duplicated()]
     if not twice.empty:

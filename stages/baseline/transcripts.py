@@ -4,6 +4,8 @@
         # <recogniser's name>
         <SHA-256 of the recording><tab><id><tab><what was recognised, perhaps nothing>
 
+        models/   lexicons and language models of the encoder's beam search
+
 A line is flushed once it is whole, so a killed run loses the utterances in hand, and
 the next one goes on from there. The id is for people; a recording that is renamed, or
 stands twice in the corpus, is transcribed once.
@@ -27,9 +29,6 @@ class Transcripts:
     def __init__(self, stream: IO[str], known: dict[str, str]) -> None:
         self._stream = stream
         self._known = known
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._known
 
     def __getitem__(self, key: str) -> str:
         """What was recognised in the recording with this hash."""

@@ -1,15 +1,17 @@
 """How well the recogniser of Baseline-1 heard."""
 
-from stages.report.systems import Recognition
+from stages.report.systems import HEARD, Recognition
 from stages.word_errors import WordErrors, count_errors
 
 
 def word_errors(recognition: Recognition) -> dict[str, WordErrors]:
     """The word errors on valid and on test."""
-    return {
-        str(split): count_errors(rows["text"].tolist(), rows["transcript"].tolist())
-        for split, rows in recognition.transcripts.groupby("split", sort=False)
-    }
+    table = recognition.transcripts
+    found = {}
+    for split in HEARD:
+        rows = table[table["split"] == split]
+        found[split] = count_errors(rows["text"].tolist(), rows["transcript"].tolist())
+    return found
 
 
 def intent_word_errors(recognition: Recognition) -> dict[str, WordErrors]:
@@ -20,4 +22,10 @@ def intent_word_errors(recognition: Recognition) -> dict[str, WordErrors]:
         str(intent): count_errors(rows["text"].tolist(), rows["transcript"].tolist())
         for intent, rows in test.groupby("intent")
     }
-    return dict(sorted(found.items(), key=lambda item: (-item[1].rate, item[0])))
+    # Those without a word come last.
+    return dict(
+        sorted(
+            found.items(),
+            key=lambda item: (-item[1].rate if item[1].words else 1.0, item[0]),
+        )
+    )

@@ -69,6 +69,8 @@ from stages.report.systems import (
     read_student,
     read_teacher,
 )
+from stages.texts import normalise_text
+from stages.word_errors import WordErrors
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +265,8 @@ def _utterances(table: pd.DataFrame, manifest: Path) -> pd.DataFrame:
         length=scores.mark_length(table.loc[table["split"] == "test", "seconds"]),
         speaker=table["speaker"].where(table["speaker"].str.strip() != ""),
     )
-    columns = ["id", "split", "intent", "wording", "length", "speaker"]
+    marked["text"] = marked["text"].map(normalise_text)
+    columns = ["id", "split", "intent", "text", "wording", "length", "speaker"]
     path = manifest.with_name("conditions.csv")
     given = _read_conditions(path) if path.is_file() else {}
     if given:
@@ -396,24 +399,34 @@ def _results(found: tables.Findings) -> dict[str, Any]:
         "conditions": found.conditions,
         "recognition": {
             "recogniser": found.recogniser,
-            **{
-                split: {
-                    "word_error_rate": round(errors.rate, 4),
-                    "utterances": errors.utterances,
-                    "empty": errors.empty,
-                    "words": errors.words,
-                    "substitutions": errors.substitutions,
-                    "deletions": errors.deletions,
-                    "insertions": errors.insertions,
-                }
-                for split, errors in found.word_errors.items()
-            },
+            **{split: _errors(errors) for split, errors in found.word_errors.items()},
+            "intents": [
+                {"intent": intent, **_errors(errors)}
+                for intent, errors in found.intent_word_errors.items()
+            ],
+            "confusions": [
+                {"said": said, "recognised": heard, "times": count}
+                for (said, heard), count in found.word_errors["test"].confusions
+            ],
         },
         "robustness": [
             {"condition": one.kind, "snr": one.snr, "systems": one.rows}
             for one in found.robustness
         ],
         "transfer_loss": found.transfer,
+    }
+
+
+def _errors(errors: WordErrors) -> dict[str, Any]:
+    """What JSON holds of word errors; a rate without words is null."""
+    return {
+        "word_error_rate": round(errors.rate, 4) if errors.words else None,
+        "utterances": errors.utterances,
+        "empty": errors.empty,
+        "words": errors.words,
+        "substitutions": errors.substitutions,
+        "deletions": errors.deletions,
+        "insertions": errors.insertions,
     }
 
 

@@ -6,7 +6,7 @@ manifest, another α or half of its seeds must not get past this module.
 
 import json
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ TITLES = {
     "aln_linguistic": "ALN linguistic",
     "aln": "ALN",
 }
+HEARD = ("valid", "test")
 TRANSFER_KINDS = ("aln_linguistic", "aln")
 STUDENT_KINDS = ("baseline2", *TRANSFER_KINDS)
 # Which epoch of a run is kept, by the student's parameter `selection`.
@@ -192,23 +193,28 @@ def read_recognised(
     system = _read_run("baseline1_asr", folder, utterances, (), BASELINE1_FIX)
     path = folder / "transcripts.csv"
     rows = read_table(path, ("id", "split", "text", "transcript"), BASELINE1_FIX)
-    keys = utterances[["id", "split", "intent"]]
-    joined = rows.merge(keys, on=["id", "split"], validate="one_to_one")
-    if not len(joined) == len(rows) == len(keys):
+    keys = ["id", "split", "text"]
+    wrong = sorted(set(_tuples(rows[keys])) ^ set(_tuples(utterances[keys])))
+    if wrong or len(rows) != len(utterances):
+        example = f", they differ at {wrong[0][0]}" if wrong else ""
         raise CacheError(
-            "transcripts of other utterances than the manifest's",
+            "transcripts of other utterances or texts than the manifest's",
             path=path,
-            found=f"{len(rows)}, {len(joined)} of them known",
-            expected=f"{len(keys)}, valid and test",
+            found=f"{len(rows)}{example}",
+            expected=f"{len(utterances)}, valid and test",
             fix=BASELINE1_FIX,
         )
     path = folder / "scores.json"
     try:
-        name = str(json.loads(path.read_text(encoding="utf-8"))["recogniser"])
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        name = str(scores["recogniser"])
+        stated = {split: float(scores[f"{split}_accuracy"]) for split in HEARD}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(
             f"not the scores of a recogniser ({error!r})", path=path, fix=BASELINE1_FIX
         ) from error
+    _check_accuracy(path, stated, system, BASELINE1_FIX)
+    joined = rows.merge(utterances[["id", "intent"]], on="id")
     return system, Recognition(name, joined)
 
 
@@ -442,15 +448,22 @@ def _check_agreement(path: Path, metrics: dict[str, Any], system: System) -> Non
             expected=seeds,
             fix=STUDENT_FIX,
         )
+    stated = {split: float(metrics[f"{split}_accuracy"]) for split in HEARD}
+    _check_accuracy(path, stated, system, STUDENT_FIX)
+
+
+def _check_accuracy(
+    path: Path, stated: Mapping[str, float], system: System, fix: str
+) -> None:
+    """The predictions give the accuracies in percent that are stated in `path`."""
     right = system.predictions["intent"] == system.predictions["predicted"]
-    for split in ("valid", "test"):
+    for split, expected in stated.items():
         measured = 100 * float(right[system.predictions["split"] == split].mean())
-        stated = float(metrics[f"{split}_accuracy"])
-        if abs(measured - stated) > _AGREEMENT:
+        if abs(measured - expected) > _AGREEMENT:
             raise CacheError(
                 f"the predictions do not give the {split} accuracy stated here",
                 path=path,
                 found=f"{measured:.2f}%",
-                expected=f"{stated:.2f}%",
-                fix=STUDENT_FIX,
+                expected=f"{expected:.2f}%",
+                fix=fix,
             )

@@ -386,23 +386,29 @@ def encoder_section(encoder: Mapping[str, Any]) -> str:
 
 def recognition_section(found: Findings) -> str:
     """The recogniser's word errors: by split, by intent, and which words."""
-    rows = [
+    text, asr = (found.rows[f"baseline1_{kind}"] for kind in ("text", "asr"))
+    paper = [
         [
-            split,
-            f"{errors.utterances:,}",
-            f"{errors.empty:,}",
-            f"{errors.words:,}",
-            f"{errors.substitutions:,}",
-            f"{errors.deletions:,}",
-            f"{errors.insertions:,}",
-            f"**{errors.rate:.2f}**",
-        ]
-        for split, errors in found.word_errors.items()
+            f"`{found.corpus}`",
+            _percent(text["test_accuracy"]),
+            _percent(asr["test_accuracy"]),
+            _percent(found.word_errors["test"].rate),
+        ],
+        *(
+            [
+                f"{title} (paper)",
+                _percent(published_accuracy("baseline1_text", None)[name]),
+                _percent(published_accuracy("baseline1_asr", None)[name]),
+                _percent(WORD_ERROR_RATE[name]),
+            ]
+            for name, title in NAMES.items()
+        ),
     ]
-    header = ["split", "utterances", "nothing recognised", "words", "substituted"]
-    header += ["deleted", "inserted", "word error rate"]
+    counted = ["utterances", "nothing recognised", "words", "substituted", "deleted"]
+    counted += ["inserted", "word error rate"]
+    rows = [[split, *_counts(errors)] for split, errors in found.word_errors.items()]
     intents = [
-        [_code(intent), f"{errors.words:,}", f"{errors.rate:.2f}"]
+        [_code(intent), *_counts(errors)]
         for intent, errors in found.intent_word_errors.items()
     ]
     confused = [
@@ -410,13 +416,16 @@ def recognition_section(found: Findings) -> str:
         for (said, heard), count in found.word_errors["test"].confusions[:_CONFUSIONS]
     ]
     parts = [
-        f"Baseline-1's recogniser: {found.recogniser}. Substitutions, deletions and "
-        "insertions over the words that were said, in percent; reference and "
-        "transcript normalised alike. An utterance in which nothing was recognised is "
-        "classified as the empty text.",
-        _table(header, rows),
+        f"Baseline-1's recogniser: {found.recogniser}. Accuracy on test from the "
+        "ground-truth text and from the recogniser's, and its word error rate there, "
+        "in percent, as in the paper's Table 2:",
+        _table(["corpus", "ground truth", "ASR output", "word error rate"], paper),
+        "The word error rate is substitutions, deletions and insertions over the words "
+        "that were said; reference and transcript are normalised alike. An utterance "
+        "in which nothing was recognised is classified as the empty text.",
+        _table(["split", *counted], rows),
         "Test by intent, the worst heard first:",
-        _cut_table(["intent", "words", "word error rate"], intents),
+        _table(["intent", *counted], intents),
     ]
     if confused:
         parts += [
@@ -608,6 +617,12 @@ def format_count(value: float | None) -> str:
     if value is None:
         return _NONE
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def _counts(errors: WordErrors) -> list[str]:
+    counts = [errors.utterances, errors.empty, errors.words, errors.substitutions]
+    counts += [errors.deletions, errors.insertions]
+    return [*(f"{count:,}" for count in counts), _percent(errors.rate)]
 
 
 def _word(text: str) -> str:
