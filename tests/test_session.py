@@ -258,13 +258,13 @@ import sys, time
 from pathlib import Path
 from stages.acoustic.session import encode_in_processes
 
-import stages.acoustic.session as sessions
-pool = sessions.ProcessPoolExecutor
+import stages.processes as processes
+pool = processes.ProcessPoolExecutor
 class Waiting(pool):
     def shutdown(self, **options):
         print("ready", flush=True)
         time.sleep(600)
-sessions.ProcessPoolExecutor = Waiting
+processes.ProcessPoolExecutor = Waiting
 recordings = [[(Path(sys.argv[2]), sys.argv[3])]] * 4
 list(encode_in_processes(recordings, Path(sys.argv[1]), 2))
 """
