@@ -1,6 +1,7 @@
 """dvc.yaml against what the code imports, reads and writes."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -422,6 +423,29 @@ def test_dvc_runs_the_line_once_and_an_experiment_beside_it(repository, monkeypa
     assert " 0 extracted now" in told
     assert "student@aln-0.3" in told and "baseline2' didn't change" in told
     assert not Path("cache/tiny/student/aln-0.3").exists()
+    _assert_known(repository / "cache", "0.3")
+
+    queued = _run("dvc", "exp", "run", "--queue", *copied, "-S", "student.alpha=[0.4]")
+    assert "student@aln-0.4" not in queued
+    assert not _known(repository / "cache", 0.4)
+    _run("dvc", "exp", "run", "--run-all")
+    assert not Path("cache/tiny/student/aln-0.4").exists()
+    _assert_known(repository / "cache", "0.4")
+
+
+def _known(cache: Path, alpha: float) -> list[str]:
+    """The systems with that α in the ledger of `cache`, as its files tell."""
+    files = sorted((cache / "tiny" / "results").glob("*.json"))
+    entries = [json.loads(path.read_text()) for path in files]
+    return sorted(e["system"] for e in entries if e["alpha"] == alpha)
+
+
+def _assert_known(cache: Path, alpha: str) -> None:
+    """Both students of an experiment are in the ledger, and `results` shows them."""
+    both = ["aln", "aln_linguistic"]
+    assert _known(cache, float(alpha)) == both
+    shown = [line.split()[:2] for line in pipeline("results").stdout.splitlines()]
+    assert sorted(row[0] for row in shown if row[1:] == [alpha]) == both
 
 
 def _install_command(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
