@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import shutil
+import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -16,6 +18,7 @@ from matplotlib.image import imread
 from scipy.stats import bootstrap
 from sklearn.metrics import f1_score
 
+from stages import metrics
 from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
 from stages.manifest import (
     QUARANTINE_COLUMNS,
@@ -28,14 +31,18 @@ from stages.report.figures import confusion_figure, history_figure
 from stages.report.params import ReportParams
 from stages.report.projection import capped_perplexity, project
 from stages.report.run import run
-from stages.report.scores import best_by_valid, intent_scores, mark_length, spread
+from stages.report.scores import best_by_valid, intent_scores, mark_length
 from stages.report.statistics import (
     bootstrap_interval,
+    calibrate,
     calibration_error,
     combine,
     compare,
     hits,
+    intervals,
+    macro_f1_interval,
     mcnemar,
+    spread,
 )
 from stages.report.systems import HISTORY_COLUMNS, SELECTIONS, System, parse_name
 from stages.report.tables import corpus_table, table1_differences
@@ -612,7 +619,11 @@ def test_macro_f1_stands_beside_the_accuracy_on_heard_and_unheard_wordings(
         found = results["wording_macro_f1"][value]["aln-0.8"]
         assert found == pytest.approx(100 * np.mean(runs), abs=1e-4)
         accuracy = results["wording"][value]["aln-0.8"]
-        cells += [f"{accuracy:.2f}", f"{found:.2f}"]
+        right = (test["intent"] == test["predicted"])[mask].groupby(test["seed"]).mean()
+        cells += [
+            f"{accuracy:.2f} ± {100 * statistics.stdev(right):.2f}",
+            f"{found:.2f} ± {100 * statistics.stdev(runs):.2f}",
+        ]
     page = (output / "results.md").read_text()
     assert cells in [row[1:] for row in page_rows(page, "ALN, α 0.8")]
 
@@ -630,6 +641,84 @@ def test_an_interval_is_that_of_resampling_one_by_one():
     assert bootstrap_interval(values, seed=0) == found
     assert bootstrap_interval(values, seed=1) != found
     assert bootstrap_interval(np.ones(5), seed=0) == (1.0, 1.0)
+
+
+def test_a_macro_f1s_interval_is_that_of_resampling_one_by_one():
+    # Three runs that err alike, now and then for what is never there; an intent of two
+    # utterances is missing in many a resample.
+    generator = np.random.default_rng(6)
+    actual = np.array(["a", "b", "c", "d"])[np.arange(150) % 4]
+    actual[:2] = "rare"
+    wrong = generator.random((150, 3)) < generator.random(150)[:, None] / 2
+    others = np.array(["a", "b", "rare", "never"])[generator.integers(4, size=(150, 3))]
+    predicted = np.where(wrong, others, actual[:, None])
+    found = macro_f1_interval(actual, predicted, seed=0)
+    drawn = generator.integers(150, size=(2000, 150))
+    means = [
+        np.mean([metrics.macro_f1(actual[d], run[d]) for run in predicted.T]) / 100
+        for d in drawn
+    ]
+    # Each end of the latter is uncertain by about 0.003.
+    assert found == pytest.approx(np.quantile(means, (0.025, 0.975)), abs=0.01)
+    order = generator.permutation(150)
+    again = macro_f1_interval(actual[order], predicted[order][:, ::-1], seed=0)
+    assert again == pytest.approx(found, abs=0.003)
+    assert macro_f1_interval(actual, predicted, seed=1) != found
+    assert macro_f1_interval(actual, actual[:, None], seed=0) == (1.0, 1.0)
+
+
+def test_every_group_and_condition_has_its_deviation_and_intervals(given, written):
+    output, results = written
+    table = pd.read_csv(given / "student" / "aln-0.8" / "predictions.csv")
+    test = table[table["split"] == "test"]
+    number = test["id"].str[-2:].astype(int)
+    spoilt = pd.read_csv(given / "robustness.csv", keep_default_na=False)
+    spoilt = spoilt[(spoilt["system"] == "aln-0.8") & (spoilt["snr"] == "10")]
+    (shown,) = (one["systems"] for one in results["robustness"] if one["snr"] == 10)
+
+    def part(rows: list[dict], name: str, value: str) -> dict:
+        (row,) = (one for one in rows if one.get(name) == value)
+        figures = row.items()
+        return {key: of["aln-0.8"] for key, of in figures if isinstance(of, dict)}
+
+    own = {k[len("test_") :]: v for k, v in results["systems"]["aln-0.8"].items()}
+    groups = results["groups"]
+    measured = [
+        (test, own | {"accuracy_interval": own["interval"]}),
+        (test[number // 4 % 4 < 2], part(groups, "wording", "heard")),
+        (test[number % 2 == 1], part(groups, "condition", "noise | 5 dB")),
+        (spoilt, shown["aln-0.8"]),
+        (test[number >= 15], part(results["lengths"], "length", "over 2.92 s")),
+    ]
+    cells = []
+    for rows, row in measured:
+        right = (rows["intent"] == rows["predicted"]).groupby(rows["seed"]).mean()
+        deviation = 100 * statistics.stdev(right)
+        assert row["accuracy_std"] == pytest.approx(deviation, abs=1e-4)
+        for metric, ends in intervals(rows, seed=0).items():
+            assert row[f"{metric}_interval"] == list(ends)
+        cells.append("{:.2f} to {:.2f}".format(*row["accuracy_interval"]))
+    assert cells[1] != cells[2] != cells[3]
+    page = (output / "results.md").read_text()
+    (first, *_) = page_rows(page, "ALN, α 0.8")
+    assert first[4] == cells[0]
+    found = page_rows(page, "ALN, α 0.8: 95% interval")
+    wordings, conditions, babble, macro_f1, lengths = found
+    assert wordings[1] == cells[1] and conditions[2] == cells[2]
+    assert babble[2] == cells[3] and lengths[4] == cells[4]
+    ends = shown["aln-0.8"]["macro_f1_interval"]
+    assert macro_f1[2] == "{:.2f} to {:.2f}".format(*ends)
+
+
+def test_one_seed_has_no_deviation(spoiled, tmp_path):
+    shutil.rmtree(spoiled / "student")
+    table = read_manifest(spoiled / "manifest.csv")
+    for name in ERRORS:
+        build_student(spoiled / "student" / name, name, table, seeds=(1,))
+    report(spoiled, tmp_path / "report", robustness=None)
+    page = (tmp_path / "report" / "results.md").read_text()
+    assert "±" not in page and "one seed" in page
+    assert "| ALN, α 0.8: 95% interval |" in page
 
 
 def test_a_rows_interval_is_over_utterances_of_their_means_over_seeds(given, written):
@@ -671,7 +760,9 @@ def test_seeds_combine_to_twice_their_median():
     assert combine([0.7]) == 0.7
 
 
-def system_of(runs: dict[int, list[int]], name: str = "aln-0.5") -> System:
+def system_of(
+    runs: dict[int, list[int]], name: str = "aln-0.5", confidence: float = 1.0
+) -> System:
     """One that gets right, by seed, what is 1 among the utterances of test."""
     rows = [
         (seed, f"{number:02d}", "test", "yes", "yes" if right else "no")
@@ -680,6 +771,7 @@ def system_of(runs: dict[int, list[int]], name: str = "aln-0.5") -> System:
     ]
     columns = ["seed", "id", "split", "intent", "predicted"]
     table = pd.DataFrame([*rows, (1, "v", "valid", "yes", "no")], columns=columns)
+    table["confidence"] = confidence
     return System(name, "aln", 0.5, table, pd.DataFrame())
 
 
@@ -710,7 +802,7 @@ def test_every_pair_of_baselines_and_chosen_systems_is_tested(written):
     # Both err on the first utterances: 6 and 8 of Baseline-2, 4 and 2 of ALN. p: 1/2
     # of 0 : 2, and 2/64 of 0 : 6.
     (row,) = page_rows(page, "Baseline-2, acoustic embeddings : ALN, α 0.8")
-    assert row[1:] == ["0.0", "4.0", "0.531"]
+    assert row[1:] == ["0.0 ± 0.0", "4.0 ± 2.8", "0.531"]
     assert "twice the median" in page and "Rüger 1978" in page
     assert "for the 10 pairs" in page and "demand p below 0.005" in page
 
@@ -730,8 +822,21 @@ def test_the_page_tells_confidence_and_its_error(written):
     assert row["test_confidence"] == pytest.approx(90)
     # One bin: 80 and 90% are right of what is said with 90%.
     assert row["test_calibration_error"] == pytest.approx((10 + 0) / 2)
+    assert row["test_calibration_error_std"] == pytest.approx(10 / 2**0.5, abs=1e-4)
     page = (output / "results.md").read_text()
-    assert "| ALN, α 0.8 | 85.00 | 90.00 | 5.00 |" in page
+    assert "| ALN, α 0.8 | 85.00 ± 7.07 | 90.00 ± 0.00 | 5.00 ± 7.07 |" in page
+
+
+def test_confidence_deviates_over_seeds_not_over_utterances():
+    system = system_of({1: [1, 1, 0, 1], 2: [1, 0, 0, 1]})
+    table = system.predictions.assign(confidence=0.5)
+    table.loc[table["seed"] == 2, "confidence"] = [0.6, 0.7, 0.8, 0.9]
+    found = calibrate(replace(system, predictions=table))
+    assert (found.seeds, found.confidence) == (2, pytest.approx(62.5))
+    deviation = 100 * statistics.stdev([0.5, 0.75])
+    assert found.confidence_std == pytest.approx(deviation, abs=1e-4)
+    single = calibrate(system_of({1: [1, 0]}, confidence=0.5))
+    assert (single.confidence_std, single.error_std) == (0, 0)
 
 
 def test_durations_are_cut_into_quarters_at_bounds_that_are_told(given, written):
@@ -764,16 +869,22 @@ def test_speakers_stand_lowest_first(written):
         "test 2": 6,
     }
     # ALN errs on 0 to 3 and on 0, 1: three of speaker 0, two of 1, one of 2.
-    expected = {"test 0": 1 - 3 / 14, "test 1": 1 - 2 / 14, "test 2": 1 - 1 / 12}
+    expected = {
+        "test 0": (1 - 3 / 14, [5 / 7, 6 / 7]),
+        "test 1": (1 - 2 / 14, [6 / 7, 6 / 7]),
+        "test 2": (1 - 1 / 12, [5 / 6, 1]),
+    }
     page = (output / "results.md").read_text()
     section = page.split("## Speakers")[1].split("## Intents")[0]
     assert "Speakers: 3; utterances of each: 6 to 7.\n" in section
     assert "| ALN, α 0.8 | 78.57 | 85.71 | 91.67 |" in section
     listed = [line for line in section.splitlines() if line.startswith("| `")]
-    for line, (name, share) in zip(listed, expected.items(), strict=True):
+    for line, (name, (share, runs)) in zip(listed, expected.items(), strict=True):
         assert line == (
-            f"| `{name}` | {speakers[name]['utterances']} | {100 * share:.2f} |"
+            f"| `{name}` | {speakers[name]['utterances']} "
+            f"| {100 * share:.2f} ± {100 * statistics.stdev(runs):.2f} |"
         )
+        assert "accuracy_interval" not in speakers[name]
         found = speakers[name]["accuracy"]["aln-0.8"]
         assert found == pytest.approx(100 * share, abs=1e-4)
 
@@ -839,7 +950,7 @@ def test_of_equal_alphas_the_first_shown_is_chosen():
 def test_the_page_has_a_row_a_system_beside_the_papers(written, title, cells):
     page = (written[0] / "results.md").read_text()
     row, *groups = page_rows(page, title)
-    assert [row[1], row[3], row[6], row[7]] == cells
+    assert [row[1], row[3], row[7], row[8]] == cells
     spoilt = 0 if title.startswith("Baseline-1") else 2  # accuracy and macro-F1
     assert len(groups) == 5 + spoilt, "calibration, wordings, conditions, lengths …"
 

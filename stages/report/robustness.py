@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,13 +26,12 @@ class Spoilt:
     Attributes:
         kind: `clean`, a noise, or a reverberation.
         snr: decibels; None without noise.
-        rows: accuracy and macro-F1 of test in percent, mean and deviation over seeds,
-            by system; keys seeds, accuracy, accuracy_std, macro_f1, macro_f1_std.
+        rows: `scores.measure` of each system on test, by name.
     """
 
     kind: str
     snr: float | None
-    rows: dict[str, dict[str, float]]
+    rows: dict[str, dict[str, Any]]
 
     @property
     def title(self) -> str:
@@ -39,12 +39,15 @@ class Spoilt:
         return self.kind if self.snr is None else f"{self.kind}, {self.snr:g} dB"
 
 
-def read_robustness(path: Path, systems: Sequence[System]) -> list[Spoilt]:
+def read_robustness(
+    path: Path, systems: Sequence[System], *, seed: int
+) -> list[Spoilt]:
     """Every condition in `path`, in its order, held against the students' own results.
 
     Args:
         path: predictions of `systems` on test under each condition.
         systems: the students.
+        seed: of the draws for the intervals.
 
     Raises:
         CacheError: the file is missing, damaged, or of other students, seeds or
@@ -82,7 +85,9 @@ def read_robustness(path: Path, systems: Sequence[System]) -> list[Spoilt]:
                 )
             _check(path, system, by_system[system.name], clean=kind == CLEAN)
         snr = None if np.isnan(ratio) else float(ratio)
-        measured = {s.name: _measure(by_system[s.name]) for s in systems}
+        measured = {
+            s.name: scores.measure(by_system[s.name], seed=seed) for s in systems
+        }
         found.append(Spoilt(str(kind), snr, measured))
     return found
 
@@ -109,12 +114,3 @@ def _check(path: Path, system: System, rows: pd.DataFrame, *, clean: bool) -> No
             expected=f"at most {_AGREEMENT:g}%",
             fix=FIX,
         )
-
-
-def _measure(rows: pd.DataFrame) -> dict[str, float]:
-    row: dict[str, float] = {"seeds": rows["seed"].nunique()}
-    for metric, values in scores.seed_scores(rows.assign(split="test"), "test").items():
-        mean, deviation = scores.spread(values.to_numpy())
-        row[str(metric)] = round(mean, 4)
-        row[f"{metric}_std"] = round(deviation, 4)
-    return row

@@ -159,19 +159,15 @@ def run(
         _check_labels(system, names, intents)
     trained = [system for system in systems if system.kind in STUDENT_KINDS]
     check_comparable(trained)
-    spoilt = [] if robustness is None else read_robustness(robustness, trained)
+    spoilt = (
+        []
+        if robustness is None
+        else read_robustness(robustness, trained, seed=params.seed)
+    )
 
     rows = {system.name: scores.evaluate(system) for system in systems}
     best = scores.best_by_valid(systems, rows)
     chosen = _choose(systems, best)
-    wording, wording_counts = scores.grouped_accuracies(systems, "wording")
-    lengths, length_counts = scores.grouped_accuracies(systems, "length")
-    speakers, speaker_counts = scores.grouped_accuracies(systems, "speaker")
-    conditions, condition_counts = (
-        scores.grouped_accuracies(systems, "condition")
-        if "condition" in utterances
-        else ({}, {})
-    )
     files: dict[str, bytes] = {}
     transfer: dict[str, float] = {}
     perplexity = None
@@ -195,7 +191,10 @@ def run(
         systems=systems,
         rows=rows,
         intervals={
-            system.name: statistics.accuracy_interval(system, seed=params.seed)
+            system.name: statistics.intervals(
+                system.predictions[system.predictions["split"] == "test"],
+                seed=params.seed,
+            )
             for system in systems
         },
         comparisons=statistics.compare_all(systems, best),
@@ -203,15 +202,14 @@ def run(
         best=best,
         chosen=chosen,
         intents=scores.intent_scores(chosen.predictions, names),
-        wording=wording,
-        wording_macro_f1=scores.grouped_macro_f1(systems, "wording"),
-        wording_counts=wording_counts,
-        lengths=lengths,
-        length_counts=length_counts,
-        speakers=speakers,
-        speaker_counts=speaker_counts,
-        conditions=conditions,
-        condition_counts=condition_counts,
+        wording=scores.group(systems, "wording", seed=params.seed),
+        lengths=scores.group(systems, "length", seed=params.seed),
+        speakers=scores.group(systems, "speaker"),
+        conditions=(
+            scores.group(systems, "condition", seed=params.seed)
+            if "condition" in utterances
+            else []
+        ),
         transfer=transfer,
         perplexity=perplexity,
         robustness=spoilt,
@@ -220,7 +218,12 @@ def run(
         word_errors=word_errors(recognition),
         intent_word_errors=intent_word_errors(recognition),
     )
-    files["accuracy.png"] = accuracy_figure(systems, rows, found.intervals, corpus)
+    files["accuracy.png"] = accuracy_figure(
+        systems,
+        rows,
+        {name: interval["accuracy"] for name, interval in found.intervals.items()},
+        corpus,
+    )
     files["confusion.png"] = confusion_figure(
         chosen.predictions, names, f"Confusion on test, {chosen.title}"
     )
@@ -377,9 +380,12 @@ def _results(found: tables.Findings) -> dict[str, Any]:
         calibration = found.calibration[system.name]
         rows[system.name] = {
             **found.rows[system.name],
-            "test_interval": list(found.intervals[system.name]),
+            "test_interval": found.intervals[system.name]["accuracy"],
+            "test_macro_f1_interval": found.intervals[system.name]["macro_f1"],
             "test_confidence": calibration.confidence,
+            "test_confidence_std": calibration.confidence_std,
             "test_calibration_error": calibration.error,
+            "test_calibration_error_std": calibration.error_std,
         }
         published = published_accuracy(system.kind, system.alpha)
         if published:
@@ -392,11 +398,15 @@ def _results(found: tables.Findings) -> dict[str, Any]:
         "selection": found.chosen.selection,
         "best": found.best,
         "significance": [asdict(comparison) for comparison in found.comparisons],
-        "lengths": _group_list("length", found.lengths, found.length_counts),
-        "speakers": _group_list("speaker", found.speakers, found.speaker_counts),
-        "wording": found.wording,
-        "wording_macro_f1": found.wording_macro_f1,
-        "conditions": found.conditions,
+        "lengths": _group_list("length", found.lengths),
+        "speakers": _group_list("speaker", found.speakers),
+        "wording": _group_table(found.wording, "accuracy"),
+        "wording_macro_f1": _group_table(found.wording, "macro_f1"),
+        "conditions": _group_table(found.conditions, "accuracy"),
+        "groups": [
+            *_group_list("wording", found.wording),
+            *_group_list("condition", found.conditions),
+        ],
         "recognition": {
             "recogniser": found.recogniser,
             **{split: _errors(errors) for split, errors in found.word_errors.items()},
@@ -430,14 +440,31 @@ def _errors(errors: WordErrors) -> dict[str, Any]:
     }
 
 
-def _group_list(
-    name: str, groups: Mapping[str, Mapping[str, float]], counts: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    """Groups of test in their order, with the accuracy of each system."""
+def _group_list(name: str, groups: Sequence[scores.Group]) -> list[dict[str, Any]]:
+    """Groups of test in their order; of each system all that is measured."""
+    figures = next(iter(groups[0].rows.values())) if groups else {}
     return [
-        {name: group, "utterances": counts[group], "accuracy": accuracies}
-        for group, accuracies in groups.items()
+        {
+            name: group.name,
+            "utterances": group.utterances,
+            **{
+                figure: {system: row[figure] for system, row in group.rows.items()}
+                for figure in figures
+                if figure != "seeds"
+            },
+        }
+        for group in groups
     ]
+
+
+def _group_table(
+    groups: Sequence[scores.Group], metric: str
+) -> dict[str, dict[str, float]]:
+    """{group: {system: percent}}."""
+    return {
+        group.name: {system: row[metric] for system, row in group.rows.items()}
+        for group in groups
+    }
 
 
 def _plots(

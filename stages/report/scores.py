@@ -1,39 +1,68 @@
 """What is measured: accuracies and F1, in percent."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import precision_recall_fscore_support
 
 from stages import metrics
+from stages.report.statistics import intervals, spread
 from stages.report.systems import System
 from stages.texts import normalise_text
 
 
-def seed_scores(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
-    """The metrics of `stages.metrics` on `split`, a row a seed, seeds ascending."""
-    rows = predictions[predictions["split"] == split]
-    return pd.DataFrame(
+@dataclass(frozen=True)
+class Group:
+    """The systems on one part of test.
+
+    Attributes:
+        name: what its utterances have in common, such as a speaker.
+        utterances: how many they are.
+        rows: `measure` of each system, by name.
+    """
+
+    name: str
+    utterances: int
+    rows: dict[str, dict[str, Any]]
+
+
+def measure(rows: pd.DataFrame, *, seed: int | None = None) -> dict[str, Any]:
+    """Accuracy and macro-F1 in percent, the metrics of `stages.metrics`.
+
+    Args:
+        rows: one a seed and utterance; columns seed, id, intent, predicted.
+        seed: of the draws for the intervals; None for no intervals.
+
+    Returns:
+        Keys seeds (how many), accuracy, macro_f1 (means over seeds), and of both
+        `<metric>_std` (deviation over seeds) and `<metric>_interval` (lowest, highest).
+    """
+    runs = pd.DataFrame(
         [
             metrics.measure(run["intent"], run["predicted"])
             for _, run in rows.groupby("seed")
         ]
     )
-
-
-def spread(values: np.ndarray) -> tuple[float, float]:
-    """Mean and sample standard deviation; the latter 0 for one value."""
-    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
-    return float(values.mean()), float(deviation)
+    found: dict[str, Any] = {"seeds": len(runs)}
+    for metric, values in runs.items():
+        mean, deviation = spread(values.to_numpy())
+        found |= {metric: round(mean, 4), f"{metric}_std": round(deviation, 4)}
+    if seed is not None:
+        for metric, interval in intervals(rows, seed=seed).items():
+            found[f"{metric}_interval"] = interval
+    return found
 
 
 def intent_scores(predictions: pd.DataFrame, intents: Sequence[str]) -> pd.DataFrame:
     """Precision, recall, F1 in percent and support by intent, on test.
 
-    Each is the mean over seeds. An intent that is never predicted has precision 0; one
-    without a test utterance has support 0 and no scores (NaN).
+    Each is the mean over seeds, beside `<name>_std`, its deviation. An intent that is
+    never predicted has precision 0; one without a test utterance has support 0 and no
+    scores (NaN).
     """
     test = predictions[predictions["split"] == "test"]
     runs = []
@@ -43,9 +72,12 @@ def intent_scores(predictions: pd.DataFrame, intents: Sequence[str]) -> pd.DataF
         )
         runs.append(np.stack([100 * precision, 100 * recall, 100 * f1]))
     means = np.mean(runs, axis=0)
-    means[:, support == 0] = np.nan
+    deviations = np.std(runs, axis=0, ddof=1) if len(runs) > 1 else 0 * means
+    values = np.concatenate([means, deviations])  # (6, intents)
+    values[:, support == 0] = np.nan
     names = ["precision", "recall", "f1"]
-    table = pd.DataFrame(means.T, index=list(intents), columns=names)
+    names += [f"{name}_std" for name in names]
+    table = pd.DataFrame(values.T, index=list(intents), columns=names)
     return table.assign(support=support)
 
 
@@ -53,10 +85,9 @@ def evaluate(system: System) -> dict[str, float]:
     """A system's row: accuracy and macro-F1, mean and deviation over seeds."""
     row: dict[str, float] = {"seeds": len(system.seeds)}
     for split in ("valid", "test"):
-        for metric, values in seed_scores(system.predictions, split).items():
-            mean, deviation = spread(values.to_numpy())
-            row[f"{split}_{metric}"] = round(mean, 4)
-            row[f"{split}_{metric}_std"] = round(deviation, 4)
+        found = measure(system.predictions[system.predictions["split"] == split])
+        del found["seeds"]
+        row |= {f"{split}_{name}": value for name, value in found.items()}
     return row
 
 
@@ -77,44 +108,24 @@ def best_by_valid(
     return best
 
 
-def grouped_accuracies(
-    systems: Sequence[System], column: str
-) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
-    """Test accuracy, mean over seeds, by the values of a column of predictions.
+def group(
+    systems: Sequence[System], column: str, *, seed: int | None = None
+) -> list[Group]:
+    """Test by the values of a column of predictions, in their order.
 
-    Returns:
-        {value: {system: percent}} and the number of test utterances of each value.
+    Args:
+        systems: which have the same utterances.
+        column: an utterance without a value is in no group.
+        seed: of the draws for the intervals; None for no intervals.
     """
-    accuracies: dict[str, dict[str, float]] = {}
-    counts: dict[str, int] = {}
+    groups: dict[str, Group] = {}
     for system in systems:
         test = system.predictions[system.predictions["split"] == "test"]
-        right = 100.0 * (test["intent"] == test["predicted"])
-        for value, group in right.groupby(test[column], observed=True):
+        for value, rows in test.groupby(column, observed=True):
             name = str(value)
-            accuracies.setdefault(name, {})[system.name] = round(float(group.mean()), 4)
-            counts[name] = int(test.loc[group.index, "id"].nunique())
-    return accuracies, counts
-
-
-def grouped_macro_f1(
-    systems: Sequence[System], column: str
-) -> dict[str, dict[str, float]]:
-    """Test macro-F1, mean over seeds, like `grouped_accuracies`.
-
-    It is the mean over the intents that the group has.
-    """
-    found: dict[str, dict[str, float]] = {}
-    for system in systems:
-        test = system.predictions[system.predictions["split"] == "test"]
-        for value, group in test.groupby(column, observed=True):
-            runs = [
-                metrics.macro_f1(run["intent"], run["predicted"])
-                for _, run in group.groupby("seed")
-            ]
-            mean, _ = spread(np.array(runs))
-            found.setdefault(str(value), {})[system.name] = round(mean, 4)
-    return found
+            made = groups.setdefault(name, Group(name, rows["id"].nunique(), {}))
+            made.rows[system.name] = measure(rows, seed=seed)
+    return list(groups.values())
 
 
 def mark_length(seconds: pd.Series) -> pd.Series:

@@ -17,6 +17,8 @@ from stages.report.systems import System
 LEVEL = 0.95
 DRAWS = 10_000
 BINS = 15
+_ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+_DRAWS_AT_ONCE = 1000  # for memory
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,22 @@ class Comparison:
     Attributes:
         first: name of a system.
         second: name of the other.
+        seeds: how many pairs of runs are compared.
         first_alone: utterances that `first` gets right and `second` wrong, mean over
             seeds.
+        first_alone_std: its standard deviation over seeds; 0 for one.
         second_alone: the other way round.
+        second_alone_std: likewise.
         p: of the hypothesis that both are right equally often, over all seeds.
     """
 
     first: str
     second: str
+    seeds: int
     first_alone: float
+    first_alone_std: float
     second_alone: float
+    second_alone_std: float
     p: float
 
 
@@ -44,12 +52,24 @@ class Calibration:
     """How the probability of what is predicted compares with the accuracy.
 
     Attributes:
+        seeds: how many runs it is of.
         confidence: that probability in percent, mean over test and seeds.
+        confidence_std: standard deviation over seeds of its mean over test; 0 for one.
         error: expected calibration error in percentage points, mean over seeds.
+        error_std: its standard deviation over seeds; 0 for one.
     """
 
+    seeds: int
     confidence: float
+    confidence_std: float
     error: float
+    error_std: float
+
+
+def spread(values: np.ndarray) -> tuple[float, float]:
+    """Mean and sample standard deviation; the latter 0 for one value."""
+    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+    return float(values.mean()), float(deviation)
 
 
 def hits(system: System) -> pd.DataFrame:
@@ -70,19 +90,70 @@ def bootstrap_interval(values: np.ndarray, *, seed: int) -> tuple[float, float]:
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(len(values), counts / len(values), size=DRAWS)
     means = drawn @ distinct / len(values)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(means, _ENDS)
     return float(low), float(high)
 
 
-def accuracy_interval(system: System, *, seed: int) -> tuple[float, float]:
-    """The interval of the test accuracy in percent.
+def macro_f1_interval(
+    actual: np.ndarray, predicted: np.ndarray, *, seed: int
+) -> tuple[float, float]:
+    """The 95% interval of the macro-F1, mean over runs, as a share.
 
-    What is drawn are utterances, each with its mean over seeds.
+    By the percentile bootstrap over utterances, each with what every run predicts. As
+    in `bootstrap_interval` equal ones are drawn together. The mean is over the intents
+    that a resample has, as `stages.metrics` takes it over those of the sample.
+
+    Args:
+        actual: intents of n utterances, (n,).
+        predicted: those that each run gives them, (n, runs).
+        seed: of the draws.
     """
-    low, high = bootstrap_interval(
-        100 * hits(system).mean(axis="columns").to_numpy(float), seed=seed
+    number, runs = predicted.shape
+    names, labels = np.unique(np.column_stack([actual, predicted]), return_inverse=True)
+    labels, counts = np.unique(
+        labels.reshape(number, 1 + runs), axis=0, return_counts=True
     )
-    return round(low, 4), round(high, 4)
+    # (kinds, 1 + runs, intents); single precision counts exactly up to 2**24.
+    there = np.eye(len(names), dtype=np.float32)[labels]
+    hits = there[:, :1] * there[:, 1:]
+    columns = np.concatenate([there, hits], axis=1)
+    generator = np.random.default_rng(seed)
+    means = []
+    for first in range(0, DRAWS, _DRAWS_AT_ONCE):
+        size = min(_DRAWS_AT_ONCE, DRAWS - first)
+        drawn = generator.multinomial(number, counts / number, size=size)
+        # (size, 1 + 2 runs, intents): how many are there, are predicted, are both.
+        found = np.tensordot(drawn.astype(np.float32), columns, axes=1)
+        true, guessed, both = np.split(found, [1, 1 + runs], axis=1)
+        f1 = 2 * both / np.maximum(true + guessed, 1)  # 0 where nothing is true
+        sums = f1.sum(axis=2, dtype=np.float64).mean(axis=1)
+        means.append(sums / (true[:, 0] > 0).sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), _ENDS)
+    return float(low), float(high)
+
+
+def intervals(rows: pd.DataFrame, *, seed: int) -> dict[str, tuple[float, float]]:
+    """The intervals of accuracy and macro-F1 in percent, by metric.
+
+    What is drawn are utterances, each with what every seed predicts.
+
+    Args:
+        rows: one a seed and utterance; columns seed, id, intent, predicted.
+        seed: of the draws.
+    """
+    predicted = rows.pivot(index="id", columns="seed", values="predicted")
+    actual = rows.drop_duplicates("id").set_index("id")["intent"].loc[predicted.index]
+    right = predicted.eq(actual, axis="index").mean(axis="columns")
+    found = {
+        "accuracy": bootstrap_interval(right.to_numpy(float), seed=seed),
+        "macro_f1": macro_f1_interval(
+            actual.to_numpy(str), predicted.to_numpy(str), seed=seed
+        ),
+    }
+    return {
+        metric: (round(100 * low, 4), round(100 * high, 4))
+        for metric, (low, high) in found.items()
+    }
 
 
 def mcnemar(first_alone: int, second_alone: int) -> float:
@@ -120,11 +191,15 @@ def compare(first: System, second: System) -> Comparison:
     one, other = np.broadcast_arrays(one.to_numpy(), other.to_numpy())
     alone = (one & ~other).sum(axis=0), (other & ~one).sum(axis=0)  # (seeds,) each
     p = combine([mcnemar(int(a), int(b)) for a, b in zip(*alone, strict=True)])
+    first_alone, second_alone = (spread(counts) for counts in alone)
     return Comparison(
         first.name,
         second.name,
-        first_alone=round(float(alone[0].mean()), 4),
-        second_alone=round(float(alone[1].mean()), 4),
+        seeds=one.shape[1],
+        first_alone=round(first_alone[0], 4),
+        first_alone_std=round(first_alone[1], 4),
+        second_alone=round(second_alone[0], 4),
+        second_alone_std=round(second_alone[1], 4),
         p=float(f"{p:.4g}"),
     )
 
@@ -158,14 +233,20 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
 def calibrate(system: System) -> Calibration:
     """The calibration of a system on test."""
     test = system.predictions[system.predictions["split"] == "test"]
+    runs = [run for _, run in test.groupby("seed")]
+    means = np.array([run["confidence"].mean() for run in runs])
     errors = [
         calibration_error(
             run["confidence"].to_numpy(float),
             (run["intent"] == run["predicted"]).to_numpy(float),
         )
-        for _, run in test.groupby("seed")
+        for run in runs
     ]
+    confidence, error = spread(100 * means), spread(100 * np.array(errors))
     return Calibration(
-        confidence=round(100 * float(test["confidence"].mean()), 4),
-        error=round(100 * float(np.mean(errors)), 4),
+        seeds=len(runs),
+        confidence=round(confidence[0], 4),
+        confidence_std=round(confidence[1], 4),
+        error=round(error[0], 4),
+        error_std=round(error[1], 4),
     )

@@ -1,16 +1,18 @@
 """The page: `results.md`, written from what was measured."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from stages.manifest import SPLITS
 from stages.report.published import TABLE1, WORD_ERROR_RATE, published_accuracy
 from stages.report.robustness import Spoilt
+from stages.report.scores import Group
 from stages.report.statistics import BINS, DRAWS, LEVEL, Calibration, Comparison
-from stages.report.systems import SELECTIONS, STUDENT_KINDS, System
+from stages.report.systems import SELECTIONS, System
 from stages.word_errors import WordErrors
 
 NAMES = {"atis": "ATIS", "fsc": "FSC"}
@@ -46,6 +48,7 @@ TABLE1_ROWS = {
     "distinct_texts": "distinct texts",
     "texts_shared_with_train": "of these also in train",
 }
+INTERVAL = f"{100 * LEVEL:.0f}% interval"
 _NONE = "–"
 _LISTED_ROWS = 20
 _CONFUSIONS = 15
@@ -61,21 +64,16 @@ class Findings:
         set_aside: by id, why a recording could not be used.
         systems: in the order they are shown.
         rows: `evaluate` of each, by name.
-        intervals: of the test accuracy by name, lowest and highest in percent.
+        intervals: of test by name and metric, lowest and highest in percent.
         comparisons: the pairs of systems that were tested.
         calibration: of each system, by name.
         best: the better α by kind, `best_by_valid`.
         chosen: the system whose intents are shown in full.
         intents: its `intent_scores`.
-        wording: test accuracy by whether train has the wording, {value: {system: %}}.
-        wording_macro_f1: likewise.
-        wording_counts: test utterances by value.
-        lengths: test accuracy by duration, shortest first, like `wording`.
-        length_counts: test utterances by duration.
-        speakers: test accuracy by speaker; without those whose speaker is unknown.
-        speaker_counts: test utterances by speaker.
-        conditions: test accuracy by condition; empty where none are known.
-        condition_counts: test utterances by condition.
+        wording: test by whether train has the wording, `heard` and `unheard`.
+        lengths: test by duration, shortest first.
+        speakers: test by speaker, without intervals; unknown speakers are in no group.
+        conditions: test by condition; empty where none are known.
         transfer: Loss_TL on valid at the first and the last epoch; empty without
             a transfer system.
         perplexity: the t-SNE's, asked and used; None without a transfer system.
@@ -91,21 +89,16 @@ class Findings:
     set_aside: Mapping[str, str]
     systems: Sequence[System]
     rows: Mapping[str, Mapping[str, float]]
-    intervals: Mapping[str, tuple[float, float]]
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]]
     comparisons: Sequence[Comparison]
     calibration: Mapping[str, Calibration]
     best: Mapping[str, str]
     chosen: System
     intents: pd.DataFrame
-    wording: Mapping[str, Mapping[str, float]]
-    wording_macro_f1: Mapping[str, Mapping[str, float]]
-    wording_counts: Mapping[str, int]
-    lengths: Mapping[str, Mapping[str, float]]
-    length_counts: Mapping[str, int]
-    speakers: Mapping[str, Mapping[str, float]]
-    speaker_counts: Mapping[str, int]
-    conditions: Mapping[str, Mapping[str, float]]
-    condition_counts: Mapping[str, int]
+    wording: Sequence[Group]
+    lengths: Sequence[Group]
+    speakers: Sequence[Group]
+    conditions: Sequence[Group]
     transfer: Mapping[str, float]
     perplexity: tuple[float, float] | None
     robustness: Sequence[Spoilt]
@@ -215,26 +208,23 @@ def accuracy_section(found: Findings) -> str:
                 _spread(row, "valid_accuracy"),
                 _spread(row, "valid_macro_f1"),
                 _spread(row, "test_accuracy"),
-                "{:.2f} to {:.2f}".format(*found.intervals[system.name]),
+                _interval(found.intervals[system.name]["accuracy"]),
                 _spread(row, "test_macro_f1"),
+                _interval(found.intervals[system.name]["macro_f1"]),
                 *(_percent(published.get(name)) for name in NAMES),
             ]
         )
-    interval = f"{100 * LEVEL:.0f}% interval"
-    header = ["system", "valid", "valid macro-F1", "test", f"test, {interval}"]
-    header.append("test macro-F1")
+    header = ["system", "valid", "valid macro-F1", "test", f"test, {INTERVAL}"]
+    header += ["test macro-F1", f"test macro-F1, {INTERVAL}"]
     header += [f"paper, {name} test" for name in NAMES.values()]
-    students = [s for s in found.systems if s.kind in STUDENT_KINDS]
-    seeds = len(students[0].seeds)
-    over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     notes = [
-        f"Accuracy and macro-F1 in percent; students: {over}. Macro-F1 is the mean "
-        "over the intents that the split has.",
-        f"The {interval} is of the test accuracy, by the percentile bootstrap over "
-        f"test's utterances ({DRAWS:,} draws, an utterance counting as its mean over "
-        "seeds): what other utterances might have given, where the deviation is what "
-        "other seeds might. Utterances of one speaker resemble each other, so that for "
-        "other speakers it is too narrow.",
+        f"Accuracy and macro-F1 in percent; students: {_over(found)}. Macro-F1 is "
+        "the mean over the intents that the split has.",
+        f"The {INTERVAL} is of the mean over seeds, by the percentile bootstrap over "
+        f"test's utterances ({DRAWS:,} draws, an utterance with what every seed "
+        "predicts): what other utterances might have given, where the deviation is "
+        "what other seeds might. Utterances of one speaker resemble each other, so "
+        "that for other speakers it is too narrow.",
         _selection_note(found),
     ]
     notes.append(_compare(found))
@@ -255,8 +245,10 @@ def significance_section(found: Findings) -> str:
     rows = [
         [
             f"{titles[pair.first]} : {titles[pair.second]}",
-            f"{pair.first_alone:.1f}",
-            f"{pair.second_alone:.1f}",
+            *(
+                _spread(asdict(pair), name, places=1)
+                for name in ("first_alone", "second_alone")
+            ),
             _p_value(pair.p),
         ]
         for pair in found.comparisons
@@ -265,8 +257,8 @@ def significance_section(found: Findings) -> str:
     seeds = max(len(system.seeds) for system in found.systems)
     text = [
         "McNemar's exact test on test: how many utterances each of two systems alone "
-        f"gets right{', mean over seeds' * (seeds > 1)}, and the probability of a "
-        "split as uneven or more if both were right equally often."
+        f"gets right{', mean ± standard deviation over seeds' * (seeds > 1)}, and the "
+        "probability of a split as uneven or more if both were right equally often."
     ]
     if seeds > 1:
         text.append(
@@ -287,19 +279,22 @@ def calibration_section(found: Findings) -> str:
     rows = [
         [
             system.title,
-            f"{found.rows[system.name]['test_accuracy']:.2f}",
-            f"{found.calibration[system.name].confidence:.2f}",
-            f"{found.calibration[system.name].error:.2f}",
+            _spread(found.rows[system.name], "test_accuracy"),
+            *(
+                _spread(asdict(found.calibration[system.name]), name)
+                for name in ("confidence", "error")
+            ),
         ]
         for system in found.systems
     ]
     return "\n\n".join(
         [
             "Confidence is the probability that a system gives its prediction, mean "
-            "over test and seeds; where it exceeds the accuracy, the system is "
+            "over test; where it exceeds the accuracy, the system is "
             "overconfident. ECE, the expected calibration error (Guo et al. 2017), is "
             f"the mean distance of accuracy and confidence within {BINS} equally wide "
-            "bins of confidence, weighted by utterances. Percent, mean over seeds.",
+            "bins of confidence, weighted by utterances. Percent, "
+            f"{_over(found)}.",
             _table(["system", "accuracy", "confidence", "ECE"], rows),
         ]
     )
@@ -307,27 +302,26 @@ def calibration_section(found: Findings) -> str:
 
 def groups_section(found: Findings) -> str:
     """Test accuracy by wording and by condition, a row a system."""
-    utterances = sum(found.wording_counts.values())
-    unheard = found.wording_counts.get("unheard", 0)
+    utterances = sum(group.utterances for group in found.wording)
+    unheard = sum(g.utterances for g in found.wording if g.name == "unheard")
     test = found.table1["test"]
     parts = [
         f"Of the {test['distinct_texts']:,} wordings of test "
         f"{test['texts_shared_with_train']:,} stand in train too, and so reach the "
         f"teacher's training. Of {utterances:,} test utterances {unheard:,} say a text "
         "that no train utterance says. Test accuracy and macro-F1, the latter over the "
-        "intents that the group has, in percent, mean over seeds:",
+        f"intents that the group has, in percent, {_over(found)}. {_last_row(found)}",
         _groups_table(
             found,
             found.wording,
-            found.wording_counts,
             {"heard": "wording in train", "unheard": "wording not in train"},
-            found.wording_macro_f1,
+            macro_f1=True,
         ),
     ]
     if found.conditions:
         parts += [
             "And accuracy by the condition of the recording:",
-            _groups_table(found, found.conditions, found.condition_counts, {}),
+            _groups_table(found, found.conditions),
         ]
     return "\n\n".join(parts)
 
@@ -337,10 +331,12 @@ def intents_section(found: Findings) -> str:
     rows = [
         [
             _code(str(intent)),
-            *(_percent(scores[key]) for key in ("precision", "recall", "f1")),
+            *(_spread(scores, key) for key in ("precision", "recall", "f1")),
             f"{int(scores['support']):,}",
         ]
-        for intent, scores in found.intents.iterrows()
+        for intent, scores in found.intents.assign(
+            seeds=len(found.chosen.seeds)
+        ).iterrows()
     ]
     why = (
         f"{found.chosen.title} is the system shown, its α chosen on valid. "
@@ -349,7 +345,7 @@ def intents_section(found: Findings) -> str:
     )
     return "\n\n".join(
         [
-            f"{why}Test, percent, mean over seeds; support is the number of test "
+            f"{why}Test, percent, {_over(found)}; support is the number of test "
             "utterances.",
             _table(["intent", "precision", "recall", "F1", "support"], rows),
             "![Confusion matrix](confusion.png)",
@@ -442,25 +438,18 @@ def _robustness_sections(found: Findings) -> list[str]:
     header = ["system", *(_cell(condition.title) for condition in found.robustness)]
     students = [s for s in found.systems if s.name in found.robustness[0].rows]
     tables = [
-        _table(
-            header,
-            [
-                [system.title]
-                + [_spread(one.rows[system.name], metric) for one in found.robustness]
-                for system in students
-            ],
+        _systems_table(
+            found, students, header, [(one.rows, metric) for one in found.robustness]
         )
         for metric in ("accuracy", "macro_f1")
     ]
-    seeds = len(students[0].seeds)
-    over = f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
     return [
         "## Robustness",
         "Test with noise added, or in a reverberant room, classified by the students "
         "that were trained on the corpus as it is, which is `clean` here. The ratio is "
         "of the mean squares of speech and noise over all of a recording; in the room "
         "a recording keeps its length and power. Accuracy in "
-        f"percent{over}:",
+        f"percent, {_over(found)}. {_last_row(found)}",
         tables[0],
         "![Accuracy by condition](robustness.png)",
         "Macro-F1:",
@@ -475,8 +464,8 @@ def _length_sections(found: Findings) -> list[str]:
     return [
         "## Length",
         "Test accuracy in percent by the recording's duration, in quarters of test; "
-        "mean over seeds.",
-        _groups_table(found, found.lengths, found.length_counts, {}),
+        f"{_over(found)}. {_last_row(found)}",
+        _groups_table(found, found.lengths),
     ]
 
 
@@ -484,30 +473,32 @@ def _speaker_sections(found: Findings) -> list[str]:
     """Test accuracy by speaker; nothing where fewer than two are known."""
     if len(found.speakers) < 2:
         return []
-    table = pd.DataFrame.from_dict(found.speakers, orient="index")  # by system
-    rows = [
-        [
-            system.title,
-            *(f"{table[system.name].quantile(share):.2f}" for share in (0, 0.5, 1)),
-        ]
-        for system in found.systems
-    ]
-    own = table[found.chosen.name].sort_values(kind="stable")
-    counts = found.speaker_counts
+    rows = []
+    for system in found.systems:
+        means = [group.rows[system.name]["accuracy"] for group in found.speakers]
+        rows.append(
+            [system.title, *(f"{end:.2f}" for end in np.quantile(means, (0, 0.5, 1)))]
+        )
+    chosen = found.chosen.name
     listed = [
-        [_code(str(name)), f"{counts[str(name)]:,}", f"{accuracy:.2f}"]
-        for name, accuracy in own.items()
+        [
+            _code(group.name),
+            f"{group.utterances:,}",
+            _spread(group.rows[chosen], "accuracy"),
+        ]
+        for group in sorted(found.speakers, key=lambda g: g.rows[chosen]["accuracy"])
     ]
-    fewest, most = min(counts.values()), max(counts.values())
+    counts = [group.utterances for group in found.speakers]
+    fewest, most = min(counts), max(counts)
     each = f"{fewest:,} to {most:,}" if fewest < most else f"{most:,}"
-    unknown = found.table1["test"]["utterances"] - sum(counts.values())
+    unknown = found.table1["test"]["utterances"] - sum(counts)
     without = f"; of unknown speakers: {unknown:,}" * (unknown > 0)
     return [
         "## Speakers",
         "Test accuracy in percent by speaker; mean over seeds. Speakers: "
-        f"{len(table):,}; utterances of each: {each}{without}.",
+        f"{len(found.speakers):,}; utterances of each: {each}{without}.",
         _table(["system", "lowest", "median", "highest"], rows),
-        f"{found.chosen.title}, the lowest first:",
+        f"{found.chosen.title}, the lowest first, {_over(found)}:",
         _cut_table(["speaker", "utterances", "accuracy"], listed),
     ]
 
@@ -571,23 +562,45 @@ def _of_kind(found: Findings, system: System) -> list[System]:
 
 def _groups_table(
     found: Findings,
-    accuracies: Mapping[str, Mapping[str, float]],
-    counts: Mapping[str, int],
-    titles: Mapping[str, str],
-    macro_f1: Mapping[str, Mapping[str, float]] | None = None,
+    groups: Sequence[Group],
+    titles: Mapping[str, str] | None = None,
+    *,
+    macro_f1: bool = False,
 ) -> str:
-    """A row a system, a column a group; with `macro_f1` another one beside each."""
+    """A column of accuracies a group, perhaps one of macro-F1 beside each."""
     header, columns = ["system"], []
-    for name, by_system in accuracies.items():
-        header.append(f"{titles.get(name, _cell(name))} ({counts[name]:,})")
-        columns.append(by_system)
-        if macro_f1 is not None:
+    for group in groups:
+        title = (titles or {}).get(group.name, _cell(group.name))
+        header.append(f"{title} ({group.utterances:,})")
+        columns.append((group.rows, "accuracy"))
+        if macro_f1:
             header.append("macro-F1")
-            columns.append(macro_f1[name])
+            columns.append((group.rows, "macro_f1"))
+    return _systems_table(found, found.systems, header, columns)
+
+
+def _systems_table(
+    found: Findings,
+    systems: Sequence[System],
+    header: Sequence[str],
+    columns: Sequence[tuple[Mapping[str, Mapping[str, Any]], str]],
+) -> str:
+    """A row a system, a column a metric of a part of test; intervals of the chosen."""
     rows = [
-        [system.title, *(f"{column[system.name]:.2f}" for column in columns)]
-        for system in found.systems
+        [
+            system.title,
+            *(_spread(part[system.name], metric) for part, metric in columns),
+        ]
+        for system in systems
     ]
+    chosen = found.chosen
+    rows.append(
+        [f"{chosen.title}: {INTERVAL}"]
+        + [
+            _interval(part[chosen.name][f"{metric}_interval"])
+            for part, metric in columns
+        ]
+    )
     return _table(header, rows)
 
 
@@ -633,9 +646,30 @@ def _percent(value: float | None) -> str:
     return _NONE if value is None or pd.isna(value) else f"{value:.2f}"
 
 
-def _spread(row: Mapping[str, float], name: str) -> str:
-    text = f"{row[name]:.2f}"
-    return text if row["seeds"] == 1 else f"{text} ± {row[f'{name}_std']:.2f}"
+def _spread(row: Mapping[str, Any], name: str, *, places: int = 2) -> str:
+    """Mean ± deviation, the latter where there are several seeds; a dash for NaN."""
+    if pd.isna(row[name]):
+        return _NONE
+    text = f"{row[name]:.{places}f}"
+    return text if row["seeds"] == 1 else f"{text} ± {row[f'{name}_std']:.{places}f}"
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return "{:.2f} to {:.2f}".format(*ends)
+
+
+def _over(found: Findings) -> str:
+    """What the students' figures are; other systems are of one run."""
+    seeds = len(found.chosen.seeds)
+    return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+
+
+def _last_row(found: Findings) -> str:
+    """What `_systems_table` has below the systems."""
+    return (
+        f"The last row is the {INTERVAL} of {found.chosen.title}; `results.json` has "
+        "those of all systems."
+    )
 
 
 def _p_value(value: float) -> str:
