@@ -224,7 +224,8 @@ def accuracy_section(found: Findings) -> str:
         f"test's utterances ({DRAWS:,} draws, an utterance with what every seed "
         "predicts): what other utterances might have given, where the deviation is "
         "what other seeds might. Utterances of one speaker resemble each other, so "
-        "that for other speakers it is too narrow.",
+        "that for other speakers it is too narrow. That of macro-F1 lies a little low, "
+        "since a resample leaves utterances out.",
         _selection_note(found),
     ]
     notes.append(_compare(found))
