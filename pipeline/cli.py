@@ -529,7 +529,7 @@ def sweep(settings: Settings, together: bool | None, device: str, workers: int) 
     help="Write the table here too.",
 )
 def results(settings: Settings, csv: Path | None) -> None:
-    """Show every student that was trained from the features and targets of now.
+    """Show every student trained by this code from the features and targets of now.
 
     Whoever trained it: a stage, a sweep, or an experiment of DVC. ★ is the best of its
     system, chosen on valid.
@@ -550,7 +550,7 @@ def results(settings: Settings, csv: Path | None) -> None:
     others = len(entries) - len(shown)
     click.echo(
         f"{layout.results}: {len(shown)} students"
-        + (f", and {others} of other features or targets" if others else "")
+        + (f", and {others} of other features, targets or code" if others else "")
     )
 
 

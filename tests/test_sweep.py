@@ -87,6 +87,27 @@ def test_what_has_an_entry_is_not_trained_again(
         assert epochs.call_count == trained * PARAMS.epochs * len(PARAMS.seeds)
 
 
+def test_students_of_another_revision_are_trained_again(
+    corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(corpus, tmp_path, VARIANTS[:1])
+    (path,) = (tmp_path / "results").iterdir()
+    entry = json.loads(path.read_text())
+    # As entries were before they had a revision: they are of the first one.
+    assert entry.pop("revision") == 1
+    path.write_text(json.dumps(entry))
+    assert sweep(corpus, tmp_path, VARIANTS[:1]).trained == 0
+    assert of_inputs(read_ledger(path.parent), entry["inputs"])
+    monkeypatch.setattr("stages.student.ledger.REVISION", 2)
+    assert of_inputs(read_ledger(path.parent), entry["inputs"]) == []
+    summary = sweep(corpus, tmp_path, VARIANTS[:1])
+    assert summary.trained == 1 and summary.entries[0]["revision"] == 2
+    assert sweep(corpus, tmp_path, VARIANTS[:1]).trained == 0
+    shown = of_inputs(read_ledger(path.parent), entry["inputs"])
+    assert shown == summary.entries
+    assert len(read_ledger(path.parent)) == 2
+
+
 def test_a_killed_sweep_keeps_its_students_and_goes_on(
     corpus: dict[str, Any],
     swept: Path,

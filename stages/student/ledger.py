@@ -3,7 +3,8 @@
 `<folder>/<identity>.json` is named after all that decided the student, so that it has
 one entry whoever trained it: a stage, a sweep, or a DVC experiment in a copy of the
 repository. An entry holds system, alpha, parameters, inputs (hashes of what was read),
-`seeds` with the scores of each, and their means and deviations, in percent.
+revision (of the code, `training.REVISION`; 1 if there is none), `seeds` with the scores
+of each, and their means and deviations, in percent.
 """
 
 import json
@@ -19,6 +20,7 @@ from stages.errors import CacheError
 from stages.provenance import fingerprint
 from stages.student.inputs import Job, parameters_without
 from stages.student.params import StudentParams
+from stages.student.training import REVISION
 
 _DECIDES = ("system", "alpha", "parameters", "inputs")
 # Columns of the table, and what they show.
@@ -39,6 +41,7 @@ def describe(job: Job) -> dict[str, Any]:
         # JSON, with tuples as lists.
         "parameters": json.loads(json.dumps(parameters_without(job.params, "alpha"))),
         "inputs": job.inputs,
+        "revision": REVISION,
     }
 
 
@@ -69,12 +72,14 @@ def of_inputs(
 ) -> list[dict[str, Any]]:
     """The entries of students that read `inputs`, of `describe` for a transfer system.
 
-    baseline2 reads no targets, so its entries fit whatever these are.
+    Those trained by this revision of the code. baseline2 reads no targets, so its
+    entries fit whatever these are.
     """
     return [
         entry
         for entry in entries
-        if all(
+        if _revision(entry) == REVISION
+        and all(
             entry["inputs"][name] == value
             or (name == "targets" and entry["system"] == "baseline2")
             for name, value in inputs.items()
@@ -127,8 +132,14 @@ def _spread(entry: Mapping[str, Any], name: str) -> str:
 
 
 def _path(folder: Path, entry: Mapping[str, Any]) -> Path:
-    identity = fingerprint({name: entry[name] for name in _DECIDES})
-    return folder / f"{identity[:24]}.json"
+    decides = {name: entry[name] for name in _DECIDES}
+    if (revision := _revision(entry)) != 1:
+        decides["revision"] = revision
+    return folder / f"{fingerprint(decides)[:24]}.json"
+
+
+def _revision(entry: Mapping[str, Any]) -> int:
+    return int(entry.get("revision", 1))
 
 
 def _read(path: Path) -> dict[str, Any]:

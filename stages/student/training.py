@@ -20,6 +20,11 @@ from stages.student.batches import Utterances
 from stages.student.model import AcousticLinguisticNetwork, losses
 from stages.student.params import StudentParams
 
+# What a student becomes from the same parameters and inputs. Raise it with any change
+# here or in another module of this folder after which that is another student: the
+# ledger's entries of other revisions are then passed over.
+REVISION = 1
+
 # Seconds between checkpoints: what a killed run loses at most.
 _CHECKPOINT_SECONDS = 20.0
 
