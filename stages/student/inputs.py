@@ -47,9 +47,9 @@ class Job:
     device: str
     unfinished: Path | None = None
 
-    def checkpoint(self, seed: int) -> Path | None:
-        """Where the training of `seed` is kept while it lasts."""
-        return None if self.unfinished is None else self.unfinished / f"seed-{seed}.pt"
+    def checkpoint(self, name: str) -> Path | None:
+        """Where a training called `name` is kept while it lasts."""
+        return None if self.unfinished is None else self.unfinished / f"{name}.pt"
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.errors import PipelineError
+from stages.provenance import fingerprint
 from stages.runtime import choose_device, one_thread
 from stages.student.batches import Utterances
 from stages.student.inputs import Inputs, Job, parameters_without
@@ -48,24 +49,23 @@ Messages = Generator[Result | Failure | None, None, None]
 def train_all(
     shared: Job,
     inputs: Inputs,
-    units: Sequence[Unit],
+    groups: Sequence[Sequence[Unit]],
     *,
     workers: int,
     together: bool | None,
 ) -> Messages:
-    """Train `units`, in this process if `workers` is 1.
+    """Train the units of `groups`, in this process if `workers` is 1.
 
     Args:
-        shared: whose features and targets all units read.
+        shared: whose features and targets all units read, and in whose folder for what
+            is unfinished those that are trained together are kept.
         inputs: of `shared`.
-        units: in the order in which they are trained, if not together.
+        groups: as `group` makes them.
         workers: processes at most; one where students train together on a GPU.
-        together: whether students of one shape are trained together; None for on CUDA.
+        together: as of `choose_together`.
     """
-    cuda = choose_device(shared.device).type == "cuda"
-    together = cuda if together is None else together
-    groups = group(units) if together else [[unit] for unit in units]
-    if together and cuda:
+    together = choose_together(shared.device, together)
+    if together and choose_device(shared.device).type == "cuda":
         workers = 1
     workers = min(workers, len(groups))
     if workers > 1:
@@ -73,12 +73,22 @@ def train_all(
     return train_groups(shared, inputs, groups, together)
 
 
-def group(units: Sequence[Unit]) -> list[list[Unit]]:
-    """The seeds of `units`, those in a list to be trained together.
+def choose_together(device: str, together: bool | None) -> bool:
+    """Whether students of one shape are trained together; None for on CUDA."""
+    if together is None:
+        return choose_device(device).type == "cuda"
+    return together
 
-    They have one shape, and as many steps an epoch. Those of one seed stand side by
-    side, since their batches are the same and need no padding for each other.
+
+def group(units: Sequence[Unit], together: bool = True) -> list[list[Unit]]:
+    """What is trained one after another, or by several processes.
+
+    Together, the seeds of `units`, in a list those of one shape, with as many steps an
+    epoch. Those of one seed stand side by side, since their batches are the same and
+    need no padding for each other. Else a list for each unit.
     """
+    if not together:
+        return [[unit] for unit in units]
     alike: dict[str, list[Unit]] = {}
     for number, job, seeds in units:
         values = parameters_without(
@@ -112,7 +122,7 @@ def train_groups(
         train, valid = (inputs.load(split, device) for split in ("train", "valid"))
         test = None
         for units in groups:
-            trained = yield from train_group(inputs, units, train, valid)
+            trained = yield from train_group(shared, inputs, units, train, valid)
             for number, student in trained:
                 test = test or inputs.load("test", device)
                 logits = classify(student.model(device), test).numpy()
@@ -124,7 +134,11 @@ Trained = Generator[Failure | None, None, list[tuple[int, Student]]]
 
 
 def _train_alone(
-    inputs: Inputs, units: Sequence[Unit], train: Utterances, valid: Utterances
+    shared: Job,
+    inputs: Inputs,
+    units: Sequence[Unit],
+    train: Utterances,
+    valid: Utterances,
 ) -> Trained:
     trained = []
     for number, job, seeds in units:
@@ -138,7 +152,7 @@ def _train_alone(
                     seed=seed,
                     train=train,
                     valid=valid,
-                    checkpoint=job.checkpoint(seed),
+                    checkpoint=job.checkpoint(f"seed-{seed}"),
                     identity=job.identity(seed),
                 )
                 students.append((number, student))
@@ -150,7 +164,11 @@ def _train_alone(
 
 
 def _train_together(
-    inputs: Inputs, units: Sequence[Unit], train: Utterances, valid: Utterances
+    shared: Job,
+    inputs: Inputs,
+    units: Sequence[Unit],
+    train: Utterances,
+    valid: Utterances,
 ) -> Trained:
     members = [
         Member(
@@ -159,14 +177,21 @@ def _train_together(
             network=inputs.network(job),
             alpha=job.alpha,
             seed=seed,
-            checkpoint=job.checkpoint(seed),
-            # The same up to rounding as alone; begun so, it is not finished otherwise.
-            identity=f"{job.identity(seed)} together",
         )
         for number, job, seeds in units
         for seed in seeds
     ]
-    students = yield from train_together(members, train=train, valid=valid)
+    # By rounding, each depends on which others it is trained with.
+    identity = fingerprint(
+        {"together": [job.identity(seed) for _, job, seeds in units for seed in seeds]}
+    )
+    students = yield from train_together(
+        members,
+        train=train,
+        valid=valid,
+        checkpoint=shared.checkpoint(f"together-{identity[:24]}"),
+        identity=identity,
+    )
     pairs = [
         (one.number, student) for one, student in zip(members, students, strict=True)
     ]

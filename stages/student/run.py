@@ -48,6 +48,8 @@ from stages.student.processes import (
     Failure,
     Result,
     Unit,
+    choose_together,
+    group,
     train_all,
 )
 from stages.student.training import Student
@@ -152,7 +154,8 @@ def run(
     inputs = Inputs(job)
     workers = min(workers, len(params.seeds))
     units = [Unit(n, job, params.seeds[n::workers]) for n in range(workers)]
-    messages = train_all(job, inputs, units, workers=workers, together=together)
+    groups = group(units, choose_together(device, together))
+    messages = train_all(job, inputs, groups, workers=workers, together=together)
     bar = progress(
         total=params.epochs * len(params.seeds), description=output.name, unit="epoch"
     )

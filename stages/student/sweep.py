@@ -3,9 +3,12 @@
 Reads what `run` reads, once a process. Writes an entry of the ledger for each student
 as soon as all of its seeds are trained; a student that has one is not trained again.
 Each seed of each student is what `run` makes of it alone; where students of one shape
-are trained together (see together.py), up to rounding.
+are trained together (see together.py), up to rounding. Which ones they are decides the
+rounding, so `unfinished` holds it, beside the checkpoints, in `plan.json`: a sweep that
+was killed goes on with the same ones, and to the same bits.
 """
 
+import json
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stages.atomic import write_json
 from stages.errors import ConfigurationError, PipelineError
 from stages.runtime import progress
 from stages.student.inputs import Inputs, Job
@@ -23,6 +27,8 @@ from stages.student.processes import (
     Failure,
     Result,
     Unit,
+    choose_together,
+    group,
     train_all,
 )
 from stages.student.run import score
@@ -105,7 +111,7 @@ def run(
         check_system(system, alpha)
     without_targets = replace(inputs_of, targets=None, targets_digest=None)
     needed = any(system != "baseline2" for system, _, _ in variants)
-    shared = inputs_of if needed else without_targets
+    shared = replace(inputs_of if needed else without_targets, unfinished=unfinished)
     inputs = Inputs(shared)
     jobs = []
     for system, alpha, params in variants:
@@ -114,21 +120,33 @@ def run(
         jobs.append(replace(job, unfinished=unfinished / job.name))
     heads = [describe(job) for job in jobs]
     found = {number: find(ledger, head) for number, head in enumerate(heads)}
+    missing = {number for number, entry in found.items() if entry is None}
+    names = [job.name for job in jobs]
+    planned = _plan(unfinished, names, {names[number] for number in missing})
     units = [
-        Unit(number, jobs[number], jobs[number].params.seeds)
-        for number, entry in found.items()
-        if entry is None
+        Unit(number, job, job.params.seeds)
+        for number, job in enumerate(jobs)
+        if job.name in planned
     ]
-    messages = train_all(shared, inputs, units, workers=workers, together=together)
-    results: dict[int, list[Result]] = {unit.number: [] for unit in units}
+    groups = [
+        ones
+        for ones in group(units, choose_together(inputs_of.device, together))
+        if any(unit.number in missing for unit in ones)
+    ]
+    messages = train_all(shared, inputs, groups, workers=workers, together=together)
+    results: dict[int, list[Result]] = {number: [] for number in missing}
     failures: dict[int, PipelineError] = {}
-    epochs = sum(unit.job.params.epochs * len(unit.seeds) for unit in units)
+    epochs = sum(
+        unit.job.params.epochs * len(unit.seeds) for ones in groups for unit in ones
+    )
     bar = progress(total=epochs, description="sweep", unit="epoch")
     with closing(messages), bar:
-        for message in messages if units else ():
+        for message in messages if groups else ():
             if message is None:
                 bar.update(1)
                 continue
+            if message.number not in missing:
+                continue  # trained again for the sake of the others
             if isinstance(message, Failure):
                 failures.setdefault(message.number, message.error)
                 continue
@@ -150,4 +168,25 @@ def run(
             found="; ".join(f"{variants[n]}: {error}" for n, error in failures.items()),
         )
     entries = [entry for entry in found.values() if entry is not None]
-    return Summary(ledger, entries, len(units))
+    return Summary(ledger, entries, len(missing))
+
+
+def _plan(unfinished: Path, names: Sequence[str], missing: set[str]) -> set[str]:
+    """Names of the jobs that are to be grouped.
+
+    Args:
+        unfinished: the folder that keeps the plan of a sweep until its end.
+        names: of all jobs.
+        missing: of those that the ledger has not.
+
+    Returns:
+        `missing`; and where a sweep of the same jobs was killed, what was missing then.
+    """
+    path = unfinished / "plan.json"
+    try:
+        plan = json.loads(path.read_text("utf-8"))
+        before = set(plan["missing"]) if plan["jobs"] == list(names) else set()
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        before = set()
+    write_json(path, {"jobs": list(names), "missing": sorted(missing | before)})
+    return missing | before
