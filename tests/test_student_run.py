@@ -478,6 +478,42 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(
     assert contents(output) == contents(tmp_path / "unbroken")
 
 
+def test_a_damaged_checkpoint_is_told_and_not_gone_on_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "seed-1.pt"
+    assert training.read_checkpoint(path, "me") is None and not caplog.records
+    weights = torch.linspace(0, 1, 50)
+    training.write_checkpoint(path, "me", {"weights": weights, "epoch": 3})
+    whole = path.read_bytes()
+    found = training.read_checkpoint(path, "me")
+    assert found is not None and found["epoch"] == 3
+    assert torch.equal(found["weights"], weights)
+    assert training.read_checkpoint(path, "another") is None and not caplog.records
+    flips = range(0, len(whole), 13)
+    for number, place in enumerate(flips, 1):
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 32]) + whole[place + 1 :]
+        )
+        assert training.read_checkpoint(path, "me") is None
+        assert len(caplog.records) == number
+    assert "seed-1.pt: damaged" in caplog.text and "begins anew" in caplog.text
+    for content in (b"", b"PK\x03\x04", whole[:-1], b"not a checkpoint" * 9):
+        path.write_bytes(content)
+        assert training.read_checkpoint(path, "me") is None
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_student_whose_last_step_goes_astray_is_none(
+    corpus: dict[str, Any], tmp_path: Path, together: bool
+) -> None:
+    # One step, whose loss is taken before it.
+    params = replace(PARAMS, learning_rate=1e30, epochs=1, batch_size=COUNTS["train"])
+    with pytest.raises(PipelineError, match=r"loss (nan|inf) on valid.*learning_rate"):
+        train({**corpus, "together": together}, tmp_path / "student", params=params)
+    assert not (tmp_path / "student").exists()
+
+
 def test_interrupted_training_leaves_the_old_student(
     corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
