@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -337,9 +338,9 @@ def test_test_is_opened_once_and_after_every_seed(
     events: list[str] = []
     load, train_student = Inputs.load, processes.train_student
 
-    def watched_load(self: Inputs, split: str, device: torch.device) -> Any:
+    def watched_load(self: Inputs, split: str, *rest: Any) -> Any:
         events.append(split)
-        return load(self, split, device)
+        return load(self, split, *rest)
 
     def watched_training(*args: Any, **kwargs: Any) -> Any:
         student = yield from train_student(*args, **kwargs)
@@ -390,11 +391,80 @@ def test_the_same_inputs_give_the_same_bytes_whatever_the_workers(
     assert not multiprocessing.active_children()
 
 
-def test_a_killed_worker_ends_them_all(corpus: dict[str, Any]) -> None:
+def test_features_that_do_not_fit_are_mapped(
+    corpus: dict[str, Any],
+    trained: tuple[Summary, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Splits as they are in memory, from files; nothing is left of these."""
+    loaded: dict[str, bool] = {}  # whether from a file
+    load = Inputs.load
+
+    def watched(self: Inputs, split: str, *rest: Any) -> Any:
+        found = load(self, split, *rest)
+        address = found.frames.data_ptr()
+        lines = Path("/proc/self/maps").read_text("utf-8").splitlines()
+        for line in lines:
+            start, stop = (int(one, 16) for one in line.split()[0].split("-"))
+            if start <= address < stop:
+                loaded[split] = line.endswith(f"{split}.float32")
+        return found
+
+    monkeypatch.setattr(Inputs, "load", watched)
+    size = Inputs(make_job(corpus)).acoustic.lengths(
+        make_table()["audio_sha256"].tolist()
+    )
+    bytes_of_all = 4 * D * int(size.sum())
+    options = {**corpus, "unfinished": tmp_path / "unfinished"}
+    for memory, mapped in ((2 * bytes_of_all, False), (2 * bytes_of_all - 1, True)):
+        monkeypatch.setattr("stages.student.inputs._memory", lambda m=memory: m)
+        train(options, tmp_path / "student")
+        assert loaded == dict.fromkeys(COUNTS, mapped)
+        assert contents(tmp_path / "student") == contents(trained[1])
+        assert not (tmp_path / "unfinished").exists()
+
+
+def test_processes_share_one_copy_of_the_features(
+    corpus: dict[str, Any], tmp_path: Path
+) -> None:
+    params = StudentParams(**{**vars(PARAMS), "epochs": 10_000})
+    job = replace(make_job(corpus, params), unfinished=tmp_path)
+    groups = [[processes.Unit(0, job, (8,))], [processes.Unit(1, job, (3,))]]
+    messages = processes.train_all(job, Inputs(job), groups, workers=2, together=False)
+    files: set[str] = set()
+    with closing(messages):
+        while len(files) < 4:
+            next(messages)
+            files = {
+                f"{child.pid} {line.split()[4]} {line.split()[-1]}"
+                for child in multiprocessing.active_children()
+                for line in Path(f"/proc/{child.pid}/maps").read_text().splitlines()
+                if line.endswith(".float32")
+            }
+    inodes = {one.split()[1] for one in files}
+    assert len(inodes) == 2  # of train and of valid, whichever the process
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told(
+    corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inputs, "fits", lambda self: False)
+    monkeypatch.setattr(
+        "stages.student.inputs.atomic_path", Mock(side_effect=OSError("no space left"))
+    )
+    with pytest.raises(CacheError, match=r"train\.float32: .*no space left.*make room"):
+        train(corpus, tmp_path / "student")
+
+
+def test_a_killed_worker_ends_them_all(corpus: dict[str, Any], tmp_path: Path) -> None:
     params = StudentParams(**{**vars(PARAMS), "epochs": 10_000})
     job = make_job(corpus, params)
     groups = [[processes.Unit(0, job, (8,))], [processes.Unit(1, job, (3,))]]
-    messages = processes.train_in_processes(job, groups, 2, together=False)
+    messages = processes.train_in_processes(
+        job, Inputs(job), groups, 2, together=False, mapped=tmp_path
+    )
     assert next(messages) is None
     children = multiprocessing.active_children()
     assert len(children) == 2 and children[0].pid is not None

@@ -1,5 +1,6 @@
 """Training many students from one copy of the features, in one process or in several.
 
+Several map that copy, and so does one that has not enough memory; see `Inputs.load`.
 A unit of work is a job and some of its seeds. Each seed trains on one thread, so that
 results do not depend on how units are shared out. On CUDA, or where it is asked for,
 students of one shape are trained together; which ones, does not depend on it either.
@@ -9,6 +10,8 @@ import multiprocessing
 import signal
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,9 +71,19 @@ def train_all(
     if together and choose_device(shared.device).type == "cuda":
         workers = 1
     workers = min(workers, len(groups))
-    if workers > 1:
-        return train_in_processes(shared, groups, workers, together)
-    return train_groups(shared, inputs, groups, together)
+    if workers == 1 and inputs.fits():
+        yield from train_groups(shared, inputs, groups, together)
+        return
+    if shared.unfinished is not None:
+        shared.unfinished.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="features-", dir=shared.unfinished) as folder:
+        mapped = Path(folder)
+        if workers == 1:
+            yield from train_groups(shared, inputs, groups, together, mapped)
+        else:
+            yield from train_in_processes(
+                shared, inputs, groups, workers, together, mapped
+            )
 
 
 def choose_together(device: str, together: bool | None) -> bool:
@@ -106,7 +119,11 @@ def group(units: Sequence[Unit], together: bool = True) -> list[list[Unit]]:
 
 
 def train_groups(
-    shared: Job, inputs: Inputs, groups: Sequence[Sequence[Unit]], together: bool
+    shared: Job,
+    inputs: Inputs,
+    groups: Sequence[Sequence[Unit]],
+    together: bool,
+    mapped: Path | None = None,
 ) -> Messages:
     """Train one group after another here; test is read after the first.
 
@@ -115,16 +132,19 @@ def train_groups(
         inputs: of `shared`.
         groups: of units; unless together, their units are trained one by one.
         together: whether the units of a group are trained together.
+        mapped: the folder of features that are mapped; None for features in memory.
     """
     device = choose_device(shared.device)
     train_group = _train_together if together else _train_alone
     with one_thread():
-        train, valid = (inputs.load(split, device) for split in ("train", "valid"))
+        train, valid = (
+            inputs.load(split, device, mapped) for split in ("train", "valid")
+        )
         test = None
         for units in groups:
             trained = yield from train_group(shared, inputs, units, train, valid)
             for number, student in trained:
-                test = test or inputs.load("test", device)
+                test = test or inputs.load("test", device, mapped)
                 logits = classify(student.model(device), test).numpy()
                 yield Result(number, student, logits)
 
@@ -200,9 +220,16 @@ def _train_together(
 
 
 def train_in_processes(
-    shared: Job, groups: Sequence[Sequence[Unit]], workers: int, together: bool
+    shared: Job,
+    inputs: Inputs,
+    groups: Sequence[Sequence[Unit]],
+    workers: int,
+    together: bool,
+    mapped: Path,
 ) -> Messages:
     """Share `groups` out to `workers` processes; whatever happens, none outlives this.
+
+    Arguments as of `train_groups`.
 
     Raises:
         PipelineError: inputs that do not fit, or a process that died.
@@ -218,7 +245,14 @@ def train_in_processes(
             receiver, sender = context.Pipe(duplex=False)
             processes[receiver] = context.Process(
                 target=_work,
-                args=(sender, shared, groups[number::workers], together),
+                args=(
+                    sender,
+                    shared,
+                    inputs,
+                    groups[number::workers],
+                    together,
+                    mapped,
+                ),
                 daemon=True,
             )
             processes[receiver].start()
@@ -244,13 +278,18 @@ def train_in_processes(
 
 
 def _work(
-    sender: Connection, shared: Job, groups: Sequence[Sequence[Unit]], together: bool
+    sender: Connection,
+    shared: Job,
+    inputs: Inputs,
+    groups: Sequence[Sequence[Unit]],
+    together: bool,
+    mapped: Path,
 ) -> None:
     """Train `groups` in a process of their own."""
     # Ctrl-C reaches every process of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for message in train_groups(shared, Inputs(shared), groups, together):
+        for message in train_groups(shared, inputs, groups, together, mapped):
             sender.send(message)
     except PipelineError as error:
         sender.send(error)
