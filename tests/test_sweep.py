@@ -9,10 +9,18 @@ from unittest.mock import DEFAULT, Mock
 import pytest
 from test_student_run import PARAMS, contents, make_corpus
 
+from pipeline.layout import student_name
 from stages.errors import CacheError, ConfigurationError, PipelineError
 from stages.student import training
 from stages.student.inputs import Job
-from stages.student.ledger import describe, find, of_inputs, read_ledger, results_table
+from stages.student.ledger import (
+    describe,
+    find,
+    of_inputs,
+    read_ledger,
+    record,
+    results_table,
+)
 from stages.student.params import SweepParams
 from stages.student.run import run as train_alone
 from stages.student.sweep import Summary, Variant, expand, run
@@ -106,6 +114,62 @@ def test_students_of_another_revision_are_trained_again(
     shown = of_inputs(read_ledger(path.parent), entry["inputs"])
     assert shown == summary.entries
     assert len(read_ledger(path.parent)) == 2
+
+
+def test_one_and_one_point_zero_are_one_student(
+    corpus: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = Variant("aln", 1, replace(PARAMS, learning_rate=1, dropout=0))
+    same = Variant("aln", 1.0, replace(PARAMS, learning_rate=1.0, betas=(0.9, 0.999)))
+    jobs = [
+        Job(one.params, one.system, one.alpha, **corpus, device="cpu")
+        for one in (whole, same)
+    ]
+    assert jobs[0].identity(3) == jobs[1].identity(3)
+    assert describe(jobs[0]) == describe(jobs[1])
+    assert student_name("aln", 1) == "aln-1"  # as DVC calls its folder
+    summary = sweep(corpus, tmp_path, [whole])
+    assert sweep(corpus, tmp_path, [same]).trained == 0
+    # As it was recorded before that was so.
+    (path,) = (tmp_path / "results").iterdir()
+    entry = json.loads(path.read_text())
+    former = {**entry, "alpha": 1}
+    former["parameters"] = {**entry["parameters"], "dropout": 0}
+    del former["revision"]
+    written = record(path.parent, former)
+    assert written != path
+    for variant in (whole, same):
+        assert len(read_ledger(path.parent)) == 1
+        path.unlink(missing_ok=True)
+        again = sweep(corpus, tmp_path, [variant])
+        assert again.trained == 0 and again.entries[0]["seeds"] == entry["seeds"]
+    (found,) = read_ledger(path.parent)
+    assert json.dumps(found["alpha"]) == "1.0"
+    assert summary.entries[0]["parameters"] == found["parameters"]
+
+
+def test_equal_variants_are_trained_once(
+    corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs = Mock(wraps=training.train_epoch)
+    monkeypatch.setattr(training, "train_epoch", epochs)
+    one, other = VARIANTS[:2]
+    summary = sweep(corpus, tmp_path, [one, other, one._replace(alpha=0.50), one])
+    assert epochs.call_count == 2 * PARAMS.epochs * len(PARAMS.seeds)
+    assert summary.trained == 2 and str(summary).endswith("2 students, 2 trained now")
+    assert [entry["system"] for entry in summary.entries] == [
+        "aln",
+        "baseline2",
+        "aln",
+        "aln",
+    ]
+
+
+def test_a_parameter_that_is_no_more_is_shown(swept: Path) -> None:
+    entry = read_ledger(swept)[0]
+    entry["parameters"] = {**entry["parameters"], "momentum": 0.5}
+    (row,) = results_table([entry], PARAMS).to_dict("records")
+    assert "momentum 0.5" in row["changes"]
 
 
 def test_a_killed_sweep_keeps_its_students_and_goes_on(

@@ -34,7 +34,7 @@ from stages.manifest import (
 from stages.provenance import fingerprint, hash_bytes, hash_code, hash_file
 from stages.runtime import choose_device
 from stages.student.batches import Utterances
-from stages.student.params import StudentParams
+from stages.student.params import StudentParams, as_numbers
 from stages.texts import normalise_text
 
 TARGETED = ("train", "valid")  # test is never compared with the teacher
@@ -89,7 +89,7 @@ class Job:
             {
                 "parameters": parameters_without(self.params, "alpha", "seeds"),
                 "system": self.system,
-                "alpha": self.alpha,
+                "alpha": None if self.alpha is None else float(self.alpha),
                 "seed": seed,
                 "inputs": self.inputs,
                 "code": hash_code(Path(__file__).parent),
@@ -244,8 +244,8 @@ def _hash_input(path: Path) -> str:
 
 
 def parameters_without(params: StudentParams, *names: str) -> dict[str, Any]:
-    """`params` by name, but for those called `names`."""
-    return {k: v for k, v in asdict(params).items() if k not in names}
+    """`params` by name, but for those called `names`; see `params.as_numbers`."""
+    return {k: v for k, v in as_numbers(asdict(params)).items() if k not in names}
 
 
 def text_key(text: str) -> str:

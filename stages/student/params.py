@@ -1,8 +1,9 @@
 """Parameters of the student stage, and what they may be."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from stages.errors import ConfigurationError
 
@@ -112,6 +113,21 @@ class StudentParams(Architecture):
     def architecture(self) -> dict[str, Any]:
         """The fields of `Architecture`, by name."""
         return {field.name: getattr(self, field.name) for field in fields(Architecture)}
+
+
+def as_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` by a name of `StudentParams`, 1 as 1.0 where that is a number.
+
+    So that what is written 1 and 1.0 is one student. What is not a parameter is kept.
+    """
+    kinds = get_type_hints(StudentParams)
+    found = dict(values)
+    for name, value in values.items():
+        if kinds.get(name) is float:
+            found[name] = float(value)
+        elif kinds.get(name) == tuple[float, ...]:
+            found[name] = type(value)(map(float, value))
+    return found
 
 
 @dataclass(frozen=True)

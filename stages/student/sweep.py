@@ -57,7 +57,7 @@ class Summary:
 
     def __str__(self) -> str:
         """One line for the end of a command."""
-        count = len(self.entries)
+        count = len({json.dumps(entry, sort_keys=True) for entry in self.entries})
         return f"{self.ledger}: {count} students, {self.trained} trained now"
 
 
@@ -113,15 +113,19 @@ def run(
     needed = any(system != "baseline2" for system, _, _ in variants)
     shared = replace(inputs_of if needed else without_targets, unfinished=unfinished)
     inputs = Inputs(shared)
-    jobs = []
+    jobs: list[Job] = []
+    places: dict[str, int] = {}  # of the job of each name in `jobs`
+    rows = []  # the job of each variant: equal ones share one
     for system, alpha, params in variants:
         own = without_targets if system == "baseline2" else inputs_of
         job = replace(own, system=system, alpha=alpha, params=params)
-        jobs.append(replace(job, unfinished=unfinished / job.name))
+        rows.append(places.setdefault(job.name, len(jobs)))
+        if rows[-1] == len(jobs):
+            jobs.append(replace(job, unfinished=unfinished / job.name))
     heads = [describe(job) for job in jobs]
     found = {number: find(ledger, head) for number, head in enumerate(heads)}
     missing = {number for number, entry in found.items() if entry is None}
-    names = [job.name for job in jobs]
+    names = list(places)
     planned = _plan(unfinished, names, {names[number] for number in missing})
     units = [
         Unit(number, job, job.params.seeds)
@@ -165,9 +169,12 @@ def run(
         raise PipelineError(
             f"{len(failures)} of {len(jobs)} students could not be trained, the others "
             "are recorded",
-            found="; ".join(f"{variants[n]}: {error}" for n, error in failures.items()),
+            found="; ".join(
+                f"{variants[rows.index(n)]}: {error}" for n, error in failures.items()
+            ),
         )
-    entries = [entry for entry in found.values() if entry is not None]
+    every = (found[number] for number in rows)
+    entries = [entry for entry in every if entry is not None]
     return Summary(ledger, entries, len(missing))
 
 
