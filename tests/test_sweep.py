@@ -1,6 +1,7 @@
 """Sweeps and the ledger: many students at once are what each is alone."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from test_student_run import PARAMS, contents, make_corpus
 
 from pipeline.layout import student_name
 from stages.errors import CacheError, ConfigurationError, PipelineError
+from stages.locks import locked
 from stages.student import training
 from stages.student.inputs import Job
 from stages.student.ledger import (
@@ -56,7 +58,8 @@ def sweep(
 def swept(corpus: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("swept")
     assert str(sweep(corpus, folder)).endswith("results: 3 students, 3 trained now")
-    assert not (folder / "unfinished").exists()
+    (lock,) = (folder / "unfinished").iterdir()
+    assert lock.name == ".lock" and not lock.read_bytes()
     return folder / "results"
 
 
@@ -163,6 +166,18 @@ def test_equal_variants_are_trained_once(
         "aln",
         "aln",
     ]
+
+
+def test_two_sweeps_do_not_remove_each_others_checkpoints(
+    corpus: dict[str, Any], tmp_path: Path
+) -> None:
+    other = tmp_path / "unfinished" / "checkpoint.pt"
+    with locked(other.parent):
+        other.write_bytes(b"of a sweep that is at work")
+        with pytest.raises(CacheError, match=rf"unfinished: process {os.getpid()} "):
+            sweep(corpus, tmp_path, VARIANTS[:1])
+        assert other.exists() and not (tmp_path / "results").exists()
+    assert sweep(corpus, tmp_path, VARIANTS[:1]).trained == 1
 
 
 def test_a_parameter_that_is_no_more_is_shown(swept: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from stages.atomic import write_json
 from stages.errors import ConfigurationError, PipelineError
+from stages.locks import locked
 from stages.runtime import progress
 from stages.student.inputs import Inputs, Job
 from stages.student.ledger import describe, find, record
@@ -96,14 +97,16 @@ def run(
         variants: the students.
         inputs_of: a job whose paths, targets among them, and device all of them share.
         ledger: folder of the results.
-        unfinished: folder of checkpoints, from which a killed sweep goes on.
+        unfinished: folder of checkpoints, from which a killed sweep goes on; of one
+            sweep at a time.
         workers: processes that share the students; results do not depend on it.
         together: whether students of one shape are trained in one computation, with
             the same results up to rounding; None for on CUDA.
 
     Raises:
-        PipelineError: inputs that are missing or do not fit; or, once all others are
-            trained and recorded, students whose loss became no number.
+        PipelineError: inputs that are missing or do not fit; another sweep at work in
+            `unfinished`; or, once all others are trained and recorded, students whose
+            loss became no number.
     """
     if not variants:
         raise ConfigurationError("no student in the grid", fix="name a system")
@@ -123,48 +126,49 @@ def run(
         if rows[-1] == len(jobs):
             jobs.append(replace(job, unfinished=unfinished / job.name))
     heads = [describe(job) for job in jobs]
-    found = {number: find(ledger, head) for number, head in enumerate(heads)}
-    missing = {number for number, entry in found.items() if entry is None}
-    names = list(places)
-    planned = _plan(unfinished, names, {names[number] for number in missing})
-    units = [
-        Unit(number, job, job.params.seeds)
-        for number, job in enumerate(jobs)
-        if job.name in planned
-    ]
-    groups = [
-        ones
-        for ones in group(units, choose_together(inputs_of.device, together))
-        if any(unit.number in missing for unit in ones)
-    ]
-    messages = train_all(shared, inputs, groups, workers=workers, together=together)
-    results: dict[int, list[Result]] = {number: [] for number in missing}
-    failures: dict[int, PipelineError] = {}
-    epochs = sum(
-        unit.job.params.epochs * len(unit.seeds) for ones in groups for unit in ones
-    )
-    bar = progress(total=epochs, description="sweep", unit="epoch")
-    with closing(messages), bar:
-        for message in messages if groups else ():
-            if message is None:
-                bar.update(1)
-                continue
-            if message.number not in missing:
-                continue  # trained again for the sake of the others
-            if isinstance(message, Failure):
-                failures.setdefault(message.number, message.error)
-                continue
-            done = results[message.number]
-            done.append(message)
-            seeds = jobs[message.number].params.seeds
-            if len(done) == len(seeds):
-                done.sort(key=lambda result: seeds.index(result.student.seed))
-                entry = {**heads[message.number], **score(inputs, done)}
-                record(ledger, entry)
-                folder = unfinished / jobs[message.number].name
-                shutil.rmtree(folder, ignore_errors=True)
-                found[message.number] = entry
-    shutil.rmtree(unfinished, ignore_errors=True)
+    with locked(unfinished):
+        found = {number: find(ledger, head) for number, head in enumerate(heads)}
+        missing = {number for number, entry in found.items() if entry is None}
+        names = list(places)
+        planned = _plan(unfinished, names, {names[number] for number in missing})
+        units = [
+            Unit(number, job, job.params.seeds)
+            for number, job in enumerate(jobs)
+            if job.name in planned
+        ]
+        groups = [
+            ones
+            for ones in group(units, choose_together(inputs_of.device, together))
+            if any(unit.number in missing for unit in ones)
+        ]
+        messages = train_all(shared, inputs, groups, workers=workers, together=together)
+        results: dict[int, list[Result]] = {number: [] for number in missing}
+        failures: dict[int, PipelineError] = {}
+        epochs = sum(
+            unit.job.params.epochs * len(unit.seeds) for ones in groups for unit in ones
+        )
+        bar = progress(total=epochs, description="sweep", unit="epoch")
+        with closing(messages), bar:
+            for message in messages if groups else ():
+                if message is None:
+                    bar.update(1)
+                    continue
+                if message.number not in missing:
+                    continue  # trained again for the sake of the others
+                if isinstance(message, Failure):
+                    failures.setdefault(message.number, message.error)
+                    continue
+                done = results[message.number]
+                done.append(message)
+                seeds = jobs[message.number].params.seeds
+                if len(done) == len(seeds):
+                    done.sort(key=lambda result: seeds.index(result.student.seed))
+                    entry = {**heads[message.number], **score(inputs, done)}
+                    record(ledger, entry)
+                    folder = unfinished / jobs[message.number].name
+                    shutil.rmtree(folder, ignore_errors=True)
+                    found[message.number] = entry
+        _empty(unfinished)
     if failures:
         raise PipelineError(
             f"{len(failures)} of {len(jobs)} students could not be trained, the others "
@@ -176,6 +180,15 @@ def run(
     every = (found[number] for number in rows)
     entries = [entry for entry in every if entry is not None]
     return Summary(ledger, entries, len(missing))
+
+
+def _empty(unfinished: Path) -> None:
+    """Remove all but the lock, which another sweep may be about to take."""
+    for path in sorted(unfinished.glob("[!.]*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _plan(unfinished: Path, names: Sequence[str], missing: set[str]) -> set[str]:
