@@ -237,6 +237,8 @@ def test_a_saved_student_predicts_what_was_written(
     predictions = pd.read_csv(output / "predictions.csv")
     model, metadata = load_student(output / "model-3.safetensors")
     assert metadata["intents"] == INTENTS and metadata["seed"] == 3
+    assert metadata["acoustic_encoder"] == "tiny"
+    assert metadata["targets_encoder"] == "tiny-bert"
     assert metadata["acoustic_fingerprint"] == ACOUSTIC.fingerprint
     assert metadata["targets_fingerprint"] == TARGETS.fingerprint
     assert metadata["parameters"]["learning_rate"] == 1e-2
@@ -373,7 +375,7 @@ def test_baseline2_needs_no_targets(tmp_path: Path) -> None:
     metrics = json.loads(outputs[0]["metrics.json"])
     assert metrics["alpha"] is None
     _, metadata = load_student(tmp_path / "student0" / "model-3.safetensors")
-    assert metadata["targets_fingerprint"] is None
+    assert metadata["targets_fingerprint"] is metadata["targets_encoder"] is None
 
 
 def test_the_same_inputs_give_the_same_bytes_whatever_the_workers(

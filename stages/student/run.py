@@ -38,6 +38,7 @@ from scipy.special import softmax
 
 from stages import metrics
 from stages.atomic import whole_folder, write_json
+from stages.cache import CacheReader
 from stages.errors import ConfigurationError
 from stages.runtime import choose_device, progress
 from stages.student.inputs import Inputs, Job, parameters_without, text_key
@@ -224,15 +225,21 @@ def _write(
                 "epoch": student.epoch,
                 "network": student.network,
                 "intents": inputs.intents,
-                "acoustic_fingerprint": inputs.acoustic.header.fingerprint,
-                "targets_fingerprint": (
-                    inputs.targets.header.fingerprint if inputs.targets else None
-                ),
+                **_encoder("acoustic", inputs.acoustic),
+                **_encoder("targets", inputs.targets),
             }
             path = folder / f"model-{student.seed}.safetensors"
             save_student(path, student.weights, metadata)
         if inputs.targets is not None:
             _write_embeddings(folder / "embeddings.npz", inputs, results[0].student)
+
+
+def _encoder(kind: str, cache: CacheReader | None) -> dict[str, str | None]:
+    """Which encoder a cache is of: its name for people, and what identifies it."""
+    return {
+        f"{kind}_encoder": cache.header.encoder if cache else None,
+        f"{kind}_fingerprint": cache.header.fingerprint if cache else None,
+    }
 
 
 def _predictions(inputs: Inputs, results: Sequence[Result]) -> pd.DataFrame:
