@@ -300,7 +300,7 @@ def test_a_mistake_would_be_seen(monkeypatch: pytest.MonkeyPatch, bug: Any) -> N
 class FakeGraphs:
     """Notes a step inside `capture` without taking it; `replay` takes it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: Any) -> None:
         self.taken: list[tuple[list[list[int]], int, str]] = []
         self.inside: Any = None
         self.fails = fails
@@ -318,11 +318,13 @@ class FakeGraphs:
 
         @contextmanager
         def capture(graph: Graph, pool: Any = None) -> Any:
-            outer.inside = graph
+            outer.inside, before = graph, outer.stream
+            outer.stream = "capturing"
             yield
             outer.inside = None
-            if outer.fails:
-                raise RuntimeError("operation not permitted")
+            if outer.fails:  # as torch's own does, in its `__exit__`
+                raise outer.fails
+            outer.stream = before
 
         @contextmanager
         def stream(_: Any) -> Any:
@@ -331,8 +333,12 @@ class FakeGraphs:
         monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
         monkeypatch.setattr(torch.cuda, "graph", capture)
         monkeypatch.setattr(torch.cuda, "stream", stream)
-        for name in ("Stream", "current_stream"):
-            monkeypatch.setattr(torch.cuda, name, Mock())
+        monkeypatch.setattr(torch.cuda, "Stream", Mock())
+        self.usual = self.stream = Mock()
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: self.stream)
+        monkeypatch.setattr(
+            torch.cuda, "set_stream", lambda one: setattr(self, "stream", one)
+        )
 
     def take(self, rows: Any, frames: int, kept: Any, how: str = "eager") -> None:
         if self.inside is not None:
@@ -341,9 +347,9 @@ class FakeGraphs:
             self.taken.append((rows.tolist(), frames, how))
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [None, RuntimeError("operation not permitted")])
 def test_every_step_is_taken_once_with_its_own_batch(
-    monkeypatch: pytest.MonkeyPatch, fails: bool
+    monkeypatch: pytest.MonkeyPatch, fails: Any
 ) -> None:
     graphs = FakeGraphs(monkeypatch, fails)
     step = CapturedStep(
@@ -361,16 +367,31 @@ def test_every_step_is_taken_once_with_its_own_batch(
         assert [row[:width] for row in found] == rows.tolist()
         assert all(row[width:] == [-1] * (3 - width) for row in found)
         assert rounded == round_up(frames)
+    assert graphs.stream is graphs.usual
     ways = [how for _, _, how in graphs.taken]
     # Of both numbers of frames, the first step is taken as it is.
     assert ways == ["eager"] * 2 + ["eager" if fails else "replayed"] * 10
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+def test_too_little_memory_is_told_with_the_fix(
+    monkeypatch: pytest.MonkeyPatch, capturing: bool
+) -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory")
+    graphs = FakeGraphs(monkeypatch, fails=full if capturing else None)
+    take = graphs.take if capturing else Mock(side_effect=full)
+    step = CapturedStep(take, students=1, batch=1, states=None, like=torch.zeros(1))
+    with pytest.raises(PipelineError, match="out of memory; fix: use --one-by-one"):
+        for _ in range(2):
+            step(torch.zeros(1, 1, dtype=torch.int64), 5, None)
+    assert graphs.stream is graphs.usual
 
 
 def test_a_captured_training_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
     split = make_split(91, 1, torch.float64)
     members = make_members("aln")
     expected = Together(members, split, split).train_epoch()
-    graphs = FakeGraphs(monkeypatch, fails=False)
+    graphs = FakeGraphs(monkeypatch, fails=None)
     students = Together(members, split, split, captures=True)
     captured = students._step
     assert isinstance(captured, CapturedStep)
