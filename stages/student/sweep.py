@@ -63,11 +63,7 @@ class Summary:
 
 
 def expand(params: StudentParams, grid: SweepParams) -> list[Variant]:
-    """Every combination of the grid; what it leaves empty is as in `params`.
-
-    Raises:
-        ConfigurationError: a value that cannot be trained with.
-    """
+    """Every combination of the grid; what it leaves empty is as in `params`."""
     names = ("learning_rate", "batch_size", "gru_width", "dropout")
     values = [getattr(grid, name) or (getattr(params, name),) for name in names]
     variants = []
