@@ -168,6 +168,17 @@ def test_equal_variants_are_trained_once(
     ]
 
 
+def test_variants_of_other_seeds_are_others(
+    corpus: dict[str, Any], tmp_path: Path
+) -> None:
+    seeds = ((8,), (8, 3), (3, 8))
+    params = [replace(PARAMS, epochs=1, seeds=one) for one in seeds]
+    summary = sweep(corpus, tmp_path, [Variant("aln", 0.5, one) for one in params])
+    assert summary.trained == 3
+    found = [[run["seed"] for run in entry["seeds"]] for entry in summary.entries]
+    assert found == [[8], [8, 3], [3, 8]]
+
+
 def test_two_sweeps_do_not_remove_each_others_checkpoints(
     corpus: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -63,7 +63,8 @@ class Job:
     @property
     def name(self) -> str:
         """Of a folder for what the job trains; other jobs have others."""
-        return self.identity(0)[:24]
+        seeds = list(self.params.seeds)
+        return fingerprint({"student": self.identity(0), "seeds": seeds})[:24]
 
     @cached_property
     def inputs(self) -> dict[str, str | None]:
