@@ -757,7 +757,9 @@ def test_another_encoder_goes_from_its_folder_to_a_student(hubert):
     # 0.35 s are 17 frames of 20 ms, of which the last stands alone.
     lengths = set(map(int, reader.lengths([key for key, _ in digest.rows.values()])))
     assert min(lengths) == 5
-    trained = pipeline("train-student", "baseline2")
+    assert "hubert layer 1 of 2" in refused("train-student", "baseline2")
+    encoder = ("--set", "acoustic.encoder=data/hubert")
+    trained = pipeline("train-student", "baseline2", *encoder, *settings)
     assert trained.exit_code == 0, trained.output
     # Another layer is another encoder.
     other = pipeline(*command, "--set", "acoustic.layer=2")
