@@ -468,9 +468,11 @@ def train_student(
     workers: int,
 ) -> None:
     """Train a student from cached features and targets alone."""
+    from pipeline.students import check_encoder
     from stages.student.run import run
 
     params, layout = settings.params.student, settings.layout
+    check_encoder(settings.params, layout)
     given = alpha is not None or system not in _STUDENTS
     for one in (alpha,) if given else params.alpha:
         summary = run(
@@ -503,11 +505,12 @@ def sweep(settings: Settings, together: bool | None, device: str, workers: int) 
 
     One that was trained before, by this command or another, is not trained again.
     """
-    from pipeline.students import shared_job
+    from pipeline.students import check_encoder, shared_job
     from stages.student.ledger import results_table
     from stages.student.sweep import expand, run
 
     params = settings.params
+    check_encoder(params, settings.layout)
     summary = run(
         expand(params.student, params.sweep),
         shared_job(params.student, settings.layout, device),
@@ -529,7 +532,7 @@ def sweep(settings: Settings, together: bool | None, device: str, workers: int) 
     help="Write the table here too.",
 )
 def results(settings: Settings, csv: Path | None) -> None:
-    """Show every student that was trained from the features and targets of now.
+    """Show every student trained by this code from the features and targets of now.
 
     Whoever trained it: a stage, a sweep, or an experiment of DVC. ★ is the best of its
     system, chosen on valid.
@@ -550,7 +553,7 @@ def results(settings: Settings, csv: Path | None) -> None:
     others = len(entries) - len(shown)
     click.echo(
         f"{layout.results}: {len(shown)} students"
-        + (f", and {others} of other features or targets" if others else "")
+        + (f", and {others} of other features, targets or code" if others else "")
     )
 
 

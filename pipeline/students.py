@@ -1,6 +1,11 @@
 """What all students of a corpus read, from the parameters and the layout."""
 
+from pathlib import Path
+
 from pipeline.layout import Layout
+from pipeline.params import Params
+from stages.cache import read_digest
+from stages.errors import CacheError
 from stages.student.inputs import Job
 from stages.student.params import StudentParams
 
@@ -19,3 +24,31 @@ def shared_job(params: StudentParams, layout: Layout, device: str) -> Job:
         targets_digest=layout.targets_digest,
         device=device,
     )
+
+
+def check_encoder(params: Params, layout: Layout) -> None:
+    """See that the features are those of `acoustic.encoder`, where that is cheap.
+
+    A checkpoint file that is there is read; of an encoder of transformers, or without
+    the file, what was extracted is trained on. Decides nothing of a student, so that no
+    stage of dvc.yaml depends on it: DVC extracts before it trains.
+
+    Raises:
+        CacheError: features of another encoder, or stored otherwise; or no digest.
+        InputError: a damaged checkpoint.
+    """
+    path = Path(params.acoustic.encoder)
+    if not path.is_file():
+        return
+    from stages.acoustic.extract import feature_header, load_encoder
+
+    found = read_digest(layout.acoustic_digest).header
+    expected = feature_header(load_encoder(params.acoustic), params.acoustic)
+    if found.fingerprint != expected.fingerprint:
+        raise CacheError(
+            "features of another encoder than acoustic.encoder, or stored otherwise",
+            path=layout.acoustic_digest,
+            found=f"{found.encoder} {found.fingerprint[:12]}",
+            expected=f"{expected.encoder} {expected.fingerprint[:12]}, of {path}",
+            fix="run `aln-pipeline extract-acoustic`, or set acoustic.encoder back",
+        )

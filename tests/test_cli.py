@@ -141,6 +141,19 @@ def test_alpha_alone_trains_that_one(finished):
     assert (CACHE / "student" / "aln-0.25" / "metrics.json").is_file()
 
 
+def test_a_student_of_another_encoders_features_is_refused(finished):
+    write_encoder(Path("other.safetensors"), seed=2)
+    other = ("--set", "acoustic.encoder=other.safetensors")
+    for command in (("train-student", "aln"), ("sweep",)):
+        told = refused(*command, *other)
+        assert "tiny/acoustic.digest: features of another encoder" in told
+        assert re.search("found lugosch log-cmn [0-9a-f]{12}; expected lugosch", told)
+        assert "of other.safetensors" in told and "extract-acoustic" in told
+    # Without the file there is nothing to hold them against.
+    Path("other.safetensors").unlink()
+    assert pipeline("train-student", "baseline2", *other).exit_code == 0
+
+
 def test_students_trained_together_come_to_the_same(finished):
     results = Path("cache/tiny/results")
     for command in (
@@ -174,7 +187,8 @@ def test_a_sweep_trains_what_was_not_trained_and_results_shows_all(finished):
         ("aln_linguistic", "1"),
         ("baseline2", ""),
     ]
-    assert not any((CACHE / "unfinished").iterdir())
+    left = (CACHE / "unfinished").rglob("*")
+    assert [path.name for path in left if path.is_file()] == [".lock"]
 
 
 def test_results_without_features_name_the_command(given):
@@ -743,7 +757,9 @@ def test_another_encoder_goes_from_its_folder_to_a_student(hubert):
     # 0.35 s are 17 frames of 20 ms, of which the last stands alone.
     lengths = set(map(int, reader.lengths([key for key, _ in digest.rows.values()])))
     assert min(lengths) == 5
-    trained = pipeline("train-student", "baseline2")
+    assert "hubert layer 1 of 2" in refused("train-student", "baseline2")
+    encoder = ("--set", "acoustic.encoder=data/hubert")
+    trained = pipeline("train-student", "baseline2", *encoder, *settings)
     assert trained.exit_code == 0, trained.output
     # Another layer is another encoder.
     other = pipeline(*command, "--set", "acoustic.layer=2")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -524,6 +525,7 @@ def test_students_of_another_encoder_are_refused(finished: Path) -> None:
     assert pipeline("extract-acoustic", *other).exit_code == 0
     told = refused(*other)
     assert "baseline2/model-1.safetensors: a student of another encoder's" in told
+    assert re.search("found lugosch log-cmn [0-9a-f]{12}; expected lugosch log-", told)
 
 
 def test_a_missing_recording_is_named_and_nothing_is_lost(

@@ -450,6 +450,7 @@ def test_what_is_no_student_is_refused_with_its_path(tmp_path: Path) -> None:
         ("seeds", ()),
         ("seeds", (1, 1)),
         ("seeds", (-1, 2)),
+        ("seeds", (1, 2**63)),
         ("alpha", ()),
         ("alpha", (0.5, 0.5)),
         ("alpha", (0.5, 1.1)),

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,8 @@ def test_a_saved_student_predicts_what_was_written(
     predictions = pd.read_csv(output / "predictions.csv")
     model, metadata = load_student(output / "model-3.safetensors")
     assert metadata["intents"] == INTENTS and metadata["seed"] == 3
+    assert metadata["acoustic_encoder"] == "tiny"
+    assert metadata["targets_encoder"] == "tiny-bert"
     assert metadata["acoustic_fingerprint"] == ACOUSTIC.fingerprint
     assert metadata["targets_fingerprint"] == TARGETS.fingerprint
     assert metadata["parameters"]["learning_rate"] == 1e-2
@@ -337,9 +340,9 @@ def test_test_is_opened_once_and_after_every_seed(
     events: list[str] = []
     load, train_student = Inputs.load, processes.train_student
 
-    def watched_load(self: Inputs, split: str, device: torch.device) -> Any:
+    def watched_load(self: Inputs, split: str, *rest: Any) -> Any:
         events.append(split)
-        return load(self, split, device)
+        return load(self, split, *rest)
 
     def watched_training(*args: Any, **kwargs: Any) -> Any:
         student = yield from train_student(*args, **kwargs)
@@ -372,7 +375,7 @@ def test_baseline2_needs_no_targets(tmp_path: Path) -> None:
     metrics = json.loads(outputs[0]["metrics.json"])
     assert metrics["alpha"] is None
     _, metadata = load_student(tmp_path / "student0" / "model-3.safetensors")
-    assert metadata["targets_fingerprint"] is None
+    assert metadata["targets_fingerprint"] is metadata["targets_encoder"] is None
 
 
 def test_the_same_inputs_give_the_same_bytes_whatever_the_workers(
@@ -390,11 +393,80 @@ def test_the_same_inputs_give_the_same_bytes_whatever_the_workers(
     assert not multiprocessing.active_children()
 
 
-def test_a_killed_worker_ends_them_all(corpus: dict[str, Any]) -> None:
+def test_features_that_do_not_fit_are_mapped(
+    corpus: dict[str, Any],
+    trained: tuple[Summary, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Splits as they are in memory, from files; nothing is left of these."""
+    loaded: dict[str, bool] = {}  # whether from a file
+    load = Inputs.load
+
+    def watched(self: Inputs, split: str, *rest: Any) -> Any:
+        found = load(self, split, *rest)
+        address = found.frames.data_ptr()
+        lines = Path("/proc/self/maps").read_text("utf-8").splitlines()
+        for line in lines:
+            start, stop = (int(one, 16) for one in line.split()[0].split("-"))
+            if start <= address < stop:
+                loaded[split] = line.endswith(f"{split}.float32")
+        return found
+
+    monkeypatch.setattr(Inputs, "load", watched)
+    size = Inputs(make_job(corpus)).acoustic.lengths(
+        make_table()["audio_sha256"].tolist()
+    )
+    bytes_of_all = 4 * D * int(size.sum())
+    options = {**corpus, "unfinished": tmp_path / "unfinished"}
+    for memory, mapped in ((2 * bytes_of_all, False), (2 * bytes_of_all - 1, True)):
+        monkeypatch.setattr("stages.student.inputs._memory", lambda m=memory: m)
+        train(options, tmp_path / "student")
+        assert loaded == dict.fromkeys(COUNTS, mapped)
+        assert contents(tmp_path / "student") == contents(trained[1])
+        assert not (tmp_path / "unfinished").exists()
+
+
+def test_processes_share_one_copy_of_the_features(
+    corpus: dict[str, Any], tmp_path: Path
+) -> None:
+    params = StudentParams(**{**vars(PARAMS), "epochs": 10_000})
+    job = replace(make_job(corpus, params), unfinished=tmp_path)
+    groups = [[processes.Unit(0, job, (8,))], [processes.Unit(1, job, (3,))]]
+    messages = processes.train_all(job, Inputs(job), groups, workers=2, together=False)
+    files: set[str] = set()
+    with closing(messages):
+        while len(files) < 4:
+            next(messages)
+            files = {
+                f"{child.pid} {line.split()[4]} {line.split()[-1]}"
+                for child in multiprocessing.active_children()
+                for line in Path(f"/proc/{child.pid}/maps").read_text().splitlines()
+                if line.endswith(".float32")
+            }
+    inodes = {one.split()[1] for one in files}
+    assert len(inodes) == 2  # of train and of valid, whichever the process
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told(
+    corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inputs, "fits", lambda self: False)
+    monkeypatch.setattr(
+        "stages.student.inputs.atomic_path", Mock(side_effect=OSError("no space left"))
+    )
+    with pytest.raises(CacheError, match=r"train\.float32: .*no space left.*make room"):
+        train(corpus, tmp_path / "student")
+
+
+def test_a_killed_worker_ends_them_all(corpus: dict[str, Any], tmp_path: Path) -> None:
     params = StudentParams(**{**vars(PARAMS), "epochs": 10_000})
     job = make_job(corpus, params)
     groups = [[processes.Unit(0, job, (8,))], [processes.Unit(1, job, (3,))]]
-    messages = processes.train_in_processes(job, groups, 2, together=False)
+    messages = processes.train_in_processes(
+        job, Inputs(job), groups, 2, together=False, mapped=tmp_path
+    )
     assert next(messages) is None
     children = multiprocessing.active_children()
     assert len(children) == 2 and children[0].pid is not None
@@ -476,6 +548,42 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(
     assert epochs.call_count == 2 * params.epochs
     train(inputs, tmp_path / "unbroken", params=params)
     assert contents(output) == contents(tmp_path / "unbroken")
+
+
+def test_a_damaged_checkpoint_is_told_and_not_gone_on_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "seed-1.pt"
+    assert training.read_checkpoint(path, "me") is None and not caplog.records
+    weights = torch.linspace(0, 1, 50)
+    training.write_checkpoint(path, "me", {"weights": weights, "epoch": 3})
+    whole = path.read_bytes()
+    found = training.read_checkpoint(path, "me")
+    assert found is not None and found["epoch"] == 3
+    assert torch.equal(found["weights"], weights)
+    assert training.read_checkpoint(path, "another") is None and not caplog.records
+    flips = range(0, len(whole), 13)
+    for number, place in enumerate(flips, 1):
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 32]) + whole[place + 1 :]
+        )
+        assert training.read_checkpoint(path, "me") is None
+        assert len(caplog.records) == number
+    assert "seed-1.pt: damaged" in caplog.text and "begins anew" in caplog.text
+    for content in (b"", b"PK\x03\x04", whole[:-1], b"not a checkpoint" * 9):
+        path.write_bytes(content)
+        assert training.read_checkpoint(path, "me") is None
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_student_whose_last_step_goes_astray_is_none(
+    corpus: dict[str, Any], tmp_path: Path, together: bool
+) -> None:
+    # One step, whose loss is taken before it.
+    params = replace(PARAMS, learning_rate=1e30, epochs=1, batch_size=COUNTS["train"])
+    with pytest.raises(PipelineError, match=r"loss (nan|inf) on valid.*learning_rate"):
+        train({**corpus, "together": together}, tmp_path / "student", params=params)
+    assert not (tmp_path / "student").exists()
 
 
 def test_interrupted_training_leaves_the_old_student(

@@ -1,6 +1,7 @@
 """Sweeps and the ledger: many students at once are what each is alone."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,19 @@ from unittest.mock import DEFAULT, Mock
 import pytest
 from test_student_run import PARAMS, contents, make_corpus
 
+from pipeline.layout import student_name
 from stages.errors import CacheError, ConfigurationError, PipelineError
+from stages.locks import locked
 from stages.student import training
 from stages.student.inputs import Job
-from stages.student.ledger import describe, find, of_inputs, read_ledger, results_table
+from stages.student.ledger import (
+    describe,
+    find,
+    of_inputs,
+    read_ledger,
+    record,
+    results_table,
+)
 from stages.student.params import SweepParams
 from stages.student.run import run as train_alone
 from stages.student.sweep import Summary, Variant, expand, run
@@ -48,7 +58,8 @@ def sweep(
 def swept(corpus: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("swept")
     assert str(sweep(corpus, folder)).endswith("results: 3 students, 3 trained now")
-    assert not (folder / "unfinished").exists()
+    (lock,) = (folder / "unfinished").iterdir()
+    assert lock.name == ".lock" and not lock.read_bytes()
     return folder / "results"
 
 
@@ -85,6 +96,106 @@ def test_what_has_an_entry_is_not_trained_again(
         summary = sweep(corpus, tmp_path, variants)
         assert summary.trained == trained and len(summary.entries) == len(variants)
         assert epochs.call_count == trained * PARAMS.epochs * len(PARAMS.seeds)
+
+
+def test_students_of_another_revision_are_trained_again(
+    corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(corpus, tmp_path, VARIANTS[:1])
+    (path,) = (tmp_path / "results").iterdir()
+    entry = json.loads(path.read_text())
+    # As entries were before they had a revision: they are of the first one.
+    assert entry.pop("revision") == 1
+    path.write_text(json.dumps(entry))
+    assert sweep(corpus, tmp_path, VARIANTS[:1]).trained == 0
+    assert of_inputs(read_ledger(path.parent), entry["inputs"])
+    monkeypatch.setattr("stages.student.ledger.REVISION", 2)
+    assert of_inputs(read_ledger(path.parent), entry["inputs"]) == []
+    summary = sweep(corpus, tmp_path, VARIANTS[:1])
+    assert summary.trained == 1 and summary.entries[0]["revision"] == 2
+    assert sweep(corpus, tmp_path, VARIANTS[:1]).trained == 0
+    shown = of_inputs(read_ledger(path.parent), entry["inputs"])
+    assert shown == summary.entries
+    assert len(read_ledger(path.parent)) == 2
+
+
+def test_one_and_one_point_zero_are_one_student(
+    corpus: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = Variant("aln", 1, replace(PARAMS, learning_rate=1, dropout=0))
+    same = Variant("aln", 1.0, replace(PARAMS, learning_rate=1.0, betas=(0.9, 0.999)))
+    jobs = [
+        Job(one.params, one.system, one.alpha, **corpus, device="cpu")
+        for one in (whole, same)
+    ]
+    assert jobs[0].identity(3) == jobs[1].identity(3)
+    assert describe(jobs[0]) == describe(jobs[1])
+    assert student_name("aln", 1) == "aln-1"  # as DVC calls its folder
+    summary = sweep(corpus, tmp_path, [whole])
+    assert sweep(corpus, tmp_path, [same]).trained == 0
+    # As it was recorded before that was so.
+    (path,) = (tmp_path / "results").iterdir()
+    entry = json.loads(path.read_text())
+    former = {**entry, "alpha": 1}
+    former["parameters"] = {**entry["parameters"], "dropout": 0}
+    del former["revision"]
+    written = record(path.parent, former)
+    assert written != path
+    for variant in (whole, same):
+        assert len(read_ledger(path.parent)) == 1
+        path.unlink(missing_ok=True)
+        again = sweep(corpus, tmp_path, [variant])
+        assert again.trained == 0 and again.entries[0]["seeds"] == entry["seeds"]
+    (found,) = read_ledger(path.parent)
+    assert json.dumps(found["alpha"]) == "1.0"
+    assert summary.entries[0]["parameters"] == found["parameters"]
+
+
+def test_equal_variants_are_trained_once(
+    corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs = Mock(wraps=training.train_epoch)
+    monkeypatch.setattr(training, "train_epoch", epochs)
+    one, other = VARIANTS[:2]
+    summary = sweep(corpus, tmp_path, [one, other, one._replace(alpha=0.50), one])
+    assert epochs.call_count == 2 * PARAMS.epochs * len(PARAMS.seeds)
+    assert summary.trained == 2 and str(summary).endswith("2 students, 2 trained now")
+    assert [entry["system"] for entry in summary.entries] == [
+        "aln",
+        "baseline2",
+        "aln",
+        "aln",
+    ]
+
+
+def test_variants_of_other_seeds_are_others(
+    corpus: dict[str, Any], tmp_path: Path
+) -> None:
+    seeds = ((8,), (8, 3), (3, 8))
+    params = [replace(PARAMS, epochs=1, seeds=one) for one in seeds]
+    summary = sweep(corpus, tmp_path, [Variant("aln", 0.5, one) for one in params])
+    assert summary.trained == 3
+    found = [[run["seed"] for run in entry["seeds"]] for entry in summary.entries]
+    assert found == [[8], [8, 3], [3, 8]]
+
+
+def test_two_sweeps_do_not_remove_each_others_checkpoints(
+    corpus: dict[str, Any], tmp_path: Path
+) -> None:
+    other = tmp_path / "unfinished" / "checkpoint.pt"
+    with locked(other.parent):
+        other.write_bytes(b"of a sweep that is at work")
+        with pytest.raises(CacheError, match=rf"unfinished: process {os.getpid()} "):
+            sweep(corpus, tmp_path, VARIANTS[:1])
+        assert other.exists() and not (tmp_path / "results").exists()
+    assert sweep(corpus, tmp_path, VARIANTS[:1]).trained == 1
+
+
+def test_a_parameter_that_is_no_more_is_shown(swept: Path) -> None:
+    entry = read_ledger(swept)[0]
+    entry["parameters"] = {**entry["parameters"], "momentum": 0.5}
+    (row,) = results_table([entry], PARAMS).to_dict("records")
+    assert "momentum 0.5" in row["changes"]
 
 
 def test_a_killed_sweep_keeps_its_students_and_goes_on(
@@ -142,8 +253,6 @@ def test_a_grid_is_every_combination() -> None:
     ]
     usual = expand(PARAMS, SweepParams(systems=("aln",), alpha=()))
     assert usual == [Variant("aln", alpha, PARAMS) for alpha in PARAMS.alpha]
-    with pytest.raises(ConfigurationError, match="dropout"):
-        expand(PARAMS, SweepParams(dropout=(0.1, 1.5)))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +260,16 @@ def test_a_grid_is_every_combination() -> None:
     [
         ({"systems": ("aln2",)}, "sweep.systems .* some of baseline2"),
         ({"systems": ()}, "sweep.systems"),
-        ({"alpha": (0.5, 0.5)}, "sweep.alpha has a value twice"),
+        (
+            {"alpha": (0.5, 0.5)},
+            "sweep.alpha has a value twice; .* expected each value once; fix: leave",
+        ),
+        ({"alpha": (0, 0.0)}, "sweep.alpha has a value twice"),
+        ({"alpha": (0.5, 1.5)}, "sweep.alpha .* found 1.5; expected .* from 0 to 1"),
+        ({"learning_rate": (1e-3, 0.0)}, "sweep.learning_rate .* above 0"),
+        ({"batch_size": (0,)}, "sweep.batch_size .* 1 or more"),
+        ({"gru_width": (-1,)}, "sweep.gru_width .* 1 or more"),
+        ({"dropout": (0.1, 1.5)}, "sweep.dropout .* found 1.5; .* below 1"),
     ],
 )
 def test_what_is_no_grid_is_refused(values: dict[str, Any], complaint: str) -> None:

@@ -26,6 +26,7 @@ from stages.runtime import seed_everything
 from stages.student import processes, together, training
 from stages.student.batches import Utterances
 from stages.student.capture import CapturedStep, round_up
+from stages.student.ledger import record
 from stages.student.model import AcousticLinguisticNetwork, losses
 from stages.student.params import StudentParams
 from stages.student.stacked import StackedAdam, StackedNetworks
@@ -299,7 +300,7 @@ def test_a_mistake_would_be_seen(monkeypatch: pytest.MonkeyPatch, bug: Any) -> N
 class FakeGraphs:
     """Notes a step inside `capture` without taking it; `replay` takes it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: Any) -> None:
         self.taken: list[tuple[list[list[int]], int, str]] = []
         self.inside: Any = None
         self.fails = fails
@@ -317,11 +318,13 @@ class FakeGraphs:
 
         @contextmanager
         def capture(graph: Graph, pool: Any = None) -> Any:
-            outer.inside = graph
+            outer.inside, before = graph, outer.stream
+            outer.stream = "capturing"
             yield
             outer.inside = None
-            if outer.fails:
-                raise RuntimeError("operation not permitted")
+            if outer.fails:  # as torch's own does, in its `__exit__`
+                raise outer.fails
+            outer.stream = before
 
         @contextmanager
         def stream(_: Any) -> Any:
@@ -330,8 +333,12 @@ class FakeGraphs:
         monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
         monkeypatch.setattr(torch.cuda, "graph", capture)
         monkeypatch.setattr(torch.cuda, "stream", stream)
-        for name in ("Stream", "current_stream"):
-            monkeypatch.setattr(torch.cuda, name, Mock())
+        monkeypatch.setattr(torch.cuda, "Stream", Mock())
+        self.usual = self.stream = Mock()
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: self.stream)
+        monkeypatch.setattr(
+            torch.cuda, "set_stream", lambda one: setattr(self, "stream", one)
+        )
 
     def take(self, rows: Any, frames: int, kept: Any, how: str = "eager") -> None:
         if self.inside is not None:
@@ -340,9 +347,9 @@ class FakeGraphs:
             self.taken.append((rows.tolist(), frames, how))
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [None, RuntimeError("operation not permitted")])
 def test_every_step_is_taken_once_with_its_own_batch(
-    monkeypatch: pytest.MonkeyPatch, fails: bool
+    monkeypatch: pytest.MonkeyPatch, fails: Any
 ) -> None:
     graphs = FakeGraphs(monkeypatch, fails)
     step = CapturedStep(
@@ -360,16 +367,31 @@ def test_every_step_is_taken_once_with_its_own_batch(
         assert [row[:width] for row in found] == rows.tolist()
         assert all(row[width:] == [-1] * (3 - width) for row in found)
         assert rounded == round_up(frames)
+    assert graphs.stream is graphs.usual
     ways = [how for _, _, how in graphs.taken]
     # Of both numbers of frames, the first step is taken as it is.
     assert ways == ["eager"] * 2 + ["eager" if fails else "replayed"] * 10
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+def test_too_little_memory_is_told_with_the_fix(
+    monkeypatch: pytest.MonkeyPatch, capturing: bool
+) -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory")
+    graphs = FakeGraphs(monkeypatch, fails=full if capturing else None)
+    take = graphs.take if capturing else Mock(side_effect=full)
+    step = CapturedStep(take, students=1, batch=1, states=None, like=torch.zeros(1))
+    with pytest.raises(PipelineError, match="out of memory; fix: use --one-by-one"):
+        for _ in range(2):
+            step(torch.zeros(1, 1, dtype=torch.int64), 5, None)
+    assert graphs.stream is graphs.usual
 
 
 def test_a_captured_training_is_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
     split = make_split(91, 1, torch.float64)
     members = make_members("aln")
     expected = Together(members, split, split).train_epoch()
-    graphs = FakeGraphs(monkeypatch, fails=False)
+    graphs = FakeGraphs(monkeypatch, fails=None)
     students = Together(members, split, split, captures=True)
     captured = students._step
     assert isinstance(captured, CapturedStep)
@@ -486,77 +508,155 @@ def test_large_groups_are_split_evenly(
     assert [len(ones) for ones in processes.group(units)] == [3, 3, 3]
 
 
-def test_a_killed_sweep_goes_on_to_the_same_bytes(
+class Watch:
+    """What students that train together become, and how many take each epoch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.became: list[list[Any]] = []
+        self.taken: list[int] = []
+        self.left = 1000  # epochs until the process is killed
+        train_all_of_them = processes.train_together
+        train_epoch = Together.train_epoch
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            students = yield from train_all_of_them(*args, **kwargs)
+            self.became.append(students)
+            return students
+
+        def some(students: Together) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            self.taken.append(len(students.members))
+            return train_epoch(students)
+
+        monkeypatch.setattr(processes, "train_together", watched)
+        monkeypatch.setattr(Together, "train_epoch", some)
+
+    def again(self) -> tuple[list[list[Any]], list[int]]:
+        """What was noted up to now; begins anew."""
+        noted = self.became, self.taken
+        self.became, self.taken = [], []
+        return noted
+
+
+def assert_same_bits(found: list[list[Any]], expected: list[list[Any]]) -> None:
+    for ones, others in zip(found, expected, strict=True):
+        for one, other in zip(ones, others, strict=True):
+            assert (one is None) == (other is None)
+            if one is None:
+                continue
+            assert one.history == other.history
+            np.testing.assert_array_equal(one.logits, other.logits)
+            assert one.weights.keys() == other.weights.keys()
+            for name, value in other.weights.items():
+                np.testing.assert_array_equal(one.weights[name], value)
+
+
+ALN = [GRID[0], GRID[3], GRID[4]]  # of one shape
+
+
+def test_a_killed_sweep_goes_on_to_the_same_bits(
     corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The weights too, of which the ledger tells little."""
-    variants = [GRID[0], GRID[3], GRID[4]]
-    became: list[list[Any]] = []
-    train_all_of_them, train_epoch = processes.train_together, Together.train_epoch
-
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        students = yield from train_all_of_them(*args, **kwargs)
-        became.append(students)
-        return students
-
-    monkeypatch.setattr(processes, "train_together", watched)
-    expected = swept(corpus, tmp_path / "unbroken", variants)
+    watch = Watch(monkeypatch)
+    expected = swept(corpus, tmp_path / "unbroken", ALN)
+    became, _ = watch.again()
     monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
-    left = 0
-
-    def some(self: Together) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        return train_epoch(self)
-
-    monkeypatch.setattr(Together, "train_epoch", some)
-    for left in (1, 2):
+    for watch.left in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            swept(corpus, tmp_path, variants)
-        assert left == -1
-    left = 1
-    assert swept(corpus, tmp_path, variants) == expected
-    assert left == 0 and not (tmp_path / "unfinished").exists()
-    for found, one in zip(*became, strict=True):
-        assert found.history == one.history
-        assert found.weights.keys() == one.weights.keys()
-        for name, value in one.weights.items():
-            np.testing.assert_array_equal(found.weights[name], value)
+            swept(corpus, tmp_path, ALN)
+    watch.left = 1
+    assert swept(corpus, tmp_path, ALN) == expected
+    assert watch.left == 0 and watch.taken == [6] * 4
+    assert not list((tmp_path / "unfinished").glob("[!.]*"))
+    assert_same_bits(watch.became, became)
 
 
-def test_killed_between_two_checkpoints_members_go_on_apart(
-    corpus: dict[str, Any],
-    apart: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_killed_while_a_checkpoint_is_written_all_go_on_from_the_one_before(
+    corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    watch = Watch(monkeypatch)
+    expected = swept(corpus, tmp_path / "unbroken", ALN)
+    became, _ = watch.again()
     monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
-    written: list[Any] = []
-    save = torch.save
+    save, written = torch.save, 0
 
-    def killed(state: Any, path: Path) -> None:
-        if len(written) == 8:  # of six students: in the second epoch
+    def killed(state: Any, place: Any) -> None:
+        nonlocal written
+        written += 1
+        save(state, place)
+        if written == 3:
             raise KeyboardInterrupt
-        written.append(path)
-        save(state, path)
 
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", killed)
         with pytest.raises(KeyboardInterrupt):
-            swept(corpus, tmp_path, GRID)
-    taken: list[int] = []
-    train_epoch = Together.train_epoch
+            swept(corpus, tmp_path, ALN)
+    assert len(list((tmp_path / "unfinished").glob("**/*.pt"))) == 1
+    watch.again()
+    assert swept(corpus, tmp_path, ALN) == expected
+    assert watch.taken == [6] * 2  # the third epoch again, and the fourth
+    assert_same_bits(watch.became, became)
 
-    def counted(self: Together) -> Any:
-        taken.append(len(self.members))
-        return train_epoch(self)
 
-    monkeypatch.setattr(Together, "train_epoch", counted)
-    assert swept(corpus, tmp_path, GRID) == apart
-    # Four that have one epoch, then two that have two, then the other systems.
-    assert taken == [4] * 3 + [2] * 2 + [2] * 8
+def test_killed_when_some_are_recorded_the_others_keep_their_mates(
+    corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first seeds of all are in one group, the second ones in another.
+    monkeypatch.setattr(processes, "_TOGETHER", 3)
+    watch = Watch(monkeypatch)
+    expected = swept(corpus, tmp_path / "unbroken", ALN)
+    became, taken = watch.again()
+    assert taken == [3] * 8
+    recorded = 0
+
+    def killed(folder: Path, entry: Any) -> None:
+        nonlocal recorded
+        recorded += 1
+        record(folder, entry)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.student.sweep.record", killed)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                swept(corpus, tmp_path, ALN)
+    assert recorded == len(list((tmp_path / "results").iterdir())) == 2
+    watch.again()
+    assert swept(corpus, tmp_path, ALN) == expected
+    assert watch.taken == []  # their checkpoints have it all
+    assert_same_bits(watch.became, became)
+
+
+def test_a_grown_grid_trains_what_is_new_alone(
+    corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept(corpus, tmp_path, ALN[:2])
+    watch = Watch(monkeypatch)
+    swept(corpus, tmp_path, ALN)
+    assert watch.taken == [2] * 4
+
+
+def test_a_failed_student_keeps_its_row_and_is_told_again(
+    corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = Variant("aln", 0.8, replace(PARAMS, learning_rate=1e30))
+    failed = pytest.raises(PipelineError, match=r"1 of 4 students .* loss (nan|inf)")
+    watch = Watch(monkeypatch)
+    with failed:
+        swept(corpus, tmp_path / "unbroken", [*ALN, bad])
+    became, _ = watch.again()
+    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
+    watch.left = 3
+    with pytest.raises(KeyboardInterrupt):
+        swept(corpus, tmp_path, [*ALN, bad])
+    watch.left, watch.taken = 1, []
+    with failed:
+        swept(corpus, tmp_path, [*ALN, bad])
+    assert watch.taken == [8]
+    assert_same_bits(watch.became, became)
+    assert contents(tmp_path / "results") == contents(tmp_path / "unbroken/results")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -634,7 +734,7 @@ def test_what_was_begun_together_is_not_finished_alone(
         patched.setattr(Together, "_save", killed)
         with pytest.raises(KeyboardInterrupt):
             train({**options, "together": True}, tmp_path / "student")
-    assert len(list((tmp_path / "unfinished").iterdir())) == 2
+    assert len(list((tmp_path / "unfinished").iterdir())) == 1
     train({**options, "together": False}, tmp_path / "student")
     train(corpus, tmp_path / "alone")
     assert contents(tmp_path / "student") == contents(tmp_path / "alone")

@@ -297,8 +297,10 @@ def _load_classifiers(
             raise CacheError(
                 "a student of another encoder's features",
                 path=path,
-                found=about["acoustic_fingerprint"][:12],
-                expected=f"{header.fingerprint[:12]}, {header.encoder}",
+                # Files of former versions do not name it.
+                found=f"{about.get('acoustic_encoder', 'one without a name')} "
+                + about["acoustic_fingerprint"][:12],
+                expected=f"{header.encoder} {header.fingerprint[:12]}",
                 fix=_STUDENT_FIX,
             )
         if about["intents"] != intents:

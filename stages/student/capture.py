@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from stages.errors import PipelineError
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -63,14 +65,27 @@ class CapturedStep:
         self._pool: Any = None
 
     def __call__(self, rows: Tensor, frames: int, kept: Tensor | None) -> None:
-        """Take the step with this batch; arguments as of `Step`."""
+        """Take the step with this batch; arguments as of `Step`.
+
+        Raises:
+            PipelineError: the GPU's memory is too small.
+        """
         width = rows.shape[1]
         self._rows[:, :width].copy_(rows)
         self._rows[:, width:].fill_(-1)
         if self._kept is not None:
             assert kept is not None
             self._kept[:, :width].copy_(kept)
-        frames = round_up(frames)
+        try:
+            self._take(round_up(frames))
+        except torch.OutOfMemoryError as error:
+            raise PipelineError(
+                "not enough memory on the GPU to train these students together",
+                found=" ".join(str(error).split()),
+                fix="use --one-by-one",
+            ) from error
+
+    def _take(self, frames: int) -> None:
         if self._captures and frames not in self._graphs:
             self._first(frames)
             return
@@ -92,12 +107,16 @@ class CapturedStep:
         self._graphs[frames] = None
 
     def _capture(self, frames: int) -> None:
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # Graphs that are never replayed at once can share their memory.
             with torch.cuda.graph(graph, pool=self._pool):
                 self._step(self._rows, frames, self._kept)
         except RuntimeError as error:
+            # A capture that could not be ended has not gone back to it.
+            torch.cuda.set_stream(stream)
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             _LOGGER.warning("training without CUDA graphs: %s", error)
             self._captures = False
             self._graphs.clear()

@@ -2,8 +2,16 @@
 
 Nothing is trained from features or targets of other recordings or texts than the
 manifest names now.
+
+A split's features lie in memory, end to end. Where several processes train, or where
+half of the memory is too little, they are written to one file, float32, and mapped:
+they then take memory once, however many the processes, and give it back when it is
+wanted.
 """
 
+import fcntl
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stages.cache import CacheReader, Digest, read_digest
+from stages.atomic import atomic_path
+from stages.cache import CacheReader, Digest, read_digest, unwritable
 from stages.errors import CacheError, InputError
 from stages.manifest import (
     check_manifest,
@@ -25,7 +34,7 @@ from stages.manifest import (
 from stages.provenance import fingerprint, hash_bytes, hash_code, hash_file
 from stages.runtime import choose_device
 from stages.student.batches import Utterances
-from stages.student.params import StudentParams
+from stages.student.params import StudentParams, as_numbers
 from stages.texts import normalise_text
 
 TARGETED = ("train", "valid")  # test is never compared with the teacher
@@ -47,14 +56,15 @@ class Job:
     device: str
     unfinished: Path | None = None
 
-    def checkpoint(self, seed: int) -> Path | None:
-        """Where the training of `seed` is kept while it lasts."""
-        return None if self.unfinished is None else self.unfinished / f"seed-{seed}.pt"
+    def checkpoint(self, name: str) -> Path | None:
+        """Where a training called `name` is kept while it lasts."""
+        return None if self.unfinished is None else self.unfinished / f"{name}.pt"
 
     @property
     def name(self) -> str:
         """Of a folder for what the job trains; other jobs have others."""
-        return self.identity(0)[:24]
+        seeds = list(self.params.seeds)
+        return fingerprint({"student": self.identity(0), "seeds": seeds})[:24]
 
     @cached_property
     def inputs(self) -> dict[str, str | None]:
@@ -80,7 +90,7 @@ class Job:
             {
                 "parameters": parameters_without(self.params, "alpha", "seeds"),
                 "system": self.system,
-                "alpha": self.alpha,
+                "alpha": None if self.alpha is None else float(self.alpha),
                 "seed": seed,
                 "inputs": self.inputs,
                 "code": hash_code(Path(__file__).parent),
@@ -133,10 +143,26 @@ class Inputs:
                     )
             self.targets = _open(job.targets, digest, texts.map(text_key))
 
-    def load(self, split: str, device: torch.device) -> Utterances:
-        """The utterances of `split`, in the manifest's order, with targets if any."""
+    def load(
+        self, split: str, device: torch.device, mapped: Path | None = None
+    ) -> Utterances:
+        """The utterances of `split`, in the manifest's order, with targets if any.
+
+        Args:
+            split: train, valid or test.
+            device: where the tensors go.
+            mapped: a folder, of this run alone, with files of features to be mapped;
+                written unless another process has. None for features in memory.
+
+        Raises:
+            CacheError: the disk refuses.
+        """
         table = self.tables[split]
-        frames, offsets = self.acoustic.load(table["audio_sha256"].tolist())
+        keys = table["audio_sha256"].tolist()
+        if mapped is None:
+            frames, offsets = self.acoustic.load(keys)
+        else:
+            frames, offsets = _map(self.acoustic, keys, mapped / f"{split}.float32")
         texts, vectors = None, None
         if self.targets is not None and split in TARGETED:
             keys, texts = np.unique(
@@ -151,6 +177,14 @@ class Inputs:
             vectors=vectors,
             device=device,
         )
+
+    def fits(self) -> bool:
+        """Whether half of the memory is enough for the features of all splits."""
+        frames = sum(
+            int(self.acoustic.lengths(table["audio_sha256"].tolist()).sum())
+            for table in self.tables.values()
+        )
+        return 4 * frames * self.acoustic.header.dim <= _memory() / 2
 
     def labels(self, intents: pd.Series) -> np.ndarray:
         """Class numbers (U) int64."""
@@ -172,6 +206,36 @@ class Inputs:
         }
 
 
+def _memory() -> float:
+    """Bytes of memory that there are, or that a container may use."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        allowed = Path("/sys/fs/cgroup/memory.max").read_text("utf-8").strip()
+    except OSError:
+        return there
+    return min(there, int(allowed)) if allowed.isdecimal() else there
+
+
+def _map(
+    reader: CacheReader, keys: Sequence[str], path: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `reader.load`, the frames mapped from `path`, which is written if need be."""
+    offsets = np.concatenate([[0], np.cumsum(reader.lengths(keys))])
+    try:
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until one process has written it
+            if not path.exists():
+                # Not through the map: on a full disk that would end the process.
+                with atomic_path(path, flush=False) as beside, beside.open("wb") as to:
+                    for key in keys:
+                        to.write(reader[key].astype(np.float32).tobytes())
+        shape = (int(offsets[-1]), reader.header.dim)
+        frames = np.memmap(path, np.float32, "r+", shape=shape)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return frames.view(np.ndarray), offsets
+
+
 def _hash_input(path: Path) -> str:
     try:
         return hash_file(path)
@@ -181,8 +245,8 @@ def _hash_input(path: Path) -> str:
 
 
 def parameters_without(params: StudentParams, *names: str) -> dict[str, Any]:
-    """`params` by name, but for those called `names`."""
-    return {k: v for k, v in asdict(params).items() if k not in names}
+    """`params` by name, but for those called `names`; see `params.as_numbers`."""
+    return {k: v for k, v in as_numbers(asdict(params)).items() if k not in names}
 
 
 def text_key(text: str) -> str:

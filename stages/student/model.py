@@ -360,8 +360,9 @@ def load_student(path: Path) -> tuple[AcousticLinguisticNetwork, dict[str, Any]]
     """The network in `path`, in `eval()`, and its metadata.
 
     Metadata: system, alpha, seed, epoch, parameters, intents (sorted names; an index
-    is a class), acoustic_fingerprint, targets_fingerprint (None for baseline2), and
-    network, the arguments of `AcousticLinguisticNetwork`.
+    is a class), acoustic_encoder and targets_encoder (names; not in files of former
+    versions), acoustic_fingerprint and targets_fingerprint, those of targets None for
+    baseline2, and network, the arguments of `AcousticLinguisticNetwork`.
 
     Raises:
         CacheError: the file is missing, no student, or its weights do not fit.

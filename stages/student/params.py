@@ -1,8 +1,9 @@
 """Parameters of the student stage, and what they may be."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from stages.errors import ConfigurationError
 
@@ -11,6 +12,18 @@ SELECTIONS = ("best_valid", "last")
 FRAME_POOLINGS = ("max", "mean")
 ATTENTIONS = ("cross", "self", "none")
 INITIALISATIONS = ("aligned", "pytorch")
+
+# What a single value of these may be, in `student` and in the grid `sweep`.
+_SINGLE: dict[str, tuple[Callable[[float], bool], str]] = {
+    "learning_rate": (
+        lambda value: value > 0 and math.isfinite(value),
+        "a number above 0",
+    ),
+    "batch_size": (lambda value: value >= 1, "1 or more"),
+    "gru_width": (lambda value: value >= 1, "1 or more"),
+    "dropout": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "alpha": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,26 +79,29 @@ class StudentParams(Architecture):
         Raises:
             ConfigurationError: names the parameter, what it is and what it may be.
         """
-        rate, betas, seeds = self.learning_rate, self.betas, self.seeds
+        betas, seeds = self.betas, self.seeds
         rules = {
-            "learning_rate": (rate > 0 and math.isfinite(rate), "a number above 0"),
+            **{
+                name: (holds(getattr(self, name)), expected)
+                for name, (holds, expected) in _SINGLE.items()
+                if name != "alpha"
+            },
             "betas": (
                 len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
                 "two numbers from 0 to below 1",
             ),
-            "batch_size": (self.batch_size >= 1, "1 or more"),
             "epochs": (self.epochs >= 1, "1 or more"),
             "seeds": (
-                len(set(seeds)) == len(seeds) > 0 and min(seeds) >= 0,
-                "different numbers from 0 up, at least one",
+                len(set(seeds)) == len(seeds) > 0
+                and min(seeds) >= 0
+                and max(seeds) < 2**63,
+                "different numbers from 0 to below 2^63, at least one",
             ),
             "alpha": (
                 len(set(self.alpha)) == len(self.alpha) > 0
-                and all(0 <= alpha <= 1 for alpha in self.alpha),
+                and all(map(_SINGLE["alpha"][0], self.alpha)),
                 "different numbers from 0 to 1, at least one",
             ),
-            "gru_width": (self.gru_width >= 1, "1 or more"),
-            "dropout": (0 <= self.dropout < 1, "a number from 0 to below 1"),
             **{
                 name: (getattr(self, name) in known, f"one of {', '.join(known)}")
                 for name, known in (
@@ -114,6 +130,21 @@ class StudentParams(Architecture):
         return {field.name: getattr(self, field.name) for field in fields(Architecture)}
 
 
+def as_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` by a name of `StudentParams`, 1 as 1.0 where that is a number.
+
+    So that what is written 1 and 1.0 is one student. What is not a parameter is kept.
+    """
+    kinds = get_type_hints(StudentParams)
+    found = dict(values)
+    for name, value in values.items():
+        if kinds.get(name) is float:
+            found[name] = float(value)
+        elif kinds.get(name) == tuple[float, ...]:
+            found[name] = type(value)(map(float, value))
+    return found
+
+
 @dataclass(frozen=True)
 class SweepParams:
     """The grid of `aln-pipeline sweep`: every combination is a student.
@@ -132,7 +163,8 @@ class SweepParams:
         """Refuse a grid that is none.
 
         Raises:
-            ConfigurationError: an unknown system, none, or a value that stands twice.
+            ConfigurationError: an unknown system, none, a value that cannot be trained
+                with, or one that stands twice.
         """
         unknown = [name for name in self.systems if name not in SYSTEMS]
         if unknown or not self.systems:
@@ -145,8 +177,19 @@ class SweepParams:
             values = getattr(self, field.name)
             if len(set(values)) < len(values):
                 raise ConfigurationError(
-                    f"sweep.{field.name} has a value twice", found=repr(values)
+                    f"sweep.{field.name} has a value twice",
+                    found=repr(values),
+                    expected="each value once",
+                    fix="leave out one of the two",
                 )
+        for name, (holds, expected) in _SINGLE.items():
+            for value in getattr(self, name):
+                if not holds(value):
+                    raise ConfigurationError(
+                        f"sweep.{name} cannot be used",
+                        found=repr(value),
+                        expected=expected,
+                    )
 
 
 def check_system(system: str, alpha: float | None) -> None:

@@ -1,5 +1,6 @@
 """Training many students from one copy of the features, in one process or in several.
 
+Several map that copy, and so does one that has not enough memory; see `Inputs.load`.
 A unit of work is a job and some of its seeds. Each seed trains on one thread, so that
 results do not depend on how units are shared out. On CUDA, or where it is asked for,
 students of one shape are trained together; which ones, does not depend on it either.
@@ -9,11 +10,14 @@ import multiprocessing
 import signal
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from stages.errors import PipelineError
+from stages.provenance import fingerprint
 from stages.runtime import choose_device, one_thread
 from stages.student.batches import Utterances
 from stages.student.inputs import Inputs, Job, parameters_without
@@ -48,37 +52,56 @@ Messages = Generator[Result | Failure | None, None, None]
 def train_all(
     shared: Job,
     inputs: Inputs,
-    units: Sequence[Unit],
+    groups: Sequence[Sequence[Unit]],
     *,
     workers: int,
     together: bool | None,
 ) -> Messages:
-    """Train `units`, in this process if `workers` is 1.
+    """Train the units of `groups`, in this process if `workers` is 1.
 
     Args:
-        shared: whose features and targets all units read.
+        shared: whose features and targets all units read, and in whose folder for what
+            is unfinished those that are trained together are kept.
         inputs: of `shared`.
-        units: in the order in which they are trained, if not together.
+        groups: as `group` makes them.
         workers: processes at most; one where students train together on a GPU.
-        together: whether students of one shape are trained together; None for on CUDA.
+        together: as of `choose_together`.
     """
-    cuda = choose_device(shared.device).type == "cuda"
-    together = cuda if together is None else together
-    groups = group(units) if together else [[unit] for unit in units]
-    if together and cuda:
+    together = choose_together(shared.device, together)
+    if together and choose_device(shared.device).type == "cuda":
         workers = 1
     workers = min(workers, len(groups))
-    if workers > 1:
-        return train_in_processes(shared, groups, workers, together)
-    return train_groups(shared, inputs, groups, together)
+    if workers == 1 and inputs.fits():
+        yield from train_groups(shared, inputs, groups, together)
+        return
+    if shared.unfinished is not None:
+        shared.unfinished.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="features-", dir=shared.unfinished) as folder:
+        mapped = Path(folder)
+        if workers == 1:
+            yield from train_groups(shared, inputs, groups, together, mapped)
+        else:
+            yield from train_in_processes(
+                shared, inputs, groups, workers, together, mapped
+            )
 
 
-def group(units: Sequence[Unit]) -> list[list[Unit]]:
-    """The seeds of `units`, those in a list to be trained together.
+def choose_together(device: str, together: bool | None) -> bool:
+    """Whether students of one shape are trained together; None for on CUDA."""
+    if together is None:
+        return choose_device(device).type == "cuda"
+    return together
 
-    They have one shape, and as many steps an epoch. Those of one seed stand side by
-    side, since their batches are the same and need no padding for each other.
+
+def group(units: Sequence[Unit], together: bool = True) -> list[list[Unit]]:
+    """What is trained one after another, or by several processes.
+
+    Together, the seeds of `units`, in a list those of one shape, with as many steps an
+    epoch. Those of one seed stand side by side, since their batches are the same and
+    need no padding for each other. Else a list for each unit.
     """
+    if not together:
+        return [[unit] for unit in units]
     alike: dict[str, list[Unit]] = {}
     for number, job, seeds in units:
         values = parameters_without(
@@ -96,7 +119,11 @@ def group(units: Sequence[Unit]) -> list[list[Unit]]:
 
 
 def train_groups(
-    shared: Job, inputs: Inputs, groups: Sequence[Sequence[Unit]], together: bool
+    shared: Job,
+    inputs: Inputs,
+    groups: Sequence[Sequence[Unit]],
+    together: bool,
+    mapped: Path | None = None,
 ) -> Messages:
     """Train one group after another here; test is read after the first.
 
@@ -105,16 +132,19 @@ def train_groups(
         inputs: of `shared`.
         groups: of units; unless together, their units are trained one by one.
         together: whether the units of a group are trained together.
+        mapped: the folder of features that are mapped; None for features in memory.
     """
     device = choose_device(shared.device)
     train_group = _train_together if together else _train_alone
     with one_thread():
-        train, valid = (inputs.load(split, device) for split in ("train", "valid"))
+        train, valid = (
+            inputs.load(split, device, mapped) for split in ("train", "valid")
+        )
         test = None
         for units in groups:
-            trained = yield from train_group(inputs, units, train, valid)
+            trained = yield from train_group(shared, inputs, units, train, valid)
             for number, student in trained:
-                test = test or inputs.load("test", device)
+                test = test or inputs.load("test", device, mapped)
                 logits = classify(student.model(device), test).numpy()
                 yield Result(number, student, logits)
 
@@ -124,7 +154,11 @@ Trained = Generator[Failure | None, None, list[tuple[int, Student]]]
 
 
 def _train_alone(
-    inputs: Inputs, units: Sequence[Unit], train: Utterances, valid: Utterances
+    shared: Job,
+    inputs: Inputs,
+    units: Sequence[Unit],
+    train: Utterances,
+    valid: Utterances,
 ) -> Trained:
     trained = []
     for number, job, seeds in units:
@@ -138,7 +172,7 @@ def _train_alone(
                     seed=seed,
                     train=train,
                     valid=valid,
-                    checkpoint=job.checkpoint(seed),
+                    checkpoint=job.checkpoint(f"seed-{seed}"),
                     identity=job.identity(seed),
                 )
                 students.append((number, student))
@@ -150,7 +184,11 @@ def _train_alone(
 
 
 def _train_together(
-    inputs: Inputs, units: Sequence[Unit], train: Utterances, valid: Utterances
+    shared: Job,
+    inputs: Inputs,
+    units: Sequence[Unit],
+    train: Utterances,
+    valid: Utterances,
 ) -> Trained:
     members = [
         Member(
@@ -159,14 +197,21 @@ def _train_together(
             network=inputs.network(job),
             alpha=job.alpha,
             seed=seed,
-            checkpoint=job.checkpoint(seed),
-            # The same up to rounding as alone; begun so, it is not finished otherwise.
-            identity=f"{job.identity(seed)} together",
         )
         for number, job, seeds in units
         for seed in seeds
     ]
-    students = yield from train_together(members, train=train, valid=valid)
+    # By rounding, each depends on which others it is trained with.
+    identity = fingerprint(
+        {"together": [job.identity(seed) for _, job, seeds in units for seed in seeds]}
+    )
+    students = yield from train_together(
+        members,
+        train=train,
+        valid=valid,
+        checkpoint=shared.checkpoint(f"together-{identity[:24]}"),
+        identity=identity,
+    )
     pairs = [
         (one.number, student) for one, student in zip(members, students, strict=True)
     ]
@@ -175,9 +220,16 @@ def _train_together(
 
 
 def train_in_processes(
-    shared: Job, groups: Sequence[Sequence[Unit]], workers: int, together: bool
+    shared: Job,
+    inputs: Inputs,
+    groups: Sequence[Sequence[Unit]],
+    workers: int,
+    together: bool,
+    mapped: Path,
 ) -> Messages:
     """Share `groups` out to `workers` processes; whatever happens, none outlives this.
+
+    Arguments as of `train_groups`.
 
     Raises:
         PipelineError: inputs that do not fit, or a process that died.
@@ -193,7 +245,14 @@ def train_in_processes(
             receiver, sender = context.Pipe(duplex=False)
             processes[receiver] = context.Process(
                 target=_work,
-                args=(sender, shared, groups[number::workers], together),
+                args=(
+                    sender,
+                    shared,
+                    inputs,
+                    groups[number::workers],
+                    together,
+                    mapped,
+                ),
                 daemon=True,
             )
             processes[receiver].start()
@@ -219,13 +278,18 @@ def train_in_processes(
 
 
 def _work(
-    sender: Connection, shared: Job, groups: Sequence[Sequence[Unit]], together: bool
+    sender: Connection,
+    shared: Job,
+    inputs: Inputs,
+    groups: Sequence[Sequence[Unit]],
+    together: bool,
+    mapped: Path,
 ) -> None:
     """Train `groups` in a process of their own."""
     # Ctrl-C reaches every process of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for message in train_groups(shared, Inputs(shared), groups, together):
+        for message in train_groups(shared, inputs, groups, together, mapped):
             sender.send(message)
     except PipelineError as error:
         sender.send(error)

@@ -38,6 +38,7 @@ from scipy.special import softmax
 
 from stages import metrics
 from stages.atomic import whole_folder, write_json
+from stages.cache import CacheReader
 from stages.errors import ConfigurationError
 from stages.runtime import choose_device, progress
 from stages.student.inputs import Inputs, Job, parameters_without, text_key
@@ -48,6 +49,8 @@ from stages.student.processes import (
     Failure,
     Result,
     Unit,
+    choose_together,
+    group,
     train_all,
 )
 from stages.student.training import Student
@@ -152,7 +155,8 @@ def run(
     inputs = Inputs(job)
     workers = min(workers, len(params.seeds))
     units = [Unit(n, job, params.seeds[n::workers]) for n in range(workers)]
-    messages = train_all(job, inputs, units, workers=workers, together=together)
+    groups = group(units, choose_together(device, together))
+    messages = train_all(job, inputs, groups, workers=workers, together=together)
     bar = progress(
         total=params.epochs * len(params.seeds), description=output.name, unit="epoch"
     )
@@ -221,15 +225,21 @@ def _write(
                 "epoch": student.epoch,
                 "network": student.network,
                 "intents": inputs.intents,
-                "acoustic_fingerprint": inputs.acoustic.header.fingerprint,
-                "targets_fingerprint": (
-                    inputs.targets.header.fingerprint if inputs.targets else None
-                ),
+                **_encoder("acoustic", inputs.acoustic),
+                **_encoder("targets", inputs.targets),
             }
             path = folder / f"model-{student.seed}.safetensors"
             save_student(path, student.weights, metadata)
         if inputs.targets is not None:
             _write_embeddings(folder / "embeddings.npz", inputs, results[0].student)
+
+
+def _encoder(kind: str, cache: CacheReader | None) -> dict[str, str | None]:
+    """Which encoder a cache is of: its name for people, and what identifies it."""
+    return {
+        f"{kind}_encoder": cache.header.encoder if cache else None,
+        f"{kind}_fingerprint": cache.header.fingerprint if cache else None,
+    }
 
 
 def _predictions(inputs: Inputs, results: Sequence[Result]) -> pd.DataFrame:

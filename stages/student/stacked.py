@@ -290,10 +290,17 @@ class StackedAdam:
         self._betas = torch.tensor(self.betas, **wide)  # type: ignore[arg-type]
         self._powers = torch.ones_like(self._betas)  # β₁ⁿ and β₂ⁿ after n steps
 
-    def set_steps(self, steps: int) -> None:
-        """Go on as after `steps` steps; the averages are set by the caller."""
-        powers = [beta**steps for beta in self.betas]
-        self._powers.copy_(torch.tensor(powers, dtype=torch.float64))
+    def state(self) -> list[Tensor]:
+        """What it goes on from, but for the values; on the CPU."""
+        return [one.cpu() for one in (self.average, self.square, self._powers)]
+
+    def set_state(self, state: Sequence[Tensor]) -> None:
+        """Go on from `state`."""
+        # In place: a captured step knows them by their memory.
+        for own, one in zip(
+            (self.average, self.square, self._powers), state, strict=True
+        ):
+            own.copy_(one)
 
     @torch.no_grad()
     def step(self, gradients: Tensor) -> None:

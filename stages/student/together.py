@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from stages.atomic import atomic_path
 from stages.errors import PipelineError
 from stages.runtime import seed_everything
 from stages.student.batches import Utterances
@@ -32,6 +31,7 @@ from stages.student.training import (
     check_row,
     is_late,
     read_checkpoint,
+    write_checkpoint,
 )
 
 # Of each student: with many of them that fills a GPU, and spares its memory.
@@ -43,13 +43,11 @@ class Member:
     """One of the students that are trained together.
 
     Attributes:
-        number: by which a failure is told apart.
+        number: by which a failure is told apart; it decides nothing.
         params: how it is trained; alike for all but for learning rate and dropout.
         network: arguments of `AcousticLinguisticNetwork`; alike but for dropout.
         alpha: α of eq. 4; None for baseline2.
         seed: of weights, order and dropout.
-        checkpoint: the file that it goes on from; None if it need not.
-        identity: of all that decides what it becomes, and that it was not alone.
     """
 
     number: int
@@ -57,8 +55,6 @@ class Member:
     network: dict[str, Any]
     alpha: float | None
     seed: int
-    checkpoint: Path | None = None
-    identity: str = ""
 
 
 class Failure(NamedTuple):
@@ -73,31 +69,28 @@ Training = Generator[Failure | None, None, list[Student | None]]
 
 
 def train_together(
-    members: Sequence[Member], *, train: Utterances, valid: Utterances
+    members: Sequence[Member],
+    *,
+    train: Utterances,
+    valid: Utterances,
+    checkpoint: Path | None = None,
+    identity: str = "",
 ) -> Training:
     """Train `members`, each on `train` with its epoch selected on `valid`.
 
-    Members whose checkpoints are of different epochs go on apart: a run may be killed
-    between the writing of two.
+    Args:
+        members: the students.
+        train: what they are trained on.
+        valid: what their epochs are selected on.
+        checkpoint: the file that a run which was killed goes on from, to the same
+            bits; one for all, since what each becomes depends on the others by
+            rounding. None if it need not.
+        identity: of all that decides what the students become, in their order.
     """
-    parts: dict[int, list[int]] = {}
-    states = []
-    for number, one in enumerate(members):
-        state = one.checkpoint and read_checkpoint(one.checkpoint, one.identity)
-        epochs = Record(state["kept"]).epochs if state else 0
-        parts.setdefault(epochs, []).append(number)
-        states.append(state or {})
-    students: list[Student | None] = [None] * len(members)
-    for epochs, numbers in sorted(parts.items()):
-        together = Together([members[number] for number in numbers], train, valid)
-        if epochs:
-            together.restore([states[number] for number in numbers])
-        for _ in range(epochs * len(numbers)):
-            yield None
-        found = yield from together.train()
-        for number, student in zip(numbers, found, strict=True):
-            students[number] = student
-    return students
+    together = Together(members, train, valid)
+    if checkpoint is not None:
+        together.keep_in(checkpoint, identity)
+    return (yield from together.train())
 
 
 @dataclass
@@ -136,8 +129,11 @@ class Together:
     ) -> None:
         self.members, self.train_split, self.valid = members, train, valid
         self.params = members[0].params
-        self.records = [Record.begin(one.identity) for one in members]
+        self.records = [Record.begin() for _ in members]
         self.live = set(range(len(members)))  # whose loss is a number
+        self._errors: dict[int, PipelineError] = {}  # of the others
+        self._checkpoint: Path | None = None
+        self._identity = ""
         self._random: list[_Random] = []
         models = []
         for one in members:
@@ -171,22 +167,40 @@ class Together:
                 captures=captures,
             )
 
-    def restore(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on from checkpoints, of the same epoch all."""
-        for number, state in enumerate(states):
-            self.records[number] = Record(state["kept"])
-            self.networks.values[number].copy_(state["model"])
-            self.adam.average[number].copy_(state["optimiser"][0])
-            self.adam.square[number].copy_(state["optimiser"][1])
-            self._random[number].set_state(state["random"])
-        batches = -(-len(self.train_split) // self.params.batch_size)
-        self.adam.set_steps(self.records[0].epochs * batches)
+    def keep_in(self, checkpoint: Path, identity: str) -> None:
+        """Write checkpoints to a file, and go on from what it has of `identity`."""
+        self._checkpoint, self._identity = checkpoint, identity
+        state = read_checkpoint(checkpoint, identity)
+        if state is None:
+            return
+        self.records = [Record(kept) for kept in state["kept"]]
+        self.networks.values.copy_(state["values"])
+        self.adam.set_state(state["optimiser"])
+        for random, states in zip(self._random, state["random"], strict=True):
+            random.set_state(states)
+        for number, text in state["failed"].items():
+            self._fail(number, PipelineError(text))
+
+    @property
+    def epochs(self) -> int:
+        """How many have been trained."""
+        return max(record.epochs for record in self.records)
+
+    def _fail(self, number: int, error: PipelineError) -> Failure:
+        """Look no longer at what a student computes; its row stays, see `keep_in`."""
+        self.live.discard(number)
+        self._errors[number] = error
+        return Failure(self.members[number].number, error)
 
     def train(self) -> Training:
         """Train to the last epoch."""
         labels = self.valid.labels.cpu()
         saved = time.monotonic()
-        for epoch in range(self.records[0].epochs + 1, self.params.epochs + 1):
+        for number, error in sorted(self._errors.items()):
+            yield Failure(self.members[number].number, error)
+        for _ in range(sum(record.epochs for record in self.records)):
+            yield None
+        for epoch in range(self.epochs + 1, self.params.epochs + 1):
             rows = {}
             for number, figures in enumerate(self.train_epoch()):
                 if number not in self.live:
@@ -194,22 +208,23 @@ class Together:
                 try:
                     rows[number] = check_row(self.networks.form.system, figures)
                 except PipelineError as error:
-                    # What it computes from now on is not looked at.
-                    self.live.remove(number)
-                    yield Failure(self.members[number].number, error)
+                    yield self._fail(number, error)
             if not self.live:
                 break
             logits = self.classify(self.valid)
-            better = [
-                number
-                for number, row in rows.items()
-                if self.records[number].add(
-                    {"seed": self.members[number].seed, "epoch": epoch, **row},
-                    logits[number],
-                    labels,
-                    self.params,
-                )
-            ]
+            better = []
+            for number, row in rows.items():
+                try:
+                    if self.records[number].add(
+                        self.networks.form.system,
+                        {"seed": self.members[number].seed, "epoch": epoch, **row},
+                        logits[number],
+                        labels,
+                        self.params,
+                    ):
+                        better.append(number)
+                except PipelineError as error:
+                    yield self._fail(number, error)
             values = self.networks.values.cpu() if better else self.networks.values
             for number in better:
                 weights = self.networks.unstacked(values[number])
@@ -331,22 +346,14 @@ class Together:
         return (means @ weight.mT + bias[:, None]).cpu()
 
     def _save(self) -> None:
-        """Write the checkpoints of those that are live."""
-        values, average, square = (
-            one.cpu()
-            for one in (self.networks.values, self.adam.average, self.adam.square)
-        )
-        for number in sorted(self.live):
-            path = self.members[number].checkpoint
-            if path is None:
-                continue
-            with atomic_path(path) as beside:
-                torch.save(
-                    {
-                        "kept": self.records[number].kept,
-                        "model": values[number].clone(),
-                        "optimiser": [average[number].clone(), square[number].clone()],
-                        "random": self._random[number].state(),
-                    },
-                    beside,
-                )
+        """Write the checkpoint, of those that failed too: their rows are computed."""
+        if self._checkpoint is None:
+            return
+        state = {
+            "kept": [record.kept for record in self.records],
+            "values": self.networks.values.cpu(),
+            "optimiser": self.adam.state(),
+            "random": [random.state() for random in self._random],
+            "failed": {number: str(error) for number, error in self._errors.items()},
+        }
+        write_checkpoint(self._checkpoint, self._identity, state)

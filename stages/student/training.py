@@ -1,6 +1,12 @@
-"""Training one student from tensors in memory, and classifying with it."""
+"""Training one student from tensors in memory, and classifying with it.
 
-import pickle
+A checkpoint is the SHA-256 of all that follows (32 bytes), and what `torch.save` writes
+of a dictionary: `identity`, of all that decides what is trained, and the state.
+"""
+
+import hashlib
+import io
+import logging
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -20,8 +26,15 @@ from stages.student.batches import Utterances
 from stages.student.model import AcousticLinguisticNetwork, losses
 from stages.student.params import StudentParams
 
+# What a student becomes from the same parameters and inputs. Raise it with any change
+# here or in another module of this folder after which that is another student: the
+# ledger's entries of other revisions are then passed over.
+REVISION = 1
+
 # Seconds between checkpoints: what a killed run loses at most.
 _CHECKPOINT_SECONDS = 20.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ def train_student(
         fused=True,
     )
     labels = valid.labels.cpu()
-    record = Record.begin(identity)
+    record = Record.begin()
     state = None if checkpoint is None else read_checkpoint(checkpoint, identity)
     if state is not None:
         record = Record(state["kept"])
@@ -95,7 +108,8 @@ def train_student(
     for epoch in range(record.epochs + 1, params.epochs + 1):
         row = train_epoch(model, optimiser, train, params.batch_size, alpha, generator)
         logits = classify(model, valid)
-        if record.add({"seed": seed, "epoch": epoch, **row}, logits, labels, params):
+        row = {"seed": seed, "epoch": epoch, **row}
+        if record.add(model.system, row, logits, labels, params):
             record.keep(
                 {
                     name: weight.detach().cpu().clone()
@@ -106,16 +120,13 @@ def train_student(
         if alpha is not None and epoch in (1, params.epochs):
             record.pooled.append(model.transfer(valid.means).detach().cpu())
         if checkpoint is not None and (is_late(saved) or epoch == params.epochs):
-            with atomic_path(checkpoint) as beside:
-                torch.save(
-                    {
-                        "kept": record.kept,
-                        "model": model.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "random": _random_state(generator, device),
-                    },
-                    beside,
-                )
+            state = {
+                "kept": record.kept,
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "random": _random_state(generator, device),
+            }
+            write_checkpoint(checkpoint, identity, state)
             saved = time.monotonic()
         yield
     return record.student(seed, network)
@@ -128,10 +139,9 @@ class Record:
         self.kept = kept
 
     @classmethod
-    def begin(cls, identity: str) -> "Record":
+    def begin(cls) -> "Record":
         """Of a student of which no epoch has been trained."""
-        kept = {"identity": identity, "history": [], "pooled": [], "best": (-1, 0.0)}
-        return cls(kept)
+        return cls({"history": [], "pooled": [], "best": (-1, 0.0)})
 
     @property
     def epochs(self) -> int:
@@ -145,22 +155,34 @@ class Record:
         return pooled
 
     def add(
-        self, row: dict[str, Any], logits: Tensor, labels: Tensor, params: StudentParams
+        self,
+        system: str,
+        row: dict[str, Any],
+        logits: Tensor,
+        labels: Tensor,
+        params: StudentParams,
     ) -> bool:
         """Note an epoch; whether it is the one to be kept so far.
 
         Args:
+            system: which one it is, for a message.
             row: seed, epoch and the figures of train.
             logits: of valid (U, intents), on the CPU.
             labels: of valid (U).
             params: how the epoch is selected.
+
+        Raises:
+            PipelineError: the loss on valid is no number: the last step, after which
+                no loss on train is taken, can be the one that went astray.
         """
+        loss = float(functional.cross_entropy(logits, labels))
+        check_loss(system, loss, "valid")
         hits = logits.argmax(1) == labels
         measured = metrics.measure(labels.numpy(), logits.argmax(1).numpy())
         valid = {f"valid_{name}": value for name, value in measured.items()}
         self.kept["history"].append({**row, **valid})
         # Not the total loss: that would weigh the transfer, which classifies nothing.
-        score = (int(hits.sum()), -float(functional.cross_entropy(logits, labels)))
+        score = (int(hits.sum()), -loss)
         better = params.selection == "last" or score > self.kept["best"]
         if better:
             self.kept |= {"best": score, "epoch": row["epoch"]}
@@ -190,13 +212,32 @@ def is_late(saved: float) -> bool:
     return time.monotonic() - saved >= _CHECKPOINT_SECONDS
 
 
+def write_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
+    """Write `state`, tensors and plain values, to `path`, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save({**state, "identity": identity}, buffer)
+    content = buffer.getbuffer()
+    with atomic_path(path) as beside, beside.open("wb") as stream:
+        stream.write(hashlib.sha256(content).digest())
+        stream.write(content)
+
+
 def read_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
-    """What `path` holds of this student; None if it is absent, damaged or another's."""
+    """What `path` holds of `identity`; None if it is absent, damaged or another's."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state if state["kept"]["identity"] == identity else None
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.PickleError):
+        content = path.read_bytes()
+    except FileNotFoundError:
         return None
+    # torch.load believes most of what it reads.
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        logger.warning(
+            "%s: damaged or of a former version, so that training begins anew", path
+        )
+        return None
+    state: dict[str, Any] = torch.load(
+        io.BytesIO(content[32:]), map_location="cpu", weights_only=True
+    )
+    return state if state["identity"] == identity else None
 
 
 def _random_state(generator: torch.Generator, device: torch.device) -> list[Tensor]:
@@ -251,13 +292,22 @@ def check_row(system: str, values: list[float]) -> dict[str, float]:
     """
     names = ("loss", "transfer_loss", "intent_loss", "train_accuracy")
     row = dict(zip(names, values, strict=True))
-    if not np.isfinite(row["loss"]):
+    check_loss(system, row["loss"], "train")
+    return row
+
+
+def check_loss(system: str, loss: float, split: str) -> None:
+    """See that the loss on a split is a number.
+
+    Raises:
+        PipelineError: it is none.
+    """
+    if not np.isfinite(loss):
         raise PipelineError(
             f"training {system} failed",
-            found=f"loss {row['loss']}",
+            found=f"loss {loss} on {split}",
             fix="lower student.learning_rate",
         )
-    return row
 
 
 @torch.inference_mode()
