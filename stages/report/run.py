@@ -417,6 +417,7 @@ def _results(found: tables.Findings) -> dict[str, Any]:
             "confusions": [
                 {"said": said, "recognised": heard, "times": count}
                 for (said, heard), count in found.word_errors["test"].confusions
+                if count > 1
             ],
         },
         "robustness": [
