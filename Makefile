@@ -1,5 +1,5 @@
 # Everything runs in a virtual environment of its own, .venv, made when first needed.
-# PYTHON is what it is made with: 3.11 or newer.
+# PYTHON is what it is made with: 3.11 or 3.12.
 PYTHON ?= python3
 BIN := .venv/bin
 # DVC runs `aln-pipeline` by its name.
