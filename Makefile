@@ -28,7 +28,7 @@ ablation: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[bench]'
-	$(BIN)/dvc repro targets
+	$(BIN)/dvc repro
 	for script in $(filter-out benchmarks/ablation.py,$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" || exit 1; \
 	done

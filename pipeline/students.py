@@ -5,7 +5,6 @@ from pathlib import Path
 from pipeline.layout import Layout
 from pipeline.params import Params
 from stages.cache import read_digest
-from stages.errors import CacheError
 from stages.student.inputs import Job
 from stages.student.params import StudentParams
 
@@ -40,15 +39,12 @@ def check_encoder(params: Params, layout: Layout) -> None:
     path = Path(params.acoustic.encoder)
     if not path.is_file():
         return
-    from stages.acoustic.extract import feature_header, load_encoder
+    from stages.acoustic.extract import check_features, feature_header, load_encoder
 
-    found = read_digest(layout.acoustic_digest).header
-    expected = feature_header(load_encoder(params.acoustic), params.acoustic)
-    if found.fingerprint != expected.fingerprint:
-        raise CacheError(
-            "features of another encoder than acoustic.encoder, or stored otherwise",
-            path=layout.acoustic_digest,
-            found=f"{found.encoder} {found.fingerprint[:12]}",
-            expected=f"{expected.encoder} {expected.fingerprint[:12]}, of {path}",
-            fix="run `aln-pipeline extract-acoustic`, or set acoustic.encoder back",
-        )
+    check_features(
+        layout.acoustic_digest,
+        read_digest(layout.acoustic_digest).header,
+        feature_header(load_encoder(params.acoustic), params.acoustic),
+        encoder=params.acoustic.encoder,
+        fix="run `aln-pipeline extract-acoustic`, or set acoustic.encoder back",
+    )

@@ -29,7 +29,7 @@ from stages.acoustic.frames import LEAST_SECONDS, SAMPLE_RATE, frame_count
 from stages.acoustic.params import AcousticParams
 from stages.atomic import atomic_path
 from stages.cache import CacheWriter, Header, unwritable, write_digest
-from stages.errors import ConfigurationError, InputError, RecordingError
+from stages.errors import CacheError, ConfigurationError, InputError, RecordingError
 from stages.manifest import read_manifest, write_quarantine
 from stages.provenance import fingerprint
 from stages.runtime import choose_device, one_thread, progress
@@ -224,6 +224,31 @@ def feature_header(encoder: FrozenEncoder, params: AcousticParams) -> Header:
         dtype=params.dtype,
         frame_step=encoder.frame_step,
     )
+
+
+def check_features(
+    digest: Path, found: Header, expected: Header, *, encoder: str, fix: str
+) -> None:
+    """See that cached features are those that an encoder gives.
+
+    Args:
+        digest: of the features.
+        found: its header.
+        expected: of `feature_header`.
+        encoder: what acoustic.encoder says.
+        fix: what to do if they are others.
+
+    Raises:
+        CacheError: they are of another encoder, or stored otherwise.
+    """
+    if found.fingerprint != expected.fingerprint:
+        raise CacheError(
+            "features of another encoder than acoustic.encoder, or stored otherwise",
+            path=digest,
+            found=f"{found.encoder} {found.fingerprint[:12]}",
+            expected=f"{expected.encoder} {expected.fingerprint[:12]}, of {encoder}",
+            fix=fix,
+        )
 
 
 def as_stored(features: np.ndarray, dtype: str) -> np.ndarray:

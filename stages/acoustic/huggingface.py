@@ -243,8 +243,17 @@ def load_pretrained(
 
 
 @contextmanager
-def _loading(name: str, what: str) -> Iterator[None]:
-    """Load without the library's bars and reports; make its errors ours."""
+def loading(name: str, what: str, *, fix: str) -> Iterator[None]:
+    """Load without the library's bars and reports; make its errors ours.
+
+    Args:
+        name: local folder or hub name.
+        what: is loaded from there.
+        fix: what to do if it cannot be.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
     try:
         with quiet_transformers():
             yield
@@ -255,12 +264,12 @@ def _loading(name: str, what: str) -> Iterator[None]:
             f"cannot load {what}",
             path=name,
             found=f"{type(error).__name__} ({sentence})",
-            fix=_FIX,
+            fix=fix,
         ) from error
 
 
 def _load_config(name: str, revision: str) -> Any:
-    with _loading(name, "config.json"):
+    with loading(name, "config.json", fix=_FIX):
         entries, _ = PreTrainedConfig.get_config_dict(name, revision=revision or "main")
     if not entries:
         raise InputError("no config.json there", path=name, fix=_FIX)
@@ -271,7 +280,7 @@ def _load_config(name: str, revision: str) -> Any:
             found=f"model_type {entries.get('model_type')!r}",
             expected=f"one of {', '.join(SUPPORTED)}",
         )
-    with _loading(name, "config.json"):
+    with loading(name, "config.json", fix=_FIX):
         config = AutoConfig.from_pretrained(
             name, revision=revision or "main", trust_remote_code=False
         )
@@ -283,7 +292,7 @@ def _load_config(name: str, revision: str) -> Any:
 
 def _load_extractor(name: str, revision: str, config: PreTrainedConfig) -> Any:
     """What preprocessor_config.json describes, once it is held against `config`."""
-    with _loading(name, "preprocessor_config.json"):
+    with loading(name, "preprocessor_config.json", fix=_FIX):
         extractor = AutoFeatureExtractor.from_pretrained(
             name, revision=revision or "main", trust_remote_code=False
         )
@@ -325,7 +334,7 @@ def _check_window(
 
 def _load_model(name: str, revision: str, config: PreTrainedConfig, layer: int) -> Any:
     """The model up to `layer`, frozen; every weight comes from the checkpoint."""
-    with _loading(name, "the weights"):
+    with loading(name, "the weights", fix=_FIX):
         model, report = AutoModel.from_pretrained(
             name,
             revision=revision or "main",

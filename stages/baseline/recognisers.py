@@ -20,6 +20,7 @@ import torch
 from stages.acoustic.audio import RESAMPLING
 from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
 from stages.acoustic.frames import SAMPLE_RATE
+from stages.acoustic.huggingface import loading
 from stages.acoustic.sentences import frequent_words
 from stages.atomic import write_text
 from stages.baseline.language_model import bigram_arpa, ngram_arpa
@@ -27,7 +28,7 @@ from stages.baseline.lexicon import build_lexicon, lexicon_text
 from stages.baseline.params import Baseline1Params
 from stages.errors import ConfigurationError, InputError
 from stages.provenance import fingerprint, hash_bytes, hash_file
-from stages.runtime import one_thread, quiet_transformers
+from stages.runtime import one_thread
 
 REVISION = 1
 """Of what the parameters and models do not tell: whoever changes what a recogniser
@@ -42,6 +43,12 @@ _SPOKEN = re.compile(r"[a-z0-9]+('[a-z0-9]+)*")
 _BLANK = "<blank>"
 _NEVER_SPOKEN = "_"
 _WHISPER_WINDOW = 30 * SAMPLE_RATE
+
+_PRETRAINED_FIX = (
+    "set baseline1.model to a local folder with config.json, preprocessor_config.json, "
+    "the tokenizer and model.safetensors, or to a hub name while online "
+    "(HF_HUB_OFFLINE unset)"
+)
 
 _LEAST_SAMPLES = 400
 """What a frame of wav2vec2's convolutions hears: 25 ms, in which nothing is said."""
@@ -91,7 +98,7 @@ def choose_recogniser(
         return _pretrained_recogniser(params)
     if params.recogniser == "torchaudio":
         return _bundle_recogniser(params)
-    return _sphinx_recogniser()
+    return _sphinx_recogniser(params)
 
 
 @dataclass(frozen=True)
@@ -261,29 +268,18 @@ def _phoneme_recogniser(
         )
     checkpoint = load_checkpoint(Path(params.model))
     _check_head(Path(params.model), checkpoint)
+    heard = _spoken_words(texts) if params.language_model == "train" else []
     words, frequencies = frequent_words(params.vocabulary, contractions=True)
-    shares = dict(zip(words, frequencies.tolist(), strict=True))
-    heard = [
-        [word for word in text.split() if _SPOKEN.fullmatch(word)]
-        for text in texts
-        if params.language_model == "train"
-    ]
     own = sorted({word for text in heard for word in text})
-    if params.language_model == "train" and not own:
-        raise InputError(
-            "no train text has a word to make a language model of",
-            fix="set baseline1.language_model to general",
-        )
-    shares = {**dict.fromkeys(own, 0.0), **shares}
     # First the train texts' own, which are kept of those that sound alike.
-    listed = [*own, *(word for word in words if word not in set(own))]
+    listed = list(dict.fromkeys([*own, *words]))
     lexicon = _kept_lexicon(params, listed, checkpoint, work, workers)
-    if params.language_model == "general":
-        text = bigram_arpa(shares, *_web_counts())
-        model = _kept(work, "language-model", ".arpa", text)
-    elif params.language_model == "train":
-        text = ngram_arpa(heard, shares, params.order)
-        model = _kept(work, "language-model", ".arpa", text)
+    shares = dict(zip(words, frequencies.tolist(), strict=True))
+    shares = {**dict.fromkeys(own, 0.0), **shares}
+    if params.language_model == "train":
+        model = _kept_model(work, ngram_arpa(heard, shares, params.order))
+    elif params.language_model == "general":
+        model = _kept_model(work, bigram_arpa(shares, *_web_counts()))
     else:
         model = Path(params.language_model)
         _check_arpa(model, lexicon)
@@ -323,7 +319,7 @@ def _pretrained_recogniser(params: Baseline1Params) -> PretrainedRecogniser:
         AutoConfig,
     )
 
-    with _loading(params.model):
+    with loading(params.model, "the recogniser", fix=_PRETRAINED_FIX):
         config = AutoConfig.from_pretrained(
             params.model, revision=params.revision or "main", trust_remote_code=False
         )
@@ -381,21 +377,14 @@ def _bundle_recogniser(params: Baseline1Params) -> BundleRecogniser:
     )
 
 
-def _sphinx_recogniser() -> SphinxRecogniser:
+def _sphinx_recogniser(params: Baseline1Params) -> SphinxRecogniser:
     _require("pocketsphinx", "-e '.[pocketsphinx]'")
     from importlib.metadata import version
 
     number = version("pocketsphinx")
     return SphinxRecogniser(
         name=f"pocketsphinx {number}",
-        fingerprint=fingerprint(
-            {
-                "recogniser": "pocketsphinx",
-                "version": number,
-                "resampling": RESAMPLING,
-                "revision": REVISION,
-            }
-        ),
+        fingerprint=_identity(params, version=number),
     )
 
 
@@ -411,7 +400,7 @@ def _open_pretrained(name: str, revision: str, device: torch.device) -> Transcri
     )
 
     options = {"revision": revision or "main", "trust_remote_code": False}
-    with _loading(name):
+    with loading(name, "the recogniser", fix=_PRETRAINED_FIX):
         config = AutoConfig.from_pretrained(name, **options)
         ctc = type(config) in MODEL_FOR_CTC_MAPPING
         kind: Any = AutoModelForCTC if ctc else AutoModelForSpeechSeq2Seq
@@ -449,6 +438,23 @@ def _open_pretrained(name: str, revision: str, device: torch.device) -> Transcri
         return " ".join(said["text"].split())
 
     return transcribe
+
+
+def _spoken_words(texts: Sequence[str]) -> list[list[str]]:
+    """The words of each text, but for those that cannot be said.
+
+    Raises:
+        InputError: none is left.
+    """
+    heard = [
+        [word for word in text.split() if _SPOKEN.fullmatch(word)] for text in texts
+    ]
+    if not any(heard):
+        raise InputError(
+            "no train text has a word to make a language model of",
+            fix="set baseline1.language_model to general",
+        )
+    return heard
 
 
 def _web_counts() -> tuple[dict[str, float], dict[tuple[str, str], float]]:
@@ -495,12 +501,12 @@ def _kept_lexicon(
     return path
 
 
-def _kept(work: Path, name: str, suffix: str, text: str) -> Path:
-    """A file in `work` with this text, named after it."""
-    data = text.encode()
-    path = work / f"{name}-{hash_bytes(data)[:12]}{suffix}"
+def _kept_model(work: Path, arpa: str) -> Path:
+    """The file of a language model, named after what it holds."""
+    data = arpa.encode()
+    path = work / f"language-model-{hash_bytes(data)[:12]}.arpa"
     if not path.is_file() or path.read_bytes() != data:
-        write_text(path, text)
+        write_text(path, arpa)
     return path
 
 
@@ -570,25 +576,6 @@ def _require(module: str, package: str) -> None:
             f"the recogniser needs {module.split('.')[0]}",
             fix=f"pip install {package}",
         ) from None
-
-
-@contextmanager
-def _loading(name: str) -> Iterator[None]:
-    """Load without the library's bars and reports; make its errors ours."""
-    try:
-        with quiet_transformers():
-            yield
-    # transformers and torch meet a damaged file with almost any exception.
-    except Exception as error:
-        sentence = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-        raise InputError(
-            "cannot load the recogniser",
-            path=name,
-            found=f"{type(error).__name__} ({sentence})",
-            fix="set baseline1.model to a local folder with config.json, "
-            "preprocessor_config.json, the tokenizer and model.safetensors, or to a "
-            "hub name while online (HF_HUB_OFFLINE unset)",
-        ) from error
 
 
 def _threads(device: torch.device) -> AbstractContextManager[None]:

@@ -193,17 +193,14 @@ def read_recognised(
     system = _read_run("baseline1_asr", folder, utterances, (), BASELINE1_FIX)
     path = folder / "transcripts.csv"
     rows = read_table(path, ("id", "split", "text", "transcript"), BASELINE1_FIX)
-    keys = ["id", "split", "text"]
-    wrong = sorted(set(_tuples(rows[keys])) ^ set(_tuples(utterances[keys])))
-    if wrong or len(rows) != len(utterances):
-        example = f", they differ at {wrong[0][0]}" if wrong else ""
-        raise CacheError(
-            "transcripts of other utterances or texts than the manifest's",
-            path=path,
-            found=f"{len(rows)}{example}",
-            expected=f"{len(utterances)}, valid and test",
-            fix=BASELINE1_FIX,
-        )
+    _check_cover(
+        path,
+        "transcripts of other utterances or texts",
+        rows,
+        utterances,
+        ["id", "split", "text"],
+        BASELINE1_FIX,
+    )
     path = folder / "scores.json"
     try:
         scores = json.loads(path.read_text(encoding="utf-8"))
@@ -418,19 +415,36 @@ def _join(
 ) -> pd.DataFrame:
     """`rows` with the columns of `utterances`; each seed must cover them exactly."""
     keys = ["id", "split", "intent"]
-    expected = _tuples(utterances[keys])
     for seed, group in rows.groupby("seed"):
-        wrong = sorted(set(_tuples(group[keys])) ^ set(expected))
-        if wrong or len(group) != len(expected):
-            example = f", they differ at {wrong[0][0]}" if wrong else ""
-            raise CacheError(
-                "predictions of other utterances than the manifest's",
-                path=path,
-                found=f"{len(group)} of seed {seed}{example}",
-                expected=f"{len(expected)}, valid and test",
-                fix=fix,
-            )
+        what = "predictions of other utterances"
+        _check_cover(path, what, group, utterances, keys, fix, f" of seed {seed}")
     return rows.merge(utterances, on=keys, validate="many_to_one")
+
+
+def _check_cover(
+    path: Path,
+    what: str,
+    rows: pd.DataFrame,
+    utterances: pd.DataFrame,
+    keys: list[str],
+    fix: str,
+    whose: str = "",
+) -> None:
+    """`rows` are those of `utterances` in the columns `keys`, each once.
+
+    Raises:
+        CacheError: they are not; `what` says which they are.
+    """
+    wrong = sorted(set(_tuples(rows[keys])) ^ set(_tuples(utterances[keys])))
+    if wrong or len(rows) != len(utterances):
+        example = f", they differ at {wrong[0][0]}" if wrong else ""
+        raise CacheError(
+            f"{what} than the manifest's",
+            path=path,
+            found=f"{len(rows)}{whose}{example}",
+            expected=f"{len(utterances)}, valid and test",
+            fix=fix,
+        )
 
 
 def _tuples(table: pd.DataFrame) -> list[tuple[str, ...]]:

@@ -31,6 +31,7 @@ from stages.acoustic.extract import (
     FrozenEncoder,
     Runtime,
     as_stored,
+    check_features,
     choose_runtime,
     encode_recordings,
     feature_header,
@@ -40,7 +41,6 @@ from stages.acoustic.params import AcousticParams
 from stages.atomic import atomic_path
 from stages.cache import CacheReader, CacheWriter, Header, write_digest
 from stages.errors import CacheError, RecordingError
-from stages.manifest import read_manifest
 from stages.provenance import fingerprint
 from stages.robustness.conditions import Condition, make_conditions
 from stages.robustness.params import RobustnessParams
@@ -137,7 +137,13 @@ def run(
     )
     encoder = load_encoder(acoustic)
     header = feature_header(encoder, acoustic)
-    _check_encoder(digest, inputs.acoustic.header, header)
+    check_features(
+        digest,
+        inputs.acoustic.header,
+        header,
+        encoder=acoustic.encoder,
+        fix="run `aln-pipeline extract-acoustic`, then train the students",
+    )
     runtime = choose_runtime(encoder, acoustic, device, backend, workers)
     # Before anything is extracted, which takes longer.
     classifiers = [
@@ -145,7 +151,7 @@ def run(
         for name, folder in students.items()
         for one in _load_classifiers(name, folder, inputs.intents, header)
     ]
-    table = read_manifest(manifest, quarantine=quarantine)
+    table = pd.concat(inputs.tables.values())
     conditions = make_conditions(params, table, audio)
     test = inputs.tables["test"]
     blocks: list[pd.DataFrame] = []
@@ -313,15 +319,3 @@ def _load_classifiers(
             )
         found.append(Classifier(name, seed, model))
     return found
-
-
-def _check_encoder(digest: Path, found: Header, expected: Header) -> None:
-    """The corpus's features must be those of the encoder that is going to run."""
-    if found.fingerprint != expected.fingerprint:
-        raise CacheError(
-            "features of another encoder, or stored otherwise",
-            path=digest,
-            found=f"{found.encoder} {found.fingerprint[:12]}",
-            expected=f"{expected.encoder} {expected.fingerprint[:12]}",
-            fix="run `aln-pipeline extract-acoustic`, then train the students",
-        )
