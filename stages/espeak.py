@@ -91,6 +91,17 @@ def variants() -> list[str]:
     return sorted(path.name for path in (_data_folder() / "voices" / "!v").iterdir())
 
 
+def version() -> str:
+    """espeak-ng's own version: another one may speak the same text otherwise.
+
+    Raises:
+        ConfigurationError: the wheel is not installed.
+    """
+    tell = _library().espeak_Info
+    tell.restype = ctypes.c_char_p
+    return str(tell(None).decode())
+
+
 def speak(voice: Voice, texts: Sequence[str], *, seed: int) -> list[Spoken]:
     """Speak `texts` in order in one fresh process; equal arguments, equal bytes.
 

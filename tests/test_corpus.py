@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -169,6 +170,27 @@ def test_a_deleted_recording_is_spoken_again_equal(
     copied.run()
     assert sorted(speeches) == ["f2", "m1", "m2"]
     assert copied.audio() == spoken.audio()
+
+
+def test_a_damaged_recording_is_spoken_again_equal(
+    spoken: Demo, copied: Demo, speeches: list[str]
+) -> None:
+    path = copied.output / "audio" / "valid" / "bob" / "003.wav"
+    damaged = bytearray(path.read_bytes())
+    damaged[-9] ^= 1
+    path.write_bytes(damaged)
+    copied.run()
+    assert "m1" in speeches
+    assert copied.audio() == spoken.audio()
+
+
+def test_another_version_of_espeak_ng_speaks_everything_again(
+    copied: Demo, speeches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert re.fullmatch(r"\d+\.\d+.*", espeak.version())
+    monkeypatch.setattr(espeak, "version", lambda: "1.99")
+    copied.run()
+    assert len(speeches) == 6
 
 
 def test_another_seed_or_text_is_spoken_again(

@@ -15,6 +15,7 @@ people make, there is silence around the words, and over all of it, whatever the
 condition, a faint hiss. The same parameters give the same bytes.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,7 +57,7 @@ _HISS_DECIBELS = (30, 50)
 def read_demo(
     params: CorpusParams, data: Path, audio: Path, workers: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Speak what is not there yet.
+    """Speak what is not there yet, or is no longer as it was spoken.
 
     Args:
         params: how many utterances, and the seed.
@@ -72,6 +73,7 @@ def read_demo(
     voices = _read_table(data / "voices.csv", _VOICE_COLUMNS)
     sources = {
         "version": _VERSION,
+        "synthesiser": espeak.version(),
         "phrases": hash_file(data / "phrases.csv"),
         "voices": hash_file(data / "voices.csv"),
         "utterances": [
@@ -175,9 +177,14 @@ def _is_spoken(
     note = paths[0].with_name(_RECIPE_FILE)
     return (
         note.is_file()
-        and note.read_text("utf-8").strip() == recipe
         and all(path.is_file() for path in paths)
+        and note.read_text("utf-8") == _note(recipe, paths)
     )
+
+
+def _note(recipe: str, paths: Sequence[Path]) -> str:
+    """What vouches for a speaker's recordings: how they were made, and their bytes."""
+    return f"{recipe}\n{fingerprint({path.name: hash_file(path) for path in paths})}\n"
 
 
 def _speak(
@@ -213,7 +220,7 @@ def _speak(
         samples = np.round(wave * 32767).astype(np.int16)
         soundfile.write(file, samples, channel.SAMPLE_RATE, "PCM_16")
     # Written last: only a speaker with this file is complete.
-    write_text(note, recipe + "\n")
+    write_text(note, _note(recipe, [audio / path for path in rows["path"]]))
 
 
 def _crowd(
