@@ -40,7 +40,10 @@ def preset_text(name: str, overrides: Sequence[str] = ()) -> str:
     sections = yaml.load(text)
     for override in overrides:
         section, key, value = parse_override(override)
-        sections.setdefault(section, {})[key] = value
+        keys = sections.setdefault(section, {})
+        # One value stands for a list of one; in the file DVC wants the list.
+        alone = isinstance(keys.get(key), list) and not isinstance(value, list)
+        keys[key] = [value] if alone else value
     stream = io.StringIO()
     yaml.dump(sections, stream)
     return stream.getvalue()

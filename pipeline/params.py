@@ -70,6 +70,7 @@ def parse_params(path: Path, text: str, overrides: Sequence[str] = ()) -> Params
         ConfigurationError: as `load_params`.
     """
     sections = _sections(path, text)
+    _check_listed(path, sections)
     for override in overrides:
         section, key, value = parse_override(override)
         keys = sections.get(section) or {}
@@ -81,6 +82,20 @@ def parse_params(path: Path, text: str, overrides: Sequence[str] = ()) -> Params
         name: _section(path, name, kinds[name], keys) for name, keys in sections.items()
     }
     return Params(**given)
+
+
+def _check_listed(path: Path, sections: Mapping[str, Any]) -> None:
+    """See that what dvc.yaml makes a stage of each is a list, as DVC demands."""
+    keys = sections.get("student")
+    alpha = keys.get("alpha") if isinstance(keys, dict) else None
+    if isinstance(alpha, int | float):
+        raise ConfigurationError(
+            "student.alpha is no list, and dvc.yaml makes a stage of each in it",
+            path=path,
+            found=alpha,
+            expected=f"[{alpha}]",
+            fix=f"write alpha: [{alpha}], or dvc exp run -S 'student.alpha=[{alpha}]'",
+        )
 
 
 def _sections(path: Path, text: str) -> dict[str, Any]:

@@ -38,6 +38,11 @@ def test_every_preset_is_written_and_says_what_is_next(empty: Path, name: str) -
         assert any(line.startswith("no encoder at ") for line in lines)
 
 
+def test_one_value_is_written_as_the_list_that_dvc_wants(empty: Path) -> None:
+    pipeline("configure", "demo", "--set", "student.alpha=0.3")
+    assert load_params(FILE).student.alpha == (0.3,)
+
+
 def test_the_same_again_is_no_loss(empty: Path) -> None:
     own = ("configure", "table", "--root", empty / "corpus", "--set")
     for setting, code in (

@@ -66,7 +66,26 @@ def test_an_unknown_section_is_refused_with_the_known_ones(tmp_path):
         ("student: {gru_bidirectional: 1}", "student.gru_bidirectional", "true or"),
         ("student: {alpha: [0.5, high]}", "student.alpha", "a number"),
         ("corpus: {name: 7}", "corpus.name", "a text"),
-        ("student: {alpha: 1.5}", "student.alpha", "from 0 to 1"),
+        ("student: {alpha: [1.5]}", "student.alpha", "from 0 to 1"),
+        ("student: {alpha: 0.3}", "student.alpha", "expected [0.3]"),
+        ("corpus: {train_utterances: 0}", "corpus.train_utterances", "1 or more"),
+        ("corpus: {test_utterances: -1}", "corpus.test_utterances", "1 or more"),
+        ("corpus: {seed: -1}", "corpus.seed", "0 or more"),
+        ("pretraining: {steps: 0}", "pretraining.steps", "1 or more"),
+        ("pretraining: {checkpoint_steps: 0}", "checkpoint_steps", "1 or more"),
+        ("pretraining: {batch_size: 0}", "pretraining.batch_size", "1 or more"),
+        ("pretraining: {sessions: 0}", "pretraining.sessions", "1 or more"),
+        ("pretraining: {accents: []}", "pretraining.accents", "at least one"),
+        ("pretraining: {lengths: []}", "pretraining.lengths", "at least one"),
+        ("pretraining: {lengths: [1, 0]}", "pretraining.lengths", "0.16 seconds"),
+        ("pretraining: {learning_rate: -1}", "pretraining.learning_rate", "above 0"),
+        ("pretraining: {seed: -1}", "pretraining.seed", "0 or more"),
+        ("pretraining: {drawn_speakers: .nan}", "drawn_speakers", "0 to 1"),
+        ("report: {tsne_intents: 0}", "report.tsne_intents", "1 to 10"),
+        ("report: {tsne_intents: 11}", "report.tsne_intents", "1 to 10"),
+        ("report: {tsne_perplexity: 0}", "report.tsne_perplexity", "above 0"),
+        ("report: {tsne_perplexity: .nan}", "report.tsne_perplexity", "above 0"),
+        ("report: {seed: -1}", "report.seed", "0 or more"),
         ("student: 3", "section student", "a mapping"),
     ],
 )
@@ -86,7 +105,9 @@ def test_a_missing_file_is_refused_with_its_name(tmp_path):
 
 
 def test_one_value_stands_for_a_list_of_one(tmp_path):
-    assert load(tmp_path, "student: {alpha: 0.3, seeds: 4}").student.alpha == (0.3,)
+    assert load(tmp_path, "student: {seeds: 4}").student.seeds == (4,)
+    # DVC wants a list in the file, not in an override.
+    assert load(tmp_path, "", "student.alpha=0.3").student.alpha == (0.3,)
 
 
 def test_numbers_keep_the_form_that_dvc_names_folders_after(tmp_path):

@@ -1,11 +1,13 @@
 """Parameters of extraction and of pretraining."""
 
+import math
 from dataclasses import dataclass
 
 from stages.errors import ConfigurationError
 
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "tf32")
+_SHORTEST_CROP = 0.16  # seconds: a frame of the encoder
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,41 @@ class PretrainingParams:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if self.longest_pause < 0:
-            raise ConfigurationError(
-                "pretraining.longest_pause cannot be used",
-                found=self.longest_pause,
-                expected="0 or more seconds",
-            )
-        if not 0 <= self.drawn_speakers <= 1:
-            raise ConfigurationError(
-                "pretraining.drawn_speakers cannot be used",
-                found=self.drawn_speakers,
-                expected="a share, 0 to 1",
-            )
+        """Refuse what nothing can be trained with.
+
+        Raises:
+            ConfigurationError: names the parameter, what it is and what it may be.
+        """
+        rules = {
+            "drawn_speakers": (0 <= self.drawn_speakers <= 1, "a share, 0 to 1"),
+            "longest_pause": (
+                0 <= self.longest_pause < math.inf,
+                "0 or more seconds",
+            ),
+            "learning_rate": (0 < self.learning_rate < math.inf, "a number above 0"),
+            "ctc_weight": (0 <= self.ctc_weight < math.inf, "0 or more"),
+            "lengths": (
+                bool(self.lengths)
+                and all(_SHORTEST_CROP <= one < math.inf for one in self.lengths),
+                f"durations of {_SHORTEST_CROP} seconds or more, at least one",
+            ),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name in ("accents", "held_out_accents", "held_out_variants"):
+            rules[name] = (bool(getattr(self, name)), "at least one")
+        for name in (
+            "sessions",
+            "sentences",
+            "vocabulary",
+            "batch_size",
+            "steps",
+            "checkpoint_steps",
+        ):
+            rules[name] = (getattr(self, name) >= 1, "1 or more")
+        for name, (holds, expected) in rules.items():
+            if not holds:
+                raise ConfigurationError(
+                    f"pretraining.{name} cannot be used",
+                    found=repr(getattr(self, name)),
+                    expected=expected,
+                )

@@ -166,6 +166,19 @@ class CorpusParams:
                     expected=f"the adapter {' or '.join(readers)}",
                     fix="leave it out, or set corpus.adapter",
                 )
+        for name, least in (
+            ("train_utterances", 1),
+            ("valid_utterances", 1),
+            ("test_utterances", 1),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigurationError(
+                    f"corpus.{name} cannot be used",
+                    found=value,
+                    expected=f"{least} or more",
+                )
         if min(self.valid_share, self.test_share) <= 0 or (
             self.valid_share + self.test_share >= 1
         ):
