@@ -154,13 +154,20 @@ class Layout:
         """Link what ALN_CACHE_DIR has into this cache, where nothing is yet.
 
         Raises:
-            ConfigurationError: ALN_CACHE_DIR is not an absolute path.
+            ConfigurationError: ALN_CACHE_DIR is not the absolute path of a folder.
         """
         if not (value := os.environ.get(SHARED_VARIABLE)):
             return
         if not Path(value).is_absolute():
             raise ConfigurationError(
                 f"{SHARED_VARIABLE} must be an absolute path", found=repr(value)
+            )
+        if not Path(value).is_dir():
+            raise ConfigurationError(
+                f"{SHARED_VARIABLE} names no folder",
+                found=repr(value),
+                expected="another repository's cache/",
+                fix=f"correct it, or create the folder: mkdir -p {value}",
             )
         if Path(value).resolve() == self.cache.resolve():
             return

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.layout import Layout
 from pipeline.table import format_size, format_table
-from stages.errors import ConfigurationError
+from stages.errors import ConfigurationError, PipelineError
 
 
 def describe(layout: Layout) -> str:
@@ -69,33 +69,38 @@ def _shorten(names: Sequence[str]) -> str:
 
 def _contents(outs: Sequence[Path], layout: Layout) -> str:
     """A few words on what a stage left, as far as it is there."""
+    words = []
+    for path in filter(Path.exists, outs):
+        # A damaged file is one row's matter: the others are told all the same.
+        try:
+            words += _told(path, layout)
+        except (PipelineError, OSError, ValueError, LookupError, TypeError):
+            words.append(f"{path.name} cannot be read")
+    return ", ".join(words)
+
+
+def _told(path: Path, layout: Layout) -> list[str]:
     from stages.manifest import SPLITS, read_manifest
     from stages.upkeep import info
 
+    if path.name == layout.manifest.name:
+        counts = read_manifest(path)["split"].value_counts()
+        return [f"{counts.get(split, 0):,} {split}" for split in SPLITS]
+    if path.name in (layout.acoustic.name, layout.targets.name):
+        return [
+            f"{found.utterances:,} of {found.header.encoder}" for found in info(path)
+        ]
+    if path.name == layout.robustness.name:
+        return [f"{len(list(path.glob('*.digest')))} conditions and clean"]
     words = []
-    for path in outs:
-        if not path.exists():
-            continue
-        if path.name == layout.manifest.name:
-            counts = read_manifest(path)["split"].value_counts()
-            words += [f"{counts.get(split, 0):,} {split}" for split in SPLITS]
-        elif path.name in (layout.acoustic.name, layout.targets.name):
+    for name in ("scores.json", "metrics.json"):  # teacher's, student's
+        if (path / name).is_file():
+            scores = json.loads((path / name).read_text(encoding="utf-8"))
             words += [
-                f"{found.utterances:,} of {found.header.encoder}"
-                for found in info(path)
+                f"{split} {scores[f'{split}_accuracy']:.2f}%"
+                for split in ("valid", "test")
             ]
-        elif path.name == layout.robustness.name:
-            count = len(list(path.glob("*.digest")))
-            words.append(f"{count} conditions and clean")
-        elif path.is_dir():
-            for name in ("scores.json", "metrics.json"):  # teacher's, student's
-                if (path / name).is_file():
-                    scores = json.loads((path / name).read_text(encoding="utf-8"))
-                    words += [
-                        f"{split} {scores[f'{split}_accuracy']:.2f}%"
-                        for split in ("valid", "test")
-                    ]
-    return ", ".join(words)
+    return words
 
 
 def _size(path: Path) -> int:

@@ -385,6 +385,25 @@ def test_status_tells_fresh_stale_and_missing(repository):
     assert stale() == {"student@aln-1", "robustness", "report"}
 
 
+def test_status_tells_of_what_is_damaged_in_its_row(repository):
+    commit(repository)
+    (part, *_) = sorted(Path("cache/tiny/acoustic").glob("*.h5"))
+    part.write_bytes(part.read_bytes()[:100])
+    Path("cache/tiny/teacher/scores.json").write_text("{")
+    Path("cache/tiny/student/aln-1/metrics.json").write_text("[]")
+    Path("cache/tiny/manifest.csv").write_text("id\n")
+    rows = {line.split()[0]: line for line in describe(Layout("tiny")).splitlines()}
+    for stage, damaged in (
+        ("acoustic", "acoustic"),
+        ("teacher", "teacher"),
+        ("student@aln-1", "aln-1"),
+        ("corpus", "manifest.csv"),
+    ):
+        assert f"{damaged} cannot be read" in rows[stage]
+        assert rows[stage].split()[1] == "stale"
+    assert "test " in rows["student@aln-0.5"]
+
+
 def test_reclaimed_space_makes_no_stage_compute_again(repository):
     write_encoder(Path("other.safetensors"), seed=2)
     pipeline("extract-acoustic", "--encoder", "other.safetensors")
