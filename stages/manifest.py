@@ -154,13 +154,21 @@ def read_intents(path: Path) -> list[str]:
     return intents
 
 
-def check_manifest(path: Path, table: pd.DataFrame) -> None:
+def check_manifest(path: Path, table: pd.DataFrame, *, set_aside: int = 0) -> None:
     """Hold `table` against what every later stage relies on.
+
+    Args:
+        path: the manifest, for messages.
+        table: its rows.
+        set_aside: how many rows of it a quarantine left out of `table`.
 
     Raises:
         InputError: duplicate ids, an unknown split, a split without utterances, or an
-            intent that stands only in valid or test; names file and row.
+            intent that stands only in valid or test; names file and row, and whether
+            recordings that were set aside are missed.
     """
+    left = f", {set_aside} set aside" if set_aside else ""
+    mend = "mend the recordings that quarantine.csv names, or " if set_aside else ""
     for identifier in table["id"][table["id"].duplicated()]:
         raise InputError(f"duplicate id {identifier!r}", path=path)
     unknown = table[~table["split"].isin(SPLITS)]
@@ -173,12 +181,17 @@ def check_manifest(path: Path, table: pd.DataFrame) -> None:
         )
     for split in SPLITS:
         if not (table["split"] == split).any():
-            raise InputError(f"no utterance in split {split!r}", path=path)
+            raise InputError(
+                f"no utterance in split {split!r}{left}",
+                path=path,
+                fix=f"{mend}let some utterances be in it",
+            )
     trained = set(table.loc[table["split"] == "train", "intent"])
     for row in table[~table["intent"].isin(trained)].itertuples():
+        # Without the rows that were set aside, places are no longer those of the file.
+        name = row.id if set_aside else f"row {row.Index + 2} ({row.id})"
         raise InputError(
-            f"row {row.Index + 2} ({row.id}) has intent {row.intent!r}, which no "
-            "train utterance has",
+            f"{name} has intent {row.intent!r}, which no train utterance has{left}",
             path=path,
-            fix="move an utterance of that intent to train or drop the row",
+            fix=f"{mend}move an utterance of that intent to train or drop the row",
         )

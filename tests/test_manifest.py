@@ -114,6 +114,17 @@ def test_what_cannot_be_relied_on_is_refused(
     assert not path.exists()
 
 
+def test_what_a_quarantine_took_is_said_to_be_missed(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    with pytest.raises(InputError) as caught:
+        check_manifest(path, table({}, {"intent": "off"}), set_aside=3)
+    line = str(caught.value)
+    assert "c/valid has intent 'off'" in line and "row 3" not in line
+    assert ", 3 set aside" in line and "quarantine.csv" in line
+    with pytest.raises(InputError, match="'valid', 1 set aside"):
+        check_manifest(path, table().iloc[[0, 2]], set_aside=1)
+
+
 @pytest.mark.parametrize(
     "content, complaint",
     [

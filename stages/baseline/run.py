@@ -33,7 +33,13 @@ from stages.baseline.params import Baseline1Params
 from stages.baseline.recognisers import Recogniser, Transcribe, choose_recogniser
 from stages.baseline.transcripts import open_transcripts
 from stages.errors import CacheError, ConfigurationError, InputError, RecordingError
-from stages.manifest import check_manifest, read_intents, read_manifest
+from stages.manifest import (
+    check_manifest,
+    read_intents,
+    read_manifest,
+    read_quarantine,
+    without,
+)
 from stages.processes import run_in_processes
 from stages.runtime import choose_device, progress, quiet_transformers
 from stages.teacher.bert import load_classifier, predict
@@ -113,8 +119,9 @@ def run(
     where = choose_device(device)
     names = read_intents(intents)
     _check_teacher(teacher, names)
-    table = read_manifest(manifest, quarantine=quarantine)
-    check_manifest(manifest, table)
+    whole = read_manifest(manifest)
+    table = without(whole, read_quarantine(quarantine))
+    check_manifest(manifest, table, set_aside=len(whole) - len(table))
     table["text"] = table["text"].map(normalise_text)
     heard = table[table["split"].isin(HEARD)].reset_index(drop=True)
     if params.recogniser == "given":

@@ -117,8 +117,8 @@ class Inputs:
                 path=path,
                 fix="run `aln-pipeline prepare`",
             )
-        table = without(table, read_quarantine(job.quarantine))
-        check_manifest(job.manifest, table)
+        whole, table = table, without(table, read_quarantine(job.quarantine))
+        check_manifest(job.manifest, table, set_aside=len(whole) - len(table))
         self.tables = {split: rows for split, rows in table.groupby("split")}
         digest = read_digest(job.acoustic_digest)
         for id, audio in zip(table["id"], table["audio_sha256"], strict=True):
