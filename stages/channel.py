@@ -1,8 +1,10 @@
 """What lies between a mouth and a file: a room, other people, a telephone.
 
 Waves are (samples,) float64 at 16 kHz. These are the conditions of the demo and of the
-robustness stage; pretraining makes its own, other ones, so that a condition here is one
-never heard.
+robustness stage. Pretraining (`stages/acoustic/augment.py`) never heard them: it has no
+other people talking; its echoes are decaying noise, not the image sources of a room;
+and it takes away bands and high frequencies, but neither cuts off the low ones as a
+telephone does nor quantises.
 """
 
 import numpy as np

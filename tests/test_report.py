@@ -258,7 +258,7 @@ def given(tmp_path_factory) -> Path:
                     "8 kHz": {"trained": 71.0, "random": 31.0, "log_mel": 27.25},
                 },
                 "recipe": {"hours": 10},
-                "frame_accuracy": {"phoneme": {"heard": 74.5}, "word": 40.0},
+                "pretraining_scores": {"phoneme": {"heard": 74.5}, "word": 40.0},
             }
         )
     )
@@ -1259,9 +1259,6 @@ def test_bad_input_is_named_and_leaves_the_former_report(spoiled, tmp_path, spoi
 @pytest.mark.parametrize(
     ("params", "names", "message"),
     [
-        (ReportParams(tsne_intents=0), ERRORS, "expected 1 to 10"),
-        (ReportParams(tsne_intents=11), ERRORS, "expected 1 to 10"),
-        (ReportParams(tsne_perplexity=0.0), ERRORS, "not positive"),
         (ReportParams(), (), "no student to report"),
         (ReportParams(), ("aln-big",), "found 'aln-big'"),
     ],

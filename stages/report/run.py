@@ -42,7 +42,6 @@ from stages.manifest import (
 from stages.report import scores, statistics, tables
 from stages.report.counts import describe_corpus
 from stages.report.figures import (
-    INTENT_COLOURS,
     Panel,
     accuracy_figure,
     confusion_figure,
@@ -131,7 +130,7 @@ def run(
         baseline1: folder of its predictions on recognised text.
         students: folder by name, `baseline2` or `aln-0.8`, in the order to be shown.
         encoder_scores: JSON with `conditions`: {name: {trained, random, log_mel}} in
-            percent, and perhaps `frame_accuracy`: nested names with numbers.
+            percent, and perhaps `pretraining_scores`: nested names with numbers.
         output: folder of the report; files of a former report are replaced.
         robustness: predictions of the students under each condition; None without.
 
@@ -142,10 +141,12 @@ def run(
         CacheError: a student, the teacher or what it made of recognised text is
             missing, damaged or of other inputs.
     """
-    _check_params(params, students)
+    if not students:
+        raise ConfigurationError("no student to report", fix="name one in params.yaml")
     set_aside = read_quarantine(quarantine)
-    table = without(read_manifest(manifest), set_aside)
-    check_manifest(manifest, table)
+    whole = read_manifest(manifest)
+    table = without(whole, set_aside)
+    check_manifest(manifest, table, set_aside=len(whole) - len(table))
     names = read_intents(intents)
     utterances = _utterances(table, manifest)
     encoder = _read_encoder_scores(encoder_scores)
@@ -241,21 +242,6 @@ def run(
         valid_accuracy=rows[chosen.name]["valid_accuracy"],
         test_accuracy=rows[chosen.name]["test_accuracy"],
     )
-
-
-def _check_params(params: ReportParams, students: Mapping[str, Path]) -> None:
-    if not 1 <= params.tsne_intents <= len(INTENT_COLOURS):
-        raise ConfigurationError(
-            "report.tsne_intents is out of range",
-            found=params.tsne_intents,
-            expected=f"1 to {len(INTENT_COLOURS)}, as many as colours can be told",
-        )
-    if params.tsne_perplexity <= 0:
-        raise ConfigurationError(
-            "report.tsne_perplexity is not positive", found=params.tsne_perplexity
-        )
-    if not students:
-        raise ConfigurationError("no student to report", fix="name one in params.yaml")
 
 
 def _utterances(table: pd.DataFrame, manifest: Path) -> pd.DataFrame:

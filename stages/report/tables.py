@@ -369,13 +369,15 @@ def encoder_section(encoder: Mapping[str, Any]) -> str:
         "encoder with random weights, and log-mel features.",
         _table(["condition", "trained encoder", "random encoder", "log-mel"], rows),
     ]
-    frames = encoder.get("frame_accuracy")
-    if frames:
+    scores = encoder.get("pretraining_scores")
+    if scores:
         parts += [
-            "Accuracy of its pretraining targets, frame by frame:",
+            "Its pretraining's own scores on held-out voices and accents, percent: "
+            "frames whose phoneme or word is right, and the phoneme error rate of the "
+            "CTC head, of which less is better.",
             _table(
-                ["target", "accuracy"],
-                [[_cell(name), f"{value:.4g}"] for name, value in _flat(frames)],
+                ["score", "percent"],
+                [[_cell(name), f"{value:.4g}"] for name, value in _flat(scores)],
             ),
         ]
     return "\n\n".join(parts)
