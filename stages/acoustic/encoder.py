@@ -16,6 +16,7 @@ its batch.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -116,10 +117,20 @@ class SincFilters(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Waves to e_acoust, with the classifiers that pretraining hangs on it."""
+    """Waves to e_acoust, with the classifiers that pretraining hangs on it.
 
-    def __init__(self, configuration: EncoderConfiguration) -> None:
+    Args:
+        configuration: its sizes and front end.
+        recurrent: makes a bidirectional GRU of so many inputs and such a width.
+    """
+
+    def __init__(
+        self,
+        configuration: EncoderConfiguration,
+        recurrent: Callable[[int, int], nn.GRU] | None = None,
+    ) -> None:
         super().__init__()
+        recurrent = recurrent or _recurrent
         self.configuration = c = configuration
         width = 2 * c.hidden
         self.phoneme_layers = nn.ModuleDict(
@@ -127,12 +138,12 @@ class Encoder(nn.Module):
                 "0": SincFilters(c.filters, c.taps),
                 "5": nn.Conv1d(c.filters, c.channels, c.kernel, padding=c.kernel // 2),
                 "9": nn.Conv1d(c.channels, c.channels, c.kernel, padding=c.kernel // 2),
-                "14": _recurrent(c.channels, c.hidden),
-                "18": _recurrent(width, c.hidden),
+                "14": recurrent(c.channels, c.hidden),
+                "18": recurrent(width, c.hidden),
             }
         )
         self.word_layers = nn.ModuleDict(
-            {"0": _recurrent(width, c.hidden), "4": _recurrent(width, c.hidden)}
+            {"0": recurrent(width, c.hidden), "4": recurrent(width, c.hidden)}
         )
         self.phoneme_linear = nn.Linear(width, c.phonemes)
         self.word_linear = nn.Linear(width, c.words)
