@@ -188,8 +188,9 @@ _on_error = click.option(
 def main(verbose: bool) -> None:
     """Intents from speech, taught by text.
 
-    A command runs one stage as `dvc repro` would, with the parameters in params.yaml,
-    and computes only what is not there yet.
+    A command runs one stage as `dvc repro` would, with the parameters in params.yaml.
+    What is spoken, extracted, cached or transcribed already is not computed again;
+    trainings that were interrupted go on.
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -264,9 +265,17 @@ def prepare(
     metavar="FILE",
     help="The checkpoint; recipe and scores are written beside it.",
 )
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Begin with this checkpoint's weights, not with random ones.",
+)
 @_device
 @_workers
-def pretrain_asr(settings: Settings, output: Path, device: str, workers: int) -> None:
+def pretrain_asr(
+    settings: Settings, output: Path, start: Path | None, device: str, workers: int
+) -> None:
     """Train an encoder on synthetic speech, as the one in data/demo was.
 
     Takes hours. Set acoustic.encoder to the checkpoint to use it.
@@ -278,6 +287,7 @@ def pretrain_asr(settings: Settings, output: Path, device: str, workers: int) ->
         avoided_voices=settings.layout.data / "demo" / "voices.csv",
         output=output,
         work=settings.layout.cache / "pretraining",
+        start=start,
         device=device,
         workers=workers,
     )
@@ -628,12 +638,12 @@ def report(settings: Settings, output: Path | None) -> None:
 
 
 @main.command()
-@_configured
-def status(settings: Settings) -> None:
+def status() -> None:
     """Say of every stage whether it is fresh, stale (and why) or missing."""
     from pipeline.status import describe
 
-    click.echo(describe(settings.layout))
+    # No options: it is told what `dvc repro` would do, which reads params.yaml.
+    click.echo(describe(Layout(load_params(PARAMS_FILE).corpus.name)))
 
 
 @main.group()

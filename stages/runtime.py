@@ -87,8 +87,9 @@ def progress(
     total: int | None = None,
     description: str = "",
     unit: str = "it",
+    shown: bool = True,
 ) -> Any:
-    """A progress bar on stderr, silent where stderr is no terminal."""
+    """A progress bar on stderr, silent where stderr is no terminal or not `shown`."""
     from tqdm import tqdm
 
     return tqdm(
@@ -97,7 +98,7 @@ def progress(
         desc=description,
         unit=unit,
         file=sys.stderr,
-        disable=not sys.stderr.isatty(),
+        disable=not (shown and sys.stderr.isatty()),
         dynamic_ncols=True,
         leave=False,
     )

@@ -1,43 +1,31 @@
-"""Pretraining: true labels, voices and text that stay apart, exact resuming."""
+"""Pretraining: exact resuming, one training in several processes, a given start."""
 
 import functools
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
 from stages import espeak
 from stages.acoustic import pretrain
-from stages.acoustic.augment import augment
+from stages.acoustic import speech as speaking
 from stages.acoustic.checkpoint import load_checkpoint
+from stages.acoustic.crops import Crops, _classes
 from stages.acoustic.encoder import EncoderConfiguration
 from stages.acoustic.params import PretrainingParams
-from stages.acoustic.phonemes import plain_phoneme
-from stages.acoustic.pretrain import (
-    IGNORED,
-    PHONEME_STEP,
-    SILENCE,
-    Session,
-    _aligned_words,
-    _classes,
-    _Corpus,
-    _family,
-    _plan_sessions,
-    _sequences,
-    read_scores,
-)
-from stages.acoustic.sentences import frequent_words, grammar_words, sentences
-from stages.acoustic.speakers import draw_speaker
-from stages.errors import ConfigurationError
-from stages.texts import normalise_text
+from stages.acoustic.pretrain import _sequences
+from stages.acoustic.sentences import grammar_words
+from stages.acoustic.speech import Session
+from stages.errors import InputError
+from stages.provenance import hash_file
 
-DEMO = Path(__file__).parent.parent / "data" / "demo"
-VOICES = DEMO / "voices.csv"
+VOICES = Path(__file__).parent.parent / "data" / "demo" / "voices.csv"
+DRAW = Crops.draw
 TINY = PretrainingParams(
     sessions=2,
     sentences=3,
@@ -50,280 +38,11 @@ TINY = PretrainingParams(
 )
 
 
-@pytest.fixture(scope="module")
-def plans() -> list:
-    """The sessions of the shipped encoder's recipe: text and voices, not spoken."""
-    params = PretrainingParams()
-    return _plan_sessions(params, VOICES, *frequent_words(params.vocabulary))
-
-
-def test_no_voice_of_the_demo_and_no_held_out_one_is_trained_on(plans: list) -> None:
-    params = PretrainingParams()
-    demo = {_family(name) for name in pd.read_csv(VOICES)["variant"]}
-    held_out = {_family(name) for name in params.held_out_variants}
-    assert not demo & held_out
-    heard = [plan.voice for plan in plans[: params.sessions]]
-    known = [voice for voice in heard if not voice.definition]
-    families = {_family(voice.variant) for voice in known}
-    assert not families & (demo | held_out)
-    assert len(families) > 20
-    assert {voice.accent for voice in heard} == set(params.accents)
-    scored = [plan.voice for plan in plans[params.sessions :]]
-    assert len(scored) == 20
-    assert {voice.variant for voice in scored} <= set(params.held_out_variants)
-    assert {voice.accent for voice in scored} <= set(params.held_out_accents)
-    assert not set(params.accents) & set(params.held_out_accents)
-    assert {plan.warp for plan in plans[params.sessions :]} == {1.0}
-    assert {v.variant for v in (*known, *scored)} <= set(espeak.variants())
-
-
-def test_so_many_speakers_are_made_up_and_none_of_them_is_scored(plans: list) -> None:
-    params = PretrainingParams()
-    drawn = [bool(plan.voice.definition) for plan in plans]
-    assert not any(drawn[params.sessions :])
-    # Within four standard deviations.
-    assert abs(sum(drawn) / params.sessions - params.drawn_speakers) < 0.06
-    definitions = {plan.voice.definition for plan in plans if plan.voice.definition}
-    assert len(definitions) == sum(drawn)
-    words, weights = frequent_words(params.vocabulary)
-    for share in (0, 1):
-        few = replace(params, sessions=5, drawn_speakers=share)
-        made_up = _plan_sessions(few, VOICES, words, weights)[:5]
-        assert {bool(plan.voice.definition) for plan in made_up} == {bool(share)}
-    for share in (-0.1, 1.1):
-        with pytest.raises(ConfigurationError, match="drawn_speakers"):
-            replace(params, drawn_speakers=share)
-
-
-def test_a_speaker_made_up_is_heard_in_every_line_of_its_definition() -> None:
-    """The synthesiser ignores what it does not understand, without a word."""
-    definition = draw_speaker("drawn", np.random.default_rng(3))
-    lines = definition.splitlines()
-    kinds = {line.split()[0] for line in lines}
-    assert kinds >= {"formant", "tone", "breath", "flutter", "voicing", "stressAmp"}
-
-    def audio(text: str) -> np.ndarray:
-        voice = espeak.Voice("en-us", "drawn", definition=text)
-        return espeak.speak(voice, ["seven yellow onions"], seed=1)[0].samples
-
-    whole = audio(definition)
-    np.testing.assert_array_equal(whole, audio(definition))
-    for kind in sorted(kinds - {"language", "name", "intonation"}):
-        others = [line for line in lines if line.split()[0] != kind]
-        assert not np.array_equal(whole, audio("\n".join(others) + "\n")), kind
-
-
-def test_each_session_has_a_seed_and_the_sentences_asked_for(plans: list) -> None:
-    seeds = [plan.seed for plan in plans]
-    assert len(set(seeds)) == len(plans) == 1020
-    assert {len(plan.texts) for plan in plans} == {40}
-    pauses = np.array([plan.pauses for plan in plans])
-    assert pauses.shape == (1020, 40)
-    assert 0 <= pauses.min() < 0.01 < 0.59 < pauses.max() <= 0.6
-
-
-def test_no_phrase_of_the_demo_is_said(plans: list) -> None:
-    phrases = pd.read_csv(DEMO / "phrases.csv", keep_default_na=False)["text"]
-    wanted = {normalise_text(text) for text in phrases}
-    said = [text for plan in plans for text in plan.texts]
-    assert len(wanted) > 200 and len(said) == 40_800
-    assert said[0] == normalise_text(said[0])
-    assert not wanted & set(said)
-    # Nor within a longer sentence, if it has three words or more.
-    long = {tuple(text.split()) for text in wanted if text.count(" ") >= 2}
-    lengths = sorted({len(words) for words in long})
-    for text in said:
-        words = text.split()
-        for length in lengths:
-            for start in range(len(words) - length + 1):
-                assert tuple(words[start : start + length]) not in long, text
-
-
-def test_plans_are_their_parameters(plans: list) -> None:
-    params = replace(PretrainingParams(), sessions=2)
-    words, weights = frequent_words(params.vocabulary)
-    few = _plan_sessions(params, VOICES, words, weights)
-    assert few[:2] == plans[:2]
-    other = _plan_sessions(replace(params, seed=2), VOICES, words, weights)
-    assert other[0].texts != few[0].texts
-
-
-@pytest.mark.parametrize(
-    "variant, family",
-    [("Mr-serious2", "mr-serious"), ("Gene2", "gene"), ("m1", "m1"), ("f5", "f5")],
-)
-def test_variants_that_differ_in_a_number_are_one_person(
-    variant: str, family: str
-) -> None:
-    assert _family(variant) == family
-
-
-def test_sentences_hold_known_words_only() -> None:
-    words, weights = frequent_words(60)
-    assert len(words) == 60 and 0 < weights.sum() < 1
-    assert (np.diff(weights) <= 0).all()
-    known = {*words, *grammar_words()}
-    text = sentences(words, weights, np.random.default_rng(0))
-    for _ in range(300):
-        sentence = next(text)
-        assert set(sentence.split(" ")) <= known
-
-
-# ------------------------------------------------------------------------- labels
-
-
-@pytest.mark.parametrize(
-    "events, expected",
-    [
-        ([(0, 2, 10), (3, 3, 20), (7, 3, 30)], [("on", 10), ("the", 20), ("mat", 30)]),
-        # «on the» run together: one event stands for both.
-        ([(0, 6, 10), (7, 3, 30)], [(None, 10), ("mat", 30)]),
-        ([(0, 2, 10), (3, 7, 20)], [("on", 10), (None, 20)]),
-        ([(0, 10, 10)], [(None, 10)]),
-        # An event within a word stands for none, nor is the one before it whole.
-        (
-            [(0, 2, 10), (3, 1, 20), (4, 2, 25), (7, 3, 30)],
-            [("on", 10), (None, 20), (None, 25), ("mat", 30)],
-        ),
-        ([], []),
-    ],
-)
-def test_words_run_together_have_no_class(events: list, expected: list) -> None:
-    assert _aligned_words("on the mat", events) == expected
-
-
-def test_spoken_words_are_aligned_in_order() -> None:
-    text = "the end of the road and the top of the hill"
-    voice = espeak.Voice("en-gb", "m1")
-    one = espeak.speak(voice, [text], seed=1)[0]
-    aligned = _aligned_words(text, one.words)
-    assert [at for _, at in aligned] == sorted(at for _, at in aligned)
-    said = [word for word, _ in aligned if word]
-    # Those that stand alone come in the order of the text.
-    rest = iter(text.split())
-    assert all(word in rest for word in said)
-    assert {"end", "road", "top", "hill"} <= set(said)
-    # espeak-ng runs «of the» together.
-    assert any(word is None for word, _ in aligned)
-
-
-@pytest.mark.parametrize(
-    "name, plain",
-    [
-        ("'a:", "a:"),
-        ("_:", "_"),
-        ("_", "_"),
-        ("", "_"),
-        ("a#", "@"),
-        ("I2", "I"),
-        ("t#", "t"),
-        ("@", "@"),
-        ("3:", "3:"),
-        ("0", "0"),
-    ],
-)
-def test_phonemes_lose_stress_and_shade(name: str, plain: str) -> None:
-    assert plain_phoneme(name) == plain
-
-
-def brute_force(
-    classes: list[int], starts: list[float], begin: int, step: int, samples: int
-) -> list[int]:
-    """The class at each frame's centre: that of the last one that began by then."""
-    found = []
-    for frame in range(samples // step):
-        centre = begin + step * frame + step // 2
-        begun = [i for i, start in enumerate(starts) if start <= centre]
-        found.append(classes[begun[-1] if begun else 0])
-    return found
-
-
-@pytest.mark.parametrize("begin", [0, 7, 40])
-def test_frame_classes_are_those_at_the_frames_centres(begin: int) -> None:
-    generator = np.random.default_rng(begin)
-    # One begins exactly at a centre, and so counts there.
-    starts = np.sort([*generator.uniform(0, 120, 8), begin + 45.0])
-    classes = generator.permutation(9)
-    found = _classes(classes, starts, begin, 10, 83)
-    assert list(found) == brute_force(list(classes), list(starts), begin, 10, 83)
-
-
-SESSION = Session(
-    audio=np.arange(48_000, dtype=np.int16),
-    phonemes=np.array(["_", "a", "b", "_", "b"]),
-    phoneme_starts=np.array([0.0, 6000, 12_000, 20_000, 30_000]),
-    words=np.array([2, IGNORED, 1]),
-    word_starts=np.array([6000.0, 11_000, 30_000]),
-    sentence_starts=np.array([0.0, 25_000]),
-)
-
-
-def test_crops_have_the_audio_and_classes_of_one_place() -> None:
-    corpus = _Corpus([SESSION], ["_", "a", "b"])
-    batch = corpus.crops(20, 1.28, np.random.default_rng(0))
-    samples = int(1.28 * 16_000)
-    assert batch.waves.shape == (20, samples) and batch.waves.dtype == torch.float32
-    assert batch.phonemes.shape == (20, 32) and batch.words.shape == (20, 8)
-    begins = set()
-    for row in range(20):
-        # The audio counts its own samples.
-        begin = round(batch.waves[row, 0].item() * 32768)
-        begins.add(begin)
-        assert begin == 0 or 25_000 - 8000 < begin <= 25_000
-        np.testing.assert_array_equal(
-            batch.waves[row] * 32768, SESSION.audio[begin : begin + samples]
-        )
-        classes, starts = [0, 1, 2, 0, 2], list(SESSION.phoneme_starts)
-        assert batch.phonemes[row].tolist() == brute_force(
-            classes, starts, begin, PHONEME_STEP, samples
-        )
-        silent = brute_force(classes, starts, begin, 2560, samples)
-        words = brute_force(
-            list(SESSION.words), list(SESSION.word_starts), begin, 2560, samples
-        )
-        expected = [
-            SILENCE if phoneme == 0 else word
-            for phoneme, word in zip(silent, words, strict=True)
-        ]
-        assert batch.words[row].tolist() == expected
-    assert len(begins) > 5
-
-
-def test_a_crop_longer_than_its_session_ends_in_silence() -> None:
-    short = replace(SESSION, audio=SESSION.audio[:16_000] + np.int16(1))
-    short = replace(
-        short,
-        phonemes=np.array(["_", "a", "_"]),
-        phoneme_starts=np.array([0.0, 6000, 15_000]),
-        sentence_starts=np.array([0.0]),
-    )
-    batch = _Corpus([short], ["_", "a"]).crops(1, 1.28, np.random.default_rng(0))
-    assert batch.waves[0, :16_000].all() and not batch.waves[0, 16_000:].any()
-    assert not batch.phonemes[0, 24:].any()
-    assert not batch.words[0, 6:].any()
-
-
 def test_sequences_for_ctc_drop_repeats_and_silence() -> None:
     frames = torch.tensor([[0, 3, 3, 0, 3, 1], [2, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 0]])
     targets, lengths = _sequences(frames)
     assert targets.tolist() == [4, 4, 2, 3]
     assert lengths.tolist() == [3, 1, 0]
-
-
-def test_augmentation_keeps_shape_and_range_and_is_its_seed() -> None:
-    waves = torch.from_numpy(np.random.default_rng(0).normal(0, 0.2, (40, 8000)))
-    waves = waves.float().clamp(-1, 1)
-    heard = augment(waves, torch.Generator().manual_seed(1))
-    assert heard.shape == waves.shape and heard.dtype == torch.float32
-    assert torch.isfinite(heard).all()
-    assert heard.abs().amax() <= 1 + 1e-6
-    peaks = heard.abs().amax(dim=1)
-    assert peaks.min() < 0.1 < 0.5 < peaks.max()
-    assert torch.equal(heard, augment(waves, torch.Generator().manual_seed(1)))
-    assert not torch.equal(heard, augment(waves, torch.Generator().manual_seed(2)))
-
-
-# ------------------------------------------------------------------- the whole run
 
 
 @pytest.fixture(scope="module")
@@ -332,13 +51,13 @@ def small() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         sizes = functools.partial(EncoderConfiguration, filters=6, channels=4, hidden=5)
         patch.setattr(pretrain, "EncoderConfiguration", sizes)
-        patch.setattr(pretrain, "_HELD_OUT_SESSIONS", 1)
-        crops = _Corpus.crops
+        patch.setattr(speaking, "_HELD_OUT_SESSIONS", 1)
+        draw = Crops.draw
 
-        def fewer(self: _Corpus, size: int, seconds: float, generator: Any) -> Any:
-            return crops(self, min(size, 2), min(seconds, 1.28), generator)
+        def fewer(self: Crops, size: int, seconds: float, *others: Any, **how: Any):
+            return draw(self, min(size, 2), min(seconds, 1.28), *others, **how)
 
-        patch.setattr(_Corpus, "crops", fewer)
+        patch.setattr(Crops, "draw", fewer)
         yield
 
 
@@ -352,20 +71,26 @@ class Run:
         for part in speech.iterdir():
             (self.work / part.name).symlink_to(part)
 
-    def __call__(self, params: PretrainingParams = TINY) -> dict[str, float]:
+    def __call__(
+        self,
+        params: PretrainingParams = TINY,
+        *,
+        start: Path | None = None,
+        workers: int = 1,
+    ) -> dict[str, float]:
         return pretrain.run(
             params,
             avoided_voices=VOICES,
             output=self.output,
             work=self.work,
+            start=start,
             device="cpu",
-            workers=2,
+            workers=workers,
         )
 
     def weights(self) -> dict[str, Tensor]:
         (saved,) = self.work.glob("training-*.pt")
         state = torch.load(saved, weights_only=True)
-        assert state["step"] == TINY.steps
         return state["encoder"]
 
 
@@ -392,10 +117,10 @@ def test_a_run_leaves_a_checkpoint_and_says_how_good_it_is(unbroken: Run) -> Non
     assert len(checkpoint.phonemes) == configuration.phonemes > 25
     assert len(checkpoint.words) == configuration.words
     assert set(grammar_words()) <= set(checkpoint.words)
-    described = read_scores(unbroken.output)
-    recipe = described["recipe"]
+    notes = described(unbroken.output)
+    recipe = notes["recipe"]
     assert isinstance(recipe, dict) and recipe["sessions"] == TINY.sessions
-    scores = described["frame_accuracy"]
+    scores = notes["pretraining_scores"]
     assert isinstance(scores, dict)
     assert sorted(scores) == [
         f"{what}_{condition}"
@@ -408,10 +133,15 @@ def test_a_run_leaves_a_checkpoint_and_says_how_good_it_is(unbroken: Run) -> Non
 def test_a_finished_run_trains_no_more(
     unbroken: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = unbroken.output.read_bytes(), read_scores(unbroken.output)
+    before = unbroken.output.read_bytes(), described(unbroken.output)
     monkeypatch.setattr(pretrain, "_losses", None)
-    assert unbroken() == before[1]["frame_accuracy"]
-    assert (unbroken.output.read_bytes(), read_scores(unbroken.output)) == before
+    assert unbroken() == before[1]["pretraining_scores"]
+    assert (unbroken.output.read_bytes(), described(unbroken.output)) == before
+
+
+def described(output: Path) -> dict[str, Any]:
+    """What stands beside a checkpoint."""
+    return json.loads(output.with_suffix(".json").read_text())
 
 
 class Stop(Exception):
@@ -455,7 +185,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     for name, weight in run.weights().items():
         assert torch.equal(weight, expected[name]), name
     assert run.output.read_bytes() == unbroken.output.read_bytes()
-    assert read_scores(run.output) == read_scores(unbroken.output)
+    assert described(run.output) == described(unbroken.output)
 
 
 def test_training_changes_every_weight_and_depends_on_the_seed_of_crops(
@@ -495,12 +225,104 @@ def test_the_alignment_fits_the_sound(unbroken: Run, speech: Path) -> None:
         power = np.mean(frames.astype(float) ** 2, axis=1)
         ratios = []
         for shift in (0, -1600, 1600):
-            said = _classes(
-                one.phonemes, one.phoneme_starts + shift, 0, 320, len(one.audio)
-            )
+            centres = 160 + 320 * np.arange(len(frames))
+            said = _classes(one.phonemes, one.phoneme_starts + shift, centres)
             vowel = np.array([name[0] in "aeiouAEIOUV03@" for name in said])
             voiceless = np.isin(said, list("ptkfsTSh"))
             ratios.append(np.median(power[vowel]) / np.median(power[voiceless]))
         # By how much depends on the voice.
         assert ratios[0] > 2 * max(1, *ratios[1:])
     assert max(pauses) > 320
+
+
+# ------------------------------------------------------- several processes, a start
+
+
+@pytest.fixture
+def large() -> Any:
+    """What a process that is not this one takes for granted: the shipped sizes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "EncoderConfiguration", EncoderConfiguration)
+        patch.setattr(Crops, "draw", DRAW)
+        patch.setattr(pretrain, "_score", lambda *_: {})
+        yield
+
+
+def test_two_processes_train_what_one_does(
+    unbroken: Run, speech: Path, tmp_path: Path, large: Any
+) -> None:
+    # Parts of 8, 8 and 4 crops: shares differ in size, and in words that count.
+    params = replace(TINY, batch_size=20, steps=3)
+    alone, together = Run(tmp_path / "alone", speech), Run(tmp_path / "both", speech)
+    alone(params)
+    together(params, workers=2)
+    expected = alone.weights()
+    for name, weight in together.weights().items():
+        torch.testing.assert_close(weight, expected[name], atol=2e-5, rtol=1e-4)
+    # A share that is missing would be seen.
+    fewer = Run(tmp_path / "fewer", speech)
+    fewer(replace(params, batch_size=16))
+    name = "word_linear.weight"
+    assert (fewer.weights()[name] - expected[name]).abs().max() > 1e-4
+
+
+def training(run: Run, params: PretrainingParams, start: Path | None) -> Any:
+    checkpoint = load_checkpoint(run.output)
+    return pretrain._Training(
+        params,
+        Path(),
+        ("_", "new", *checkpoint.phonemes[:0:-1]),
+        ("<silence>", *checkpoint.words[5:], "newer"),
+        start,
+        Path("nowhere"),
+        "cpu",
+    )
+
+
+def test_a_start_gives_its_weights_and_new_classes_begin_at_random(
+    unbroken: Run,
+) -> None:
+    start = load_checkpoint(unbroken.output)
+    given = start.encoder
+    job = training(unbroken, TINY, start=unbroken.output)
+    begun = pretrain._begun(job)
+    assert begun.configuration.hidden == given.configuration.hidden == 5
+    waves = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (2, 16_000)))
+    with torch.inference_mode():
+        hidden, count = begun.phoneme_module(waves.float())
+        features, _ = begun.word_module(hidden, count)
+        assert torch.allclose(features, given(waves.float()), atol=1e-6)
+        for head, mine, theirs in (
+            ("phoneme_linear", job.phonemes, start.phonemes),
+            ("ctc_linear", ("", *job.phonemes), ("", *start.phonemes)),
+            ("word_linear", job.words, start.words),
+        ):
+            values = features if head == "word_linear" else hidden
+            found = getattr(begun, head)(values)
+            known = getattr(given, head)(values)
+            for place, name in enumerate(mine):
+                if name in theirs:
+                    other = known[..., theirs.index(name)]
+                    assert torch.allclose(found[..., place], other, atol=1e-6), name
+                else:
+                    assert name in ("new", "newer")
+                    assert found[..., place].std() > 0
+
+
+def test_a_run_from_a_start_tells_of_it(
+    unbroken: Run, speech: Path, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run", speech)
+    run(replace(TINY, steps=1, learning_rate=1e-9), start=unbroken.output)
+    notes, before = described(run.output), described(unbroken.output)
+    assert notes["began_with"].pop("sha256") == hash_file(unbroken.output)
+    assert notes["began_with"] == before
+    begun = load_checkpoint(run.output).encoder.state_dict()
+    for name, weight in load_checkpoint(unbroken.output).encoder.state_dict().items():
+        torch.testing.assert_close(begun[name], weight, atol=1e-3, rtol=1e-3)
+
+
+def test_a_start_that_is_none_is_told(speech: Path, tmp_path: Path) -> None:
+    (tmp_path / "no.safetensors").write_bytes(b"no")
+    with pytest.raises(InputError, match="safetensors"):
+        Run(tmp_path / "run", speech)(start=tmp_path / "no.safetensors")

@@ -8,14 +8,13 @@ while it works, `<work>/speech-*/session-*.npz` (speech with its alignment) and
 
 import json
 import logging
-import re
+import math
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torchaudio
 from torch import Tensor, nn
@@ -23,83 +22,54 @@ from torch.nn import functional
 
 from stages import espeak
 from stages.acoustic.augment import augment
-from stages.acoustic.checkpoint import save_checkpoint
+from stages.acoustic.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from stages.acoustic.crops import SILENCE, Batch, Crops
 from stages.acoustic.encoder import Encoder, EncoderConfiguration
-from stages.acoustic.frames import FRAME_STEP, SAMPLE_RATE
+from stages.acoustic.frames import SAMPLE_RATE
 from stages.acoustic.params import PretrainingParams
-from stages.acoustic.phonemes import SPOKEN_SILENCE, plain_phoneme
-from stages.acoustic.sentences import frequent_words, grammar_words, sentences
-from stages.acoustic.speakers import draw_speaker
+from stages.acoustic.peers import Peers, accompanied
+from stages.acoustic.sentences import frequent_words, grammar_words
+from stages.acoustic.speech import (
+    IGNORED,
+    load_session,
+    phoneme_inventory,
+    plan_sessions,
+    speak_sessions,
+)
 from stages.atomic import atomic_path, write_json
-from stages.provenance import fingerprint
+from stages.provenance import fingerprint, hash_file
+from stages.recurrence import BidirectionalGRU
 from stages.runtime import choose_device, progress, seed_everything
 
 log = logging.getLogger(__name__)
 
-PHONEME_STEP = FRAME_STEP // 4
-SILENCE = 0
-IGNORED = -100
-"""A frame whose class is not known, as where espeak-ng ran two words together."""
+# Raised when the same parameters and speech train otherwise, so that no training goes
+# on from one of another kind.
+_VERSION = 2
 
-_HELD_OUT_SESSIONS = 20
-
-# Voices that sound like machines or effects rather than people.
-_UNNATURAL = re.compile(
-    r"Demonic|UniRobot|anikaRobot|robosoft\d*|whisperf?|croak|fast|Tweaky|announcer"
-)
+_PIECE = 8  # crops
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a session will be.
+class _Training:
+    """What every process of a training knows.
 
     Attributes:
-        voice: who speaks.
-        texts: the sentences.
-        pauses: silence before each of them, seconds.
-        warp: how much faster it is played.
-        seed: of the synthesiser.
+        params: how it is trained.
+        speech: folder of the sessions.
+        phonemes, words: what the classes are called, silence first.
+        start: checkpoint whose weights it begins with; None for random ones.
+        saved: where it goes on from.
+        device: a CPU or CUDA device of torch.
     """
 
-    voice: espeak.Voice
-    texts: list[str]
-    pauses: list[float]
-    warp: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class Session:
-    """One voice speaking some sentences.
-
-    Attributes:
-        audio: (samples,) int16 at 16 kHz.
-        phonemes: names; phoneme_starts: their first samples, ascending.
-        words: indices into the vocabulary, or IGNORED; word_starts likewise.
-        sentence_starts: first sample of each sentence.
-    """
-
-    audio: np.ndarray
-    phonemes: np.ndarray
-    phoneme_starts: np.ndarray
-    words: np.ndarray
-    word_starts: np.ndarray
-    sentence_starts: np.ndarray
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Crops of equal length with a class a frame.
-
-    Attributes:
-        waves: (batch, samples) float32.
-        phonemes: (batch, frames at 25 a second) int64.
-        words: (batch, frames at 6.25 a second) int64.
-    """
-
-    waves: Tensor
-    phonemes: Tensor
-    words: Tensor
+    params: PretrainingParams
+    speech: Path
+    phonemes: tuple[str, ...]
+    words: tuple[str, ...]
+    start: Path | None
+    saved: Path
+    device: str
 
 
 def run(
@@ -108,240 +78,260 @@ def run(
     avoided_voices: Path,
     output: Path,
     work: Path,
+    start: Path | None = None,
     device: str = "auto",
     workers: int = 2,
 ) -> dict[str, float]:
     """Speak, train, score, and write the checkpoint; goes on from an earlier run.
 
+    Args:
+        params: of speech and training.
+        avoided_voices: CSV with a column `variant`: voices never heard.
+        output: the checkpoint, safetensors.
+        work: folder for speech and what an interrupted run goes on from.
+        start: a checkpoint whose weights it begins with; random ones without. Classes
+            that it does not have begin at random.
+        device: `auto`, `cpu` or `cuda`.
+        workers: processes that speak and, on a CPU, share each step's crops.
+
     Returns:
         the scores on held-out voices and accents, percent.
 
     Raises:
-        ConfigurationError: a missing extra, an unknown accent or variant.
+        ConfigurationError: an unknown accent or variant.
+        InputError: no usable checkpoint at `start`.
+        PipelineError: one of the processes died.
     """
-    seed_everything(params.seed)
     target = choose_device(device)
+    before = None if start is None else _described(start)
     words, shares = frequent_words(params.vocabulary)
     vocabulary = sorted({*words, *grammar_words()})
-    plans = _plan_sessions(params, avoided_voices, words, shares)
+    plans = plan_sessions(params, avoided_voices, words, shares)
     # Named after what is said, so that other training parameters reuse the speech.
-    said = fingerprint({"plans": [asdict(plan) for plan in plans]})[:12]
-    sessions = _speak_sessions(plans, vocabulary, work / f"speech-{said}", workers)
+    spoken = {
+        "plans": [asdict(plan) for plan in plans],
+        "synthesiser": espeak.version(),
+    }
+    said = fingerprint(spoken)[:12]
+    speech = work / f"speech-{said}"
+    sessions = speak_sessions(plans, vocabulary, speech, workers)
     heard, held_out = sessions[: params.sessions], sessions[params.sessions :]
-    inventory = _phoneme_inventory(sessions)
-    encoder = Encoder(
-        EncoderConfiguration(
-            front_end="log-cmn",
-            phonemes=len(inventory),
-            words=len(vocabulary) + 1,
-            ctc=True,
-        )
-    ).to(target)
-    trained = fingerprint({"speech": said, **asdict(params)})[:12]
-    saved = work / f"training-{trained}.pt"
-    _train(params, encoder, _Corpus(heard, inventory), saved, target)
-    scores = _score(encoder.cpu().eval(), _Corpus(held_out, inventory))
-    names = ("<silence>", *vocabulary)
-    save_checkpoint(output, encoder, tuple(inventory), names)
-    hours = sum(len(one.audio) for one in heard) / SAMPLE_RATE / 3600
-    write_json(
-        output.with_suffix(".json"),
-        {
-            "recipe": asdict(params),
-            "corpus": {
-                "hours": round(hours, 2),
-                "phonemes": len(inventory),
-                "words": len(vocabulary),
-            },
-            "frame_accuracy": scores,
-        },
+    decisive = {
+        "version": _VERSION,
+        "speech": said,
+        "start": before and before["sha256"],
+        **asdict(params),
+    }
+    del decisive["checkpoint_steps"]
+    training = _Training(
+        params,
+        speech,
+        tuple(phoneme_inventory(sessions)),
+        ("<silence>", *vocabulary),
+        start,
+        work / f"training-{fingerprint(decisive)[:12]}.pt",
+        str(target),
     )
+    encoder = _begun(training)
+    crops = Crops(heard, training.phonemes)
+    processes = min(workers, _pieces(params)) if target.type == "cpu" else 1
+    with accompanied(processes, _follow, training) as peers:
+        _train(training, encoder, crops, peers)
+    scores = _score(encoder.cpu().eval(), Crops(held_out, training.phonemes))
+    save_checkpoint(output, encoder, training.phonemes, training.words)
+    hours = sum(len(one.audio) for one in heard) / SAMPLE_RATE / 3600
+    notes = {
+        "recipe": asdict(params),
+        "corpus": {
+            "synthesiser": f"espeak-ng {espeak.version()}",
+            "hours": round(hours, 2),
+            "phonemes": len(training.phonemes),
+            "words": len(vocabulary),
+        },
+        "pretraining_scores": scores,
+    }
+    if before is not None:
+        notes["began_with"] = before
+    write_json(output.with_suffix(".json"), notes)
     return scores
 
 
-def _plan_sessions(
-    params: PretrainingParams, avoided: Path, words: list[str], shares: np.ndarray
-) -> list[Plan]:
-    """The sessions to speak; the held-out ones come last."""
-    taken = {_family(name) for name in pd.read_csv(avoided)["variant"]}
-    taken |= {_family(name) for name in params.held_out_variants}
-    variants = [
-        name
-        for name in espeak.variants()
-        if _family(name) not in taken and not _UNNATURAL.fullmatch(name)
+def _described(checkpoint: Path) -> dict[str, Any]:
+    """The checkpoint's hash, and what stands beside it."""
+    load_checkpoint(checkpoint)
+    beside = checkpoint.with_suffix(".json")
+    notes = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
+    # Of what it is worth, only what was found when it was trained.
+    notes = {name: notes[name] for name in notes if not name.startswith("conditions")}
+    return {"sha256": hash_file(checkpoint), **notes}
+
+
+def _begun(training: _Training) -> Encoder:
+    """The encoder as training begins; the same in every process."""
+    seed_everything(training.params.seed)
+    start = None if training.start is None else load_checkpoint(training.start)
+    sizes = (
+        EncoderConfiguration(front_end="log-cmn")
+        if start is None
+        else start.encoder.configuration
+    )
+    encoder = Encoder(
+        replace(
+            sizes,
+            phonemes=len(training.phonemes),
+            words=len(training.words),
+            ctc=True,
+        ),
+        recurrent=BidirectionalGRU,
+    )
+    if start is not None:
+        _take_over(encoder, training, start)
+    return encoder.to(training.device)
+
+
+@torch.no_grad()
+def _take_over(encoder: Encoder, training: _Training, start: Checkpoint) -> None:
+    """Give `encoder` the weights of `start`, those of classes by their names."""
+    blank = ("<blank>",)
+    classes = {
+        "phoneme_linear": (training.phonemes, start.phonemes),
+        "word_linear": (training.words, start.words),
+        "ctc_linear": (blank + training.phonemes, blank + start.phonemes),
+    }
+    given = start.encoder.state_dict()
+    for name, weight in encoder.state_dict().items():
+        if (head := name.split(".")[0]) not in classes:
+            weight.copy_(given[name])
+        elif name in given:
+            mine, theirs = classes[head]
+            rows = {one: row for row, one in enumerate(theirs)}
+            for row, one in enumerate(mine):
+                if one in rows:
+                    weight[row] = given[name][rows[one]]
+
+
+def _follow(peers: Peers, training: _Training) -> None:
+    """What another process than the first does."""
+    sessions = [
+        load_session(training.speech, number)
+        for number in range(training.params.sessions)
     ]
-    generator = np.random.default_rng(params.seed)
-    text = sentences(words, shares, generator)
-    plans = []
-    for number in range(params.sessions + _HELD_OUT_SESSIONS):
-        held_out = number >= params.sessions
-        accents = params.held_out_accents if held_out else params.accents
-        accent = str(generator.choice(accents))
-        known = params.held_out_variants if held_out else variants
-        variant, definition = str(generator.choice(known)), ""
-        if not held_out and generator.random() < params.drawn_speakers:
-            variant = f"drawn-{number}"
-            definition = draw_speaker(variant, generator)
-        voice = espeak.Voice(
-            accent=accent,
-            variant=variant,
-            rate=int(generator.integers(120, 240)),
-            pitch=int(generator.integers(15, 86)),
-            pitch_range=int(generator.integers(15, 86)),
-            definition=definition,
+    _train(training, _begun(training), Crops(sessions, training.phonemes), peers)
+
+
+def _pieces(params: PretrainingParams) -> int:
+    """Parts of a batch, each drawn by itself, so that any process can have any part."""
+    return math.ceil(params.batch_size / _PIECE)
+
+
+def _draw(params: PretrainingParams, crops: Crops, step: int, peers: Peers) -> Batch:
+    """This process's share of a step's crops."""
+    seconds = float(np.random.default_rng((params.seed, step)).choice(params.lengths))
+    parts = []
+    for piece in range(peers.rank, _pieces(params), peers.count):
+        # Seeded by step, so that a resumed run sees what an unbroken one would.
+        generator = np.random.default_rng((params.seed, step, piece))
+        noise = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        size = min(_PIECE, params.batch_size - piece * _PIECE)
+        part = crops.draw(size, seconds, generator, warped=True)
+        parts.append(replace(part, waves=augment(part.waves, noise)))
+    return Batch(
+        *(
+            torch.cat([getattr(part, field.name) for part in parts])
+            for field in fields(Batch)
         )
-        # Playing speech faster or slower moves its formants as a shorter or longer
-        # vocal tract does.
-        warp = 1.0 if held_out else float(generator.choice(np.arange(86, 117, 3))) / 100
-        texts = [next(text) for _ in range(params.sentences)]
-        # The synthesiser returns speech without the silence that a recording has
-        # around it.
-        pauses = generator.uniform(0, params.longest_pause, params.sentences)
-        seed = params.seed * 1_000_003 + number
-        plans.append(Plan(voice, texts, pauses.tolist(), warp, seed))
-    return plans
-
-
-def _family(variant: str) -> str:
-    """Variants that differ in a number only are one person, but m1, f1 are not."""
-    stem = variant.rstrip("0123456789").lower()
-    return stem if len(stem) > 1 else variant
-
-
-def _speak_sessions(
-    plans: list[Plan],
-    vocabulary: list[str],
-    work: Path,
-    workers: int,
-) -> list[Session]:
-    index = {word: number + 1 for number, word in enumerate(vocabulary)}
-
-    def one(number: int) -> Session:
-        path = work / f"session-{number:05d}.npz"
-        if not path.exists():
-            session = _speak_session(plans[number], index)
-            with atomic_path(path) as beside, open(beside, "wb") as stream:
-                np.savez(stream, **vars(session))
-        with np.load(path) as arrays:
-            return Session(**{name: arrays[name] for name in arrays})
-
-    with ThreadPoolExecutor(workers) as pool:
-        return list(
-            progress(
-                pool.map(one, range(len(plans))),
-                total=len(plans),
-                description="speaking",
-                unit="session",
-            )
-        )
-
-
-def _speak_session(plan: Plan, index: dict[str, int]) -> Session:
-    spoken = espeak.speak(plan.voice, plan.texts, seed=plan.seed)
-    rate = round(SAMPLE_RATE / plan.warp / 50) * 50
-    scale = rate / espeak.SAMPLE_RATE
-    pauses = [round(seconds * espeak.SAMPLE_RATE) for seconds in plan.pauses]
-    parts, starts, place = [], [], 0
-    for pause, one in zip(pauses, spoken, strict=True):
-        parts += [np.zeros(pause, one.samples.dtype), one.samples]
-        starts.append(place + pause)
-        place += pause + len(one.samples)
-    audio = torch.from_numpy(np.concatenate(parts)).float()
-    audio = torchaudio.functional.resample(audio, espeak.SAMPLE_RATE, rate)
-    phonemes, phoneme_starts, words, word_starts = [], [], [], []
-    for text, one, start, pause in zip(plan.texts, spoken, starts, pauses, strict=True):
-        # The silence before an utterance's first phoneme.
-        for name, at in [(SPOKEN_SILENCE, -pause), *one.phonemes]:
-            phonemes.append(plain_phoneme(name))
-            phoneme_starts.append((start + at) * scale)
-        for word, at in _aligned_words(text, one.words):
-            words.append(index[word] if word else IGNORED)
-            word_starts.append((start + at) * scale)
-    return Session(
-        audio.clamp(-32768, 32767).round().numpy().astype(np.int16),
-        np.array(phonemes),
-        np.array(phoneme_starts),
-        np.array(words),
-        np.array(word_starts),
-        np.array(starts) * scale,
     )
 
 
-def _aligned_words(
-    text: str, events: list[tuple[int, int, int]]
-) -> list[tuple[str | None, int]]:
-    """The word each event stands for and its first sample; None where it is several."""
-    starts, place = {}, 0
-    words = text.split(" ")
-    for number, word in enumerate(words):
-        starts[place] = number
-        place += len(word) + 1
-    numbers = [starts.get(offset) for offset, _, _ in events]
-    following = [*numbers, len(words)][1:]
-    return [
-        (words[now] if now is not None and after == now + 1 else None, at)
-        for now, after, (_, _, at) in zip(numbers, following, events, strict=True)
-    ]
-
-
-def _phoneme_inventory(sessions: list[Session]) -> list[str]:
-    """Every phoneme heard, silence first, then sorted."""
-    names = {str(name) for one in sessions for name in one.phonemes}
-    return [SPOKEN_SILENCE, *sorted(names - {SPOKEN_SILENCE})]
-
-
-class _Corpus:
-    """Sessions in memory, and random crops of them."""
-
-    def __init__(self, sessions: list[Session], inventory: list[str]) -> None:
-        self.sessions = sessions
-        place = {name: number for number, name in enumerate(inventory)}
-        self.phonemes = [
-            np.array([place[str(name)] for name in one.phonemes]) for one in sessions
-        ]
-
-    def crops(self, size: int, seconds: float, generator: np.random.Generator) -> Batch:
-        """`size` crops that begin up to 0.5 s before a random sentence."""
-        samples = int(seconds * SAMPLE_RATE)
-        waves = np.zeros((size, samples), np.float32)
-        phonemes = np.zeros((size, samples // PHONEME_STEP), np.int64)
-        words = np.zeros((size, samples // FRAME_STEP), np.int64)
-        for row in range(size):
-            number = int(generator.integers(len(self.sessions)))
-            one = self.sessions[number]
-            begin = int(generator.choice(one.sentence_starts))
-            begin -= int(generator.integers(int(0.5 * SAMPLE_RATE)))
-            begin = max(0, min(begin, len(one.audio) - samples))
-            part = one.audio[begin : begin + samples]
-            waves[row, : len(part)] = part / 32768
-            phonemes[row] = _classes(
-                self.phonemes[number], one.phoneme_starts, begin, PHONEME_STEP, samples
-            )
-            spoken = _classes(one.words, one.word_starts, begin, FRAME_STEP, samples)
-            silent = (
-                _classes(
-                    self.phonemes[number],
-                    one.phoneme_starts,
-                    begin,
-                    FRAME_STEP,
-                    samples,
-                )
-                == SILENCE
-            )
-            words[row] = np.where(silent, SILENCE, spoken)
-        return Batch(
-            torch.from_numpy(waves),
-            torch.from_numpy(phonemes),
-            torch.from_numpy(words),
+def _train(training: _Training, encoder: Encoder, crops: Crops, peers: Peers) -> None:
+    """Train `encoder`, in step with the other processes."""
+    params, saved = training.params, training.saved
+    optimizer = torch.optim.AdamW(
+        encoder.parameters(), lr=params.learning_rate, weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        params.learning_rate,
+        total_steps=params.steps,
+        pct_start=0.08,
+        final_div_factor=1000,
+    )
+    first = 0
+    if saved.exists():
+        state = torch.load(saved, map_location=training.device, weights_only=True)
+        encoder.load_state_dict(state["encoder"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["step"]
+        log.info("going on from step %d", first)
+    bar = progress(
+        total=params.steps,
+        description="pretraining",
+        unit="step",
+        shown=peers.rank == 0,
+    )
+    bar.update(first)
+    encoder.train()
+    began = time.monotonic()
+    weights = list(encoder.parameters())
+    factors = torch.tensor([1.0, 1.0, params.ctc_weight], device=training.device)
+    for step in range(first, params.steps):
+        batch = _draw(params, crops, step, peers)
+        batch = Batch(*(one.to(training.device) for one in vars(batch).values()))
+        # Over what each loss is a mean: phonemes, words, crops.
+        counts = torch.tensor(
+            [
+                batch.phonemes.numel(),
+                int((batch.words != IGNORED).sum()),
+                len(batch.waves),
+            ],
+            dtype=torch.float32,
+            device=training.device,
         )
+        shares = counts / peers.sum(counts.clone())
+        losses = torch.stack(_losses(encoder, batch)) * shares
+        optimizer.zero_grad()
+        (losses * factors).sum().backward()
+        _add_up(weights, peers)
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        shown = peers.sum(losses.detach()).tolist()
+        bar.update()
+        bar.set_postfix_str("phonemes {:.2f} words {:.2f} ctc {:.2f}".format(*shown))
+        if peers.rank == 0 and (
+            (step + 1) % params.checkpoint_steps == 0 or step + 1 == params.steps
+        ):
+            pace = (step + 1 - first) / (time.monotonic() - began)
+            log.info(
+                "step %d of %d, %.2f a second; losses: phonemes %.3f, words %.3f, "
+                "ctc %.3f",
+                step + 1,
+                params.steps,
+                pace,
+                *shown,
+            )
+            with atomic_path(saved) as beside:
+                torch.save(
+                    {
+                        "encoder": encoder.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                        "step": step + 1,
+                    },
+                    beside,
+                )
+    bar.close()
 
 
-def _classes(
-    classes: np.ndarray, starts: np.ndarray, begin: int, step: int, samples: int
-) -> np.ndarray:
-    """The class at the centre of every frame of `step` samples."""
-    centres = begin + step // 2 + step * np.arange(samples // step)
-    return classes[np.clip(np.searchsorted(starts, centres, "right") - 1, 0, None)]
+def _add_up(weights: list[nn.Parameter], peers: Peers) -> None:
+    """Replace each weight's gradient by its sum over the processes."""
+    gradients = [one.grad for one in weights if one.grad is not None]
+    whole = peers.sum(torch.cat([one.flatten() for one in gradients]))
+    for one, part in zip(
+        gradients, whole.split([one.numel() for one in gradients]), strict=True
+    ):
+        one.copy_(part.view_as(one))
 
 
 def _losses(encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -375,78 +365,8 @@ def _sequences(frames: Tensor) -> tuple[Tensor, Tensor]:
     return frames[kept] + 1, kept.sum(1)
 
 
-def _train(
-    params: PretrainingParams,
-    encoder: Encoder,
-    corpus: _Corpus,
-    saved: Path,
-    device: torch.device,
-) -> None:
-    optimizer = torch.optim.AdamW(
-        encoder.parameters(), lr=params.learning_rate, weight_decay=0.01
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        params.learning_rate,
-        total_steps=params.steps,
-        pct_start=0.08,
-        final_div_factor=1000,
-    )
-    first = 0
-    if saved.exists():
-        state = torch.load(saved, map_location=device, weights_only=True)
-        encoder.load_state_dict(state["encoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first = state["step"]
-        log.info("going on from step %d", first)
-    bar = progress(total=params.steps, description="pretraining", unit="step")
-    bar.update(first)
-    encoder.train()
-    began = time.monotonic()
-    for step in range(first, params.steps):
-        # Seeded by step, so that a resumed run sees what an unbroken one would.
-        crops = np.random.default_rng((params.seed, step))
-        noise = torch.Generator().manual_seed(params.seed * 1_000_003 + step)
-        seconds = float(crops.choice(params.lengths))
-        batch = corpus.crops(params.batch_size, seconds, crops)
-        waves = augment(batch.waves, noise).to(device)
-        batch = Batch(waves, batch.phonemes.to(device), batch.words.to(device))
-        losses = _losses(encoder, batch)
-        loss = losses[0] + losses[1] + params.ctc_weight * losses[2]
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        bar.update()
-        shown = [one.item() for one in losses]
-        bar.set_postfix_str("phonemes {:.2f} words {:.2f} ctc {:.2f}".format(*shown))
-        if (step + 1) % params.checkpoint_steps == 0 or step + 1 == params.steps:
-            pace = (step + 1 - first) / (time.monotonic() - began)
-            log.info(
-                "step %d of %d, %.2f a second; losses: phonemes %.3f, words %.3f, "
-                "ctc %.3f",
-                step + 1,
-                params.steps,
-                pace,
-                *shown,
-            )
-            with atomic_path(saved) as beside:
-                torch.save(
-                    {
-                        "encoder": encoder.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(),
-                        "step": step + 1,
-                    },
-                    beside,
-                )
-    bar.close()
-
-
 @torch.inference_mode()
-def _score(encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
+def _score(encoder: Encoder, crops: Crops) -> dict[str, float]:
     """Percent of frames right on held-out voices and accents, clean and augmented.
 
     Silence is left out of phonemes and words alike.
@@ -454,12 +374,12 @@ def _score(encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
     assert encoder.ctc_linear is not None
     scores = {}
     for condition in ("clean", "augmented"):
-        crops = np.random.default_rng(0)
+        generator = np.random.default_rng(0)
         noise = torch.Generator().manual_seed(0)
         right = {"phoneme": [], "word": []}  # type: dict[str, list[Tensor]]
         wrong = total = 0
         for _ in range(10):
-            batch = corpus.crops(32, 2.56, crops)
+            batch = crops.draw(32, 2.56, generator, warped=False)
             waves = batch.waves
             if condition == "augmented":
                 waves = augment(waves, noise)
@@ -487,9 +407,3 @@ def _score(encoder: Encoder, corpus: _Corpus) -> dict[str, float]:
             scores[f"{name}_frames_{condition}"] = round(100 * share, 2)
         scores[f"phoneme_error_rate_{condition}"] = round(100 * wrong / total, 2)
     return scores
-
-
-def read_scores(path: Path) -> dict[str, object]:
-    """What stands beside a checkpoint: recipe and scores; empty if nothing does."""
-    beside = path.with_suffix(".json")
-    return json.loads(beside.read_text("utf-8")) if beside.is_file() else {}

@@ -1,0 +1,221 @@
+"""Synthetic speech with its alignment, which pretraining learns from.
+
+A session is one voice that speaks some sentences in one go; the synthesiser tells when
+each phoneme and word begins.
+"""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torchaudio
+
+from stages import espeak
+from stages.acoustic.frames import SAMPLE_RATE
+from stages.acoustic.params import PretrainingParams
+from stages.acoustic.phonemes import SPOKEN_SILENCE, plain_phoneme
+from stages.acoustic.sentences import sentences
+from stages.acoustic.speakers import draw_speaker
+from stages.atomic import atomic_path
+from stages.runtime import progress
+
+IGNORED = -100
+"""A word that is not known, as where espeak-ng ran two words together."""
+
+_HELD_OUT_SESSIONS = 20
+
+# Voices that sound like machines or effects rather than people.
+_UNNATURAL = re.compile(
+    r"Demonic|UniRobot|anikaRobot|robosoft\d*|whisperf?|croak|fast|Tweaky|announcer"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a session will be.
+
+    Attributes:
+        voice: who speaks.
+        texts: the sentences.
+        pauses: silence before each of them, seconds.
+        seed: of the synthesiser.
+    """
+
+    voice: espeak.Voice
+    texts: list[str]
+    pauses: list[float]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """One voice speaking some sentences.
+
+    Attributes:
+        audio: (samples,) int16 at 16 kHz.
+        phonemes: names; phoneme_starts: their first samples, ascending.
+        words: indices into the vocabulary, or IGNORED; word_starts likewise.
+        sentence_starts: first sample of each sentence.
+    """
+
+    audio: np.ndarray
+    phonemes: np.ndarray
+    phoneme_starts: np.ndarray
+    words: np.ndarray
+    word_starts: np.ndarray
+    sentence_starts: np.ndarray
+
+
+def plan_sessions(
+    params: PretrainingParams, avoided: Path, words: list[str], shares: np.ndarray
+) -> list[Plan]:
+    """The sessions to speak; the held-out ones come last."""
+    taken = {_family(name) for name in pd.read_csv(avoided)["variant"]}
+    taken |= {_family(name) for name in params.held_out_variants}
+    variants = [
+        name
+        for name in espeak.variants()
+        if _family(name) not in taken and not _UNNATURAL.fullmatch(name)
+    ]
+    generator = np.random.default_rng(params.seed)
+    text = sentences(words, shares, generator)
+    plans = []
+    for number in range(params.sessions + _HELD_OUT_SESSIONS):
+        held_out = number >= params.sessions
+        accents = params.held_out_accents if held_out else params.accents
+        accent = str(generator.choice(accents))
+        known = params.held_out_variants if held_out else variants
+        variant, definition = str(generator.choice(known)), ""
+        if not held_out and generator.random() < params.drawn_speakers:
+            variant = f"drawn-{number}"
+            definition = draw_speaker(variant, generator)
+        voice = espeak.Voice(
+            accent=accent,
+            variant=variant,
+            rate=int(generator.integers(120, 240)),
+            pitch=int(generator.integers(15, 86)),
+            pitch_range=int(generator.integers(15, 86)),
+            definition=definition,
+        )
+        texts = [next(text) for _ in range(params.sentences)]
+        # The synthesiser returns speech without the silence that a recording has
+        # around it.
+        pauses = generator.uniform(0, params.longest_pause, params.sentences)
+        seed = params.seed * 1_000_003 + number
+        plans.append(Plan(voice, texts, pauses.tolist(), seed))
+    return plans
+
+
+def _family(variant: str) -> str:
+    """Variants that differ in a number only are one person, but m1, f1 are not."""
+    stem = variant.rstrip("0123456789").lower()
+    return stem if len(stem) > 1 else variant
+
+
+def speak_sessions(
+    plans: list[Plan],
+    vocabulary: list[str],
+    folder: Path,
+    workers: int,
+) -> list[Session]:
+    """Speak what is not in `folder` yet, over `workers` processes.
+
+    Args:
+        plans: of each session.
+        vocabulary: every word of their texts; a word's class is its place, from 1.
+        folder: gets a file a session, see `load_session`.
+        workers: how many are spoken at once.
+
+    Returns:
+        the sessions in the order of their plans.
+
+    Raises:
+        ConfigurationError: an unknown accent or variant, or no synthesiser.
+        PipelineError: the synthesiser failed.
+    """
+    index = {word: number + 1 for number, word in enumerate(vocabulary)}
+
+    def one(number: int) -> Session:
+        path = _session_path(folder, number)
+        if not path.exists():
+            session = _speak_session(plans[number], index)
+            with atomic_path(path) as beside, open(beside, "wb") as stream:
+                np.savez(stream, **vars(session))
+        return load_session(folder, number)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(
+            progress(
+                pool.map(one, range(len(plans))),
+                total=len(plans),
+                description="speaking",
+                unit="session",
+            )
+        )
+
+
+def load_session(folder: Path, number: int) -> Session:
+    """A session that `speak_sessions` left in `folder`."""
+    with np.load(_session_path(folder, number)) as arrays:
+        return Session(**{name: arrays[name] for name in arrays})
+
+
+def _session_path(folder: Path, number: int) -> Path:
+    return folder / f"session-{number:05d}.npz"
+
+
+def _speak_session(plan: Plan, index: dict[str, int]) -> Session:
+    spoken = espeak.speak(plan.voice, plan.texts, seed=plan.seed)
+    scale = SAMPLE_RATE / espeak.SAMPLE_RATE
+    pauses = [round(seconds * espeak.SAMPLE_RATE) for seconds in plan.pauses]
+    parts, starts, place = [], [], 0
+    for pause, one in zip(pauses, spoken, strict=True):
+        parts += [np.zeros(pause, one.samples.dtype), one.samples]
+        starts.append(place + pause)
+        place += pause + len(one.samples)
+    audio = torch.from_numpy(np.concatenate(parts)).float()
+    audio = torchaudio.functional.resample(audio, espeak.SAMPLE_RATE, SAMPLE_RATE)
+    phonemes, phoneme_starts, words, word_starts = [], [], [], []
+    for text, one, start, pause in zip(plan.texts, spoken, starts, pauses, strict=True):
+        # The silence before an utterance's first phoneme.
+        for name, at in [(SPOKEN_SILENCE, -pause), *one.phonemes]:
+            phonemes.append(plain_phoneme(name))
+            phoneme_starts.append((start + at) * scale)
+        for word, at in _aligned_words(text, one.words):
+            words.append(index[word] if word else IGNORED)
+            word_starts.append((start + at) * scale)
+    return Session(
+        audio.clamp(-32768, 32767).round().numpy().astype(np.int16),
+        np.array(phonemes),
+        np.array(phoneme_starts),
+        np.array(words),
+        np.array(word_starts),
+        np.array(starts) * scale,
+    )
+
+
+def _aligned_words(
+    text: str, events: list[tuple[int, int, int]]
+) -> list[tuple[str | None, int]]:
+    """The word each event stands for and its first sample; None where it is several."""
+    starts, place = {}, 0
+    words = text.split(" ")
+    for number, word in enumerate(words):
+        starts[place] = number
+        place += len(word) + 1
+    numbers = [starts.get(offset) for offset, _, _ in events]
+    following = [*numbers, len(words)][1:]
+    return [
+        (words[now] if now is not None and after == now + 1 else None, at)
+        for now, after, (_, _, at) in zip(numbers, following, events, strict=True)
+    ]
+
+
+def phoneme_inventory(sessions: list[Session]) -> list[str]:
+    """Every phoneme heard, silence first, then sorted."""
+    names = {str(name) for one in sessions for name in one.phonemes}
+    return [SPOKEN_SILENCE, *sorted(names - {SPOKEN_SILENCE})]

@@ -1,0 +1,146 @@
+"""Crops for pretraining: the classes of the place they are read from, true sound."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stages.acoustic.augment import augment, draw_places, read_at
+from stages.acoustic.crops import PHONEME_STEP, SILENCE, Crops, _classes
+from stages.acoustic.speech import IGNORED, Session
+
+
+def brute_force(
+    classes: list[int], starts: list[float], begin: int, step: int, samples: int
+) -> list[int]:
+    """The class at each frame's centre: that of the last one that began by then."""
+    found = []
+    for frame in range(samples // step):
+        centre = begin + step * frame + step // 2
+        begun = [i for i, start in enumerate(starts) if start <= centre]
+        found.append(classes[begun[-1] if begun else 0])
+    return found
+
+
+@pytest.mark.parametrize("begin", [0, 7, 40])
+def test_frame_classes_are_those_at_the_frames_centres(begin: int) -> None:
+    generator = np.random.default_rng(begin)
+    # One begins exactly at a centre, and so counts there.
+    starts = np.sort([*generator.uniform(0, 120, 8), begin + 45.0])
+    classes = generator.permutation(9)
+    found = _classes(classes, starts, begin + 5 + 10 * np.arange(8))
+    assert list(found) == brute_force(list(classes), list(starts), begin, 10, 83)
+
+
+SESSION = Session(
+    audio=np.arange(48_000, dtype=np.int16),
+    phonemes=np.array(["_", "a", "b", "_", "b"]),
+    phoneme_starts=np.array([0.0, 6000, 12_000, 20_000, 30_000]),
+    words=np.array([2, IGNORED, 1]),
+    word_starts=np.array([6000.0, 11_000, 30_000]),
+    sentence_starts=np.array([0.0, 25_000]),
+)
+
+
+def test_crops_have_the_audio_and_classes_of_one_place() -> None:
+    crops = Crops([SESSION], ["_", "a", "b"])
+    batch = crops.draw(20, 1.28, np.random.default_rng(0), warped=False)
+    samples = int(1.28 * 16_000)
+    assert batch.waves.shape == (20, samples) and batch.waves.dtype == torch.float32
+    assert batch.phonemes.shape == (20, 32) and batch.words.shape == (20, 8)
+    begins = set()
+    for row in range(20):
+        # The audio counts its own samples.
+        begin = round(batch.waves[row, 0].item() * 32768)
+        begins.add(begin)
+        assert begin == 0 or 25_000 - 8000 < begin <= 25_000
+        np.testing.assert_array_equal(
+            batch.waves[row] * 32768, SESSION.audio[begin : begin + samples]
+        )
+        classes, starts = [0, 1, 2, 0, 2], list(SESSION.phoneme_starts)
+        assert batch.phonemes[row].tolist() == brute_force(
+            classes, starts, begin, PHONEME_STEP, samples
+        )
+        silent = brute_force(classes, starts, begin, 2560, samples)
+        words = brute_force(
+            list(SESSION.words), list(SESSION.word_starts), begin, 2560, samples
+        )
+        expected = [
+            SILENCE if phoneme == 0 else word
+            for phoneme, word in zip(silent, words, strict=True)
+        ]
+        assert batch.words[row].tolist() == expected
+    assert len(begins) > 5
+
+
+def test_a_crop_longer_than_its_session_ends_in_silence() -> None:
+    short = replace(SESSION, audio=SESSION.audio[:16_000] + np.int16(1))
+    short = replace(
+        short,
+        phonemes=np.array(["_", "a", "_"]),
+        phoneme_starts=np.array([0.0, 6000, 15_000]),
+        sentence_starts=np.array([0.0]),
+    )
+    crops = Crops([short], ["_", "a"])
+    batch = crops.draw(1, 1.28, np.random.default_rng(0), warped=False)
+    assert batch.waves[0, :16_000].all() and not batch.waves[0, 16_000:].any()
+    assert not batch.phonemes[0, 24:].any()
+    assert not batch.words[0, 6:].any()
+
+
+def test_a_warped_crop_has_the_classes_of_the_places_it_is_read_from() -> None:
+    # The audio counts its own samples, so that a value tells its place.
+    counting = replace(SESSION, audio=np.arange(48_000.0))
+    crops = Crops([counting], ["_", "a", "b"])
+    batch = crops.draw(40, 1.28, np.random.default_rng(0), warped=True)
+    places = batch.waves.numpy().astype(float) * 32768
+    speeds = (places[:, -1] - places[:, 0]) / (places.shape[1] - 1)
+    assert 0.8 < speeds.min() < 0.95 < 1.07 < speeds.max() < 1.25
+    classes = np.array([0, 1, 2, 0, 2])
+    for row, step in ((batch.phonemes, PHONEME_STEP), (batch.words, 2560)):
+        centres = places[:, step // 2 :: step]
+        begun = (SESSION.phoneme_starts <= centres[..., None]).sum(2)
+        heard = classes[begun - 1]
+        if step == PHONEME_STEP:
+            assert (row.numpy() == heard).mean() > 0.99  # float32 places
+        else:
+            assert ((row.numpy() == SILENCE) == (heard == 0)).mean() > 0.99
+
+
+def test_a_drawn_speed_stays_near_its_own() -> None:
+    generator = np.random.default_rng(0)
+    means = []
+    for _ in range(200):
+        places = draw_places(32_000, generator)
+        assert places.shape == (32_001,) and places[0] == 0
+        speed = np.diff(places)
+        mean = (speed.min() + speed.max()) / 2
+        assert speed.min() > 0.87 * 0.87 and speed.max() < 1.15 * 1.13
+        assert np.ptp(speed) < 0.25 * mean
+        means.append(mean)
+    assert min(means) < 0.9 and max(means) > 1.1
+
+
+def test_reading_between_samples_is_reading_the_sound_itself() -> None:
+    time = np.arange(4000)
+    audio = np.round(8000 * np.sin(2 * np.pi * 500 / 16_000 * time)).astype(np.int16)
+    np.testing.assert_array_equal(read_at(audio, time.astype(float)), audio)
+    places = np.linspace(2, 3900, 5000)
+    exact = 8000 * np.sin(2 * np.pi * 500 / 16_000 * places)
+    assert np.abs(read_at(audio, places) - exact).max() < 8  # a thousandth
+    beyond = read_at(audio, np.array([0.0, 4010.5]))
+    assert beyond.dtype == np.float32 and beyond[1] == 0
+
+
+def test_augmentation_keeps_shape_and_range_and_is_its_seed() -> None:
+    waves = torch.from_numpy(np.random.default_rng(0).normal(0, 0.2, (40, 8000)))
+    waves = waves.float().clamp(-1, 1)
+    heard = augment(waves, torch.Generator().manual_seed(1))
+    assert heard.shape == waves.shape and heard.dtype == torch.float32
+    assert torch.isfinite(heard).all()
+    assert heard.abs().amax() <= 1 + 1e-6
+    peaks = heard.abs().amax(dim=1)
+    assert peaks.min() < 0.1 < 0.5 < peaks.max()
+    assert torch.equal(heard, augment(waves, torch.Generator().manual_seed(1)))
+    assert not torch.equal(heard, augment(waves, torch.Generator().manual_seed(2)))
