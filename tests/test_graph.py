@@ -433,6 +433,11 @@ def test_dvc_runs_the_line_once_and_an_experiment_beside_it(repository, monkeypa
     change_params("learning_rate: 0.001", "learning_rate: 0.002")
     assert _ran("dvc", "repro", "-s", "student") == STUDENTS - {"baseline2"}
     assert _ran("dvc", "repro") == {"baseline2", "robustness", "report"}
+    assert "test_accuracy" in _run("dvc", "metrics", "show")
+    _run("dvc", "plots", "show")
+    shown = Path("dvc_plots", "index.html").read_text()
+    for title in ("Accuracy by system", "Accuracy on valid by epoch", "figure2.png"):
+        assert title in shown
 
     _run("git", "add", "-A")
     _run("git", "commit", "-qm", "a")

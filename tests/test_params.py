@@ -178,11 +178,16 @@ def test_the_presets_of_the_papers_corpora_have_its_numbers(name):
     assert student.alpha == (0.5, 0.8)
 
 
-def test_the_shipped_encoder_was_made_with_the_parameters_that_are_shown():
+def test_the_shipped_encoder_was_made_as_it_is_told():
     beside = REPOSITORY / "data" / "demo" / "encoder.json"
-    recipe = json.loads(beside.read_text(encoding="utf-8"))["recipe"]
+    notes = json.loads(beside.read_text(encoding="utf-8"))
+    first, second = notes["began_with"]["recipe"], notes["recipe"]
     params = load_params(REPOSITORY / "params.yaml").pretraining
-    assert recipe == json.loads(json.dumps(asdict(params)))
+    assert first == json.loads(json.dumps(asdict(params)))
+    told = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    changes = dict(re.findall(r"--set pretraining\.(\w+)=([\d.]+)", told))
+    assert len(changes) == 3
+    assert second == first | {name: json.loads(one) for name, one in changes.items()}
 
 
 def test_what_an_adapter_does_not_read_is_refused_not_ignored(tmp_path):
