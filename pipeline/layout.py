@@ -162,6 +162,8 @@ class Layout:
             raise ConfigurationError(
                 f"{SHARED_VARIABLE} must be an absolute path", found=repr(value)
             )
+        if Path(value).resolve() == self.cache.resolve():
+            return
         if not Path(value).is_dir():
             raise ConfigurationError(
                 f"{SHARED_VARIABLE} names no folder",
@@ -169,8 +171,6 @@ class Layout:
                 expected="another repository's cache/",
                 fix=f"correct it, or create the folder: mkdir -p {value}",
             )
-        if Path(value).resolve() == self.cache.resolve():
-            return
         conditions = Path(value, self.corpus, "robustness").glob("*/")
         for name in (*_SHARED, *(f"robustness/{one.name}" for one in conditions)):
             here, there = self.folder / name, Path(value, self.corpus, name)
