@@ -76,7 +76,11 @@ def main() -> None:
     }
     beside = arguments.encoder.with_suffix(".json")
     notes = json.loads(beside.read_text("utf-8"))
-    unheard = notes["recipe"]["held_out_accents"]
+    recipes = [notes["recipe"]]
+    if "began_with" in notes:
+        recipes.append(notes["began_with"]["recipe"])
+    held_out = [set(recipe["held_out_accents"]) for recipe in recipes]
+    unheard = sorted(set.intersection(*held_out))
     train, valid, tests = _waves(arguments.corpus, unheard)
     table = {
         name: _accuracies(params, features, train, valid, tests)

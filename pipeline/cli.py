@@ -267,12 +267,22 @@ def prepare(
 )
 @click.option(
     "--start",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
     help="Begin with this checkpoint's weights, not with random ones.",
 )
 @_device
-@_workers
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=_cpus,
+    envvar="ALN_WORKERS",
+    show_default="the CPUs",
+    show_envvar=True,
+    metavar="N",
+    help="Processes that speak, and share each step on a CPU. They add in another "
+    "order, and training magnifies rounding.",
+)
 def pretrain_asr(
     settings: Settings, output: Path, start: Path | None, device: str, workers: int
 ) -> None:

@@ -169,7 +169,7 @@ class Layout:
                 f"{SHARED_VARIABLE} names no folder",
                 found=repr(value),
                 expected="another repository's cache/",
-                fix=f"correct it, or create the folder: mkdir -p {value}",
+                fix="correct it, or create the folder",
             )
         conditions = Path(value, self.corpus, "robustness").glob("*/")
         for name in (*_SHARED, *(f"robustness/{one.name}" for one in conditions)):

@@ -88,7 +88,7 @@ def _check_listed(path: Path, sections: Mapping[str, Any]) -> None:
     """See that what dvc.yaml makes a stage of each is a list, as DVC demands."""
     keys = sections.get("student")
     alpha = keys.get("alpha") if isinstance(keys, dict) else None
-    if isinstance(alpha, int | float):
+    if isinstance(alpha, int | float) and not isinstance(alpha, bool):
         raise ConfigurationError(
             "student.alpha is no list, and dvc.yaml makes a stage of each in it",
             path=path,

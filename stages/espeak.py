@@ -164,7 +164,8 @@ def _loader() -> ModuleType:
         import espeakng_loader
     except ImportError:
         raise ConfigurationError(
-            "the speech synthesiser is not installed", fix="pip install espeakng-loader"
+            "the speech synthesiser, espeakng-loader, is not installed",
+            fix="install this project again: pip install -e .",
         ) from None
     return espeakng_loader
 

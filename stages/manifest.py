@@ -167,7 +167,7 @@ def check_manifest(path: Path, table: pd.DataFrame, *, set_aside: int = 0) -> No
             intent that stands only in valid or test; names file and row, and whether
             recordings that were set aside are missed.
     """
-    left = f", {set_aside} set aside" if set_aside else ""
+    left = f" (recordings set aside: {set_aside})" if set_aside else ""
     mend = "mend the recordings that quarantine.csv names, or " if set_aside else ""
     for identifier in table["id"][table["id"].duplicated()]:
         raise InputError(f"duplicate id {identifier!r}", path=path)
@@ -184,7 +184,7 @@ def check_manifest(path: Path, table: pd.DataFrame, *, set_aside: int = 0) -> No
             raise InputError(
                 f"no utterance in split {split!r}{left}",
                 path=path,
-                fix=f"{mend}let some utterances be in it",
+                fix=f"{mend}put utterances into that split",
             )
     trained = set(table.loc[table["split"] == "train", "intent"])
     for row in table[~table["intent"].isin(trained)].itertuples():

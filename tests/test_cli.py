@@ -662,6 +662,23 @@ def test_the_shared_cache_must_be_named_absolutely(given, monkeypatch):
     assert "absolute" in refused("prepare")
 
 
+def test_pretraining_is_given_its_start(given, monkeypatch, tmp_path):
+    from stages.acoustic import pretrain
+
+    asked = []
+    monkeypatch.setattr(
+        pretrain, "run", lambda params, **how: asked.append(how) or {"words": 50.0}
+    )
+    result = pipeline("pretrain-asr", "--start", tmp_path / "none.safetensors")
+    assert result.exit_code == 2 and "does not exist" in result.stderr
+    start, output = tmp_path / "start.safetensors", tmp_path / "end.safetensors"
+    start.write_bytes(b"")
+    told = pipeline("pretrain-asr", "--start", start, "--output", output).stdout
+    assert told == f"{output}: words 50.00%\n"
+    (how,) = asked
+    assert (how["start"], how["output"]) == (start, output)
+
+
 def test_a_mistyped_shared_cache_is_not_made(given, monkeypatch, tmp_path):
     monkeypatch.setenv("ALN_CACHE_DIR", str(tmp_path / "mistyped"))
     assert "names no folder" in refused("prepare")

@@ -120,8 +120,8 @@ def test_what_a_quarantine_took_is_said_to_be_missed(tmp_path: Path) -> None:
         check_manifest(path, table({}, {"intent": "off"}), set_aside=3)
     line = str(caught.value)
     assert "c/valid has intent 'off'" in line and "row 3" not in line
-    assert ", 3 set aside" in line and "quarantine.csv" in line
-    with pytest.raises(InputError, match="'valid', 1 set aside"):
+    assert "(recordings set aside: 3)" in line and "quarantine.csv" in line
+    with pytest.raises(InputError, match=r"'valid' \(recordings set aside: 1"):
         check_manifest(path, table().iloc[[0, 2]], set_aside=1)
 
 

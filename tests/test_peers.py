@@ -20,6 +20,10 @@ def die(peers: Peers) -> None:
     os._exit(7)
 
 
+def fail(peers: Peers) -> None:
+    raise ValueError("the disk is full")
+
+
 def sleep(peers: Peers) -> None:
     time.sleep(600)
 
@@ -40,12 +44,32 @@ def test_processes_add_up_and_give_the_threads_back() -> None:
         assert peers.sum(torch.tensor([1.0])).item() == 5.0
 
 
-def test_the_death_of_one_is_told() -> None:
+@pytest.mark.parametrize(
+    ("work", "told"), [(die, "exit code 7"), (fail, "the disk is full")]
+)
+def test_the_death_of_one_is_told(work, told: str) -> None:
     with (
-        pytest.raises(PipelineError, match="process of the training died"),
-        accompanied(2, die) as peers,
+        pytest.raises(PipelineError, match="process of the training died") as caught,
+        accompanied(2, work) as peers,
     ):
         peers.sum(torch.ones(1))
+    assert told in str(caught.value)
+
+
+def test_one_that_never_comes_is_told() -> None:
+    # What it is to do cannot be sent to it.
+    with (
+        pytest.raises(PipelineError, match="process of the training died"),
+        accompanied(2, add, Unsendable()) as peers,
+    ):
+        peers.sum(torch.ones(1))
+
+
+class Unsendable:
+    """Ends the process that receives it."""
+
+    def __reduce__(self) -> tuple:
+        return os._exit, (3,)
 
 
 def test_no_process_outlives_the_block() -> None:

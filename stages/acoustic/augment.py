@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SAMPLE_RATE = 16_000
+from stages.acoustic.frames import SAMPLE_RATE
 
 
 def draw_places(samples: int, generator: np.random.Generator) -> np.ndarray:

@@ -145,6 +145,9 @@ def _load_ours(path: Path) -> Checkpoint:
         encoder = Encoder(described)
         phonemes = tuple(json.loads(metadata["phonemes"]))
         words = tuple(json.loads(metadata["words"]))
+        for names, count in ((phonemes, described.phonemes), (words, described.words)):
+            if len(names) not in (0, count):
+                raise ValueError(f"{len(names)} names for {count} classes")
     except (KeyError, TypeError, ValueError, PipelineError) as error:
         raise InputError(f"unusable metadata ({error})", path=path) from error
     return _frozen(_filled(path, encoder, weights), phonemes, words)

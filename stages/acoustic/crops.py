@@ -51,9 +51,10 @@ class Crops:
     ) -> Batch:
         """`size` crops that begin up to 0.5 s before a random sentence.
 
-        If `warped`, each is played at a speed of its own, see `draw_places`.
+        They are `seconds` long, rounded to whole frames of words. If `warped`, each is
+        played at a speed of its own, see `draw_places`.
         """
-        samples = int(seconds * SAMPLE_RATE)
+        samples = FRAME_STEP * round(seconds * SAMPLE_RATE / FRAME_STEP)
         waves = np.zeros((size, samples), np.float32)
         phonemes = np.zeros((size, samples // PHONEME_STEP), np.int64)
         words = np.zeros((size, samples // FRAME_STEP), np.int64)
@@ -67,7 +68,8 @@ class Crops:
                 places = draw_places(samples, generator)
             span = math.ceil(places[-1])
             begin = max(0, min(begin, len(one.audio) - span))
-            part = one.audio[begin : begin + span]
+            # Between the last samples, two more are looked at.
+            part = one.audio[begin : begin + span + 2]
             waves[row] = read_at(part, places[:-1]) / 32768
             places += begin
             every_phoneme = places[PHONEME_STEP // 2 :: PHONEME_STEP]

@@ -116,21 +116,25 @@ class SincFilters(nn.Module):
         )
 
 
+def _recurrent(inputs: int, hidden: int) -> nn.GRU:
+    return nn.GRU(inputs, hidden, batch_first=True, bidirectional=True)
+
+
 class Encoder(nn.Module):
     """Waves to e_acoust, with the classifiers that pretraining hangs on it.
 
     Args:
         configuration: its sizes and front end.
-        recurrent: makes a bidirectional GRU of so many inputs and such a width.
+        recurrent: makes a bidirectional GRU of so many inputs and such a width; one
+            that takes packed sequences, unless all utterances of a batch are whole.
     """
 
     def __init__(
         self,
         configuration: EncoderConfiguration,
-        recurrent: Callable[[int, int], nn.GRU] | None = None,
+        recurrent: Callable[[int, int], nn.GRU] = _recurrent,
     ) -> None:
         super().__init__()
-        recurrent = recurrent or _recurrent
         self.configuration = c = configuration
         width = 2 * c.hidden
         self.phoneme_layers = nn.ModuleDict(
@@ -208,10 +212,6 @@ class Encoder(nn.Module):
         total = bands.sum(dim=2, keepdim=True, dtype=torch.float64)
         frames = bands.shape[2] if count is None else count[:, None, None]
         return _masked(bands - (total / frames).float(), count)
-
-
-def _recurrent(inputs: int, hidden: int) -> nn.GRU:
-    return nn.GRU(inputs, hidden, batch_first=True, bidirectional=True)
 
 
 def _recur(

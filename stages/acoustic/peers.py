@@ -8,20 +8,22 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.multiprocessing import ProcessContext
+from torch.multiprocessing.spawn import ProcessException
 
 from stages.errors import PipelineError
 
-_SECONDS_TO_MEET = 300
+# Between the death of a process and its parent's knowing the cause.
+_SECONDS_TO_TELL = 10.0
 
 
 class Peers:
-    """The processes of a training, as one of them sees them; this one is alone.
+    """The processes of a training, as each of them sees them; here, one alone.
 
     Attributes:
         rank: this process's number; 0 is the one that tells and writes.
@@ -31,31 +33,32 @@ class Peers:
     rank, count = 0, 1
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all processes, in each of them.
+        """Replace `values`, on the CPU, by their sum over all processes.
+
+        Returns:
+            `values`.
 
         Raises:
-            PipelineError: one of them died.
+            PipelineError: one of the processes died.
         """
         return values
 
 
+class _Lost(PipelineError):
+    """Another process is gone."""
+
+
 class _ConnectedPeers(Peers):
-    def __init__(self, rank: int, count: int, meeting: str) -> None:
+    def __init__(self, rank: int, count: int, store: distributed.Store) -> None:
         self.rank, self.count = rank, count
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        distributed.init_process_group(
-            "gloo",
-            init_method=meeting,
-            rank=rank,
-            world_size=count,
-            timeout=timedelta(seconds=_SECONDS_TO_MEET),
-        )
+        distributed.init_process_group("gloo", store=store, rank=rank, world_size=count)
 
     def sum(self, values: Tensor) -> Tensor:
         try:
             distributed.all_reduce(values)
         except RuntimeError as error:
-            raise PipelineError(
+            raise _Lost(
                 "a process of the training died",
                 found=str(error).splitlines()[0],
                 fix="run the same command again, with fewer --workers if memory was "
@@ -73,31 +76,65 @@ def accompanied(
     They share this one's threads, and end with it or with the block.
 
     Raises:
-        PipelineError: one of them died.
+        PipelineError: one of them died or failed; it tells of what.
     """
     if count == 1:
         yield Peers()
         return
     threads = torch.get_num_threads()
     share = max(1, threads // count)
+    others = None
     with tempfile.TemporaryDirectory() as folder:
-        meeting = (Path(folder) / "meeting").as_uri()
-        others = torch.multiprocessing.spawn(
-            _accompany,
-            (count, meeting, share, work, arguments),
-            nprocs=count - 1,
-            join=False,
-        )
+        meeting = str(Path(folder) / "meeting")
         try:
+            others = torch.multiprocessing.spawn(
+                _accompany,
+                (count, meeting, share, work, arguments),
+                nprocs=count - 1,
+                join=False,
+                daemon=True,
+            )
             torch.set_num_threads(share)
-            yield _ConnectedPeers(0, count, meeting)
+            yield _meet(count, meeting, others)
+        except _Lost as lost:
+            _tell_why(others, lost)
+            raise
+        except ProcessException as error:
+            raise _failed(error) from error
         finally:
-            for process in others.processes:
+            for process in others.processes if others else ():
                 process.terminate()
                 process.join()
             torch.set_num_threads(threads)
             if distributed.is_initialized():
                 distributed.destroy_process_group()
+
+
+def _meet(count: int, meeting: str, others: ProcessContext) -> Peers:
+    """Connect to the others once all of them are there, or tell why one is not."""
+    store = distributed.FileStore(meeting, count)
+    while not store.check([f"here {rank}" for rank in range(1, count)]):
+        others.join(timeout=0.05)  # raises if one has ended
+    return _ConnectedPeers(0, count, store)
+
+
+def _tell_why(others: ProcessContext | None, lost: _Lost) -> None:
+    """Raise what ended the other process, if it is known; `lost` only tells that."""
+    try:
+        if others is not None:
+            others.join(timeout=_SECONDS_TO_TELL)
+    except ProcessException as error:
+        raise _failed(error) from lost
+
+
+def _failed(error: ProcessException) -> PipelineError:
+    return PipelineError(
+        "a process of the training died",
+        # The last line of a traceback, or with which status it ended.
+        found=str(error).strip().splitlines()[-1],
+        fix="mend that, or run the same command again, with fewer --workers if memory "
+        "was short; it goes on from its last checkpoint",
+    )
 
 
 def _accompany(
@@ -108,8 +145,11 @@ def _accompany(
     work: Callable[..., None],
     arguments: tuple[Any, ...],
 ) -> None:
+    rank = number + 1
     torch.set_num_threads(threads)
-    # The first process tells what went wrong; this one only ends.
-    with suppress(PipelineError):
-        work(_ConnectedPeers(number + 1, count, meeting), *arguments)
+    store = distributed.FileStore(meeting, count)
+    store.set(f"here {rank}", "")
+    # The first process tells whose death it was; this one only ends.
+    with suppress(_Lost):
+        work(_ConnectedPeers(rank, count, store), *arguments)
     distributed.destroy_process_group()

@@ -1,8 +1,9 @@
 """Pretraining the encoder on synthetic speech, as Lugosch et al. 2019 did on real.
 
-Reads: a list of frequent words, the synthesiser, the demo corpus's voices (to avoid).
+Reads: a list of frequent words, the synthesiser, the demo corpus's voices (to avoid),
+perhaps a checkpoint to begin with and what stands beside it.
 Writes: the checkpoint (safetensors) and beside it a `.json` with recipe and scores;
-while it works, `<work>/speech-*/session-*.npz` (speech with its alignment) and
+while it works, `<work>/speech-*/session-*.np[yz]` (speech and its alignment) and
 `<work>/training-*.pt`, from which an interrupted run goes on.
 """
 
@@ -35,8 +36,11 @@ from stages.acoustic.speech import (
     phoneme_inventory,
     plan_sessions,
     speak_sessions,
+    speech_name,
 )
 from stages.atomic import atomic_path, write_json
+from stages.errors import InputError
+from stages.locks import locked
 from stages.provenance import fingerprint, hash_file
 from stages.recurrence import BidirectionalGRU
 from stages.runtime import choose_device, progress, seed_everything
@@ -45,7 +49,7 @@ log = logging.getLogger(__name__)
 
 # Raised when the same parameters and speech train otherwise, so that no training goes
 # on from one of another kind.
-_VERSION = 2
+_VERSION = 3
 
 _PIECE = 8  # crops
 
@@ -100,6 +104,7 @@ def run(
     Raises:
         ConfigurationError: an unknown accent or variant.
         InputError: no usable checkpoint at `start`.
+        CacheError: another process works in `work`.
         PipelineError: one of the processes died.
     """
     target = choose_device(device)
@@ -108,14 +113,7 @@ def run(
     vocabulary = sorted({*words, *grammar_words()})
     plans = plan_sessions(params, avoided_voices, words, shares)
     # Named after what is said, so that other training parameters reuse the speech.
-    spoken = {
-        "plans": [asdict(plan) for plan in plans],
-        "synthesiser": espeak.version(),
-    }
-    said = fingerprint(spoken)[:12]
-    speech = work / f"speech-{said}"
-    sessions = speak_sessions(plans, vocabulary, speech, workers)
-    heard, held_out = sessions[: params.sessions], sessions[params.sessions :]
+    said = speech_name(plans, vocabulary)
     decisive = {
         "version": _VERSION,
         "speech": said,
@@ -123,20 +121,24 @@ def run(
         **asdict(params),
     }
     del decisive["checkpoint_steps"]
-    training = _Training(
-        params,
-        speech,
-        tuple(phoneme_inventory(sessions)),
-        ("<silence>", *vocabulary),
-        start,
-        work / f"training-{fingerprint(decisive)[:12]}.pt",
-        str(target),
-    )
-    encoder = _begun(training)
-    crops = Crops(heard, training.phonemes)
-    processes = min(workers, _pieces(params)) if target.type == "cpu" else 1
-    with accompanied(processes, _follow, training) as peers:
-        _train(training, encoder, crops, peers)
+    with locked(work):
+        speech = work / f"speech-{said}"
+        sessions = speak_sessions(plans, vocabulary, speech, workers)
+        heard, held_out = sessions[: params.sessions], sessions[params.sessions :]
+        training = _Training(
+            params,
+            speech,
+            tuple(phoneme_inventory(sessions)),
+            ("<silence>", *vocabulary),
+            start,
+            work / f"training-{fingerprint(decisive)[:12]}.pt",
+            str(target),
+        )
+        encoder = _begun(training)
+        crops = Crops(heard, training.phonemes)
+        processes = min(workers, _pieces(params)) if target.type == "cpu" else 1
+        with accompanied(processes, _follow, training) as peers:
+            _train(training, encoder, crops, peers)
     scores = _score(encoder.cpu().eval(), Crops(held_out, training.phonemes))
     save_checkpoint(output, encoder, training.phonemes, training.words)
     hours = sum(len(one.audio) for one in heard) / SAMPLE_RATE / 3600
@@ -157,11 +159,24 @@ def run(
 
 
 def _described(checkpoint: Path) -> dict[str, Any]:
-    """The checkpoint's hash, and what stands beside it."""
+    """The checkpoint's hash, and what stands beside it of how it was made."""
     load_checkpoint(checkpoint)
     beside = checkpoint.with_suffix(".json")
-    notes = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
-    # Of what it is worth, only what was found when it was trained.
+    notes: Any = {}
+    if beside.is_file():
+        try:
+            notes = json.loads(beside.read_text("utf-8"))
+        except ValueError as error:
+            raise InputError(f"not readable as JSON ({error})", path=beside) from error
+    if not isinstance(notes, dict):
+        raise InputError(
+            "not what pretraining writes beside a checkpoint",
+            path=beside,
+            found=type(notes).__name__,
+            expected="a JSON object",
+            fix="remove the file, or put the right one there",
+        )
+    # What it is worth (`conditions…`) is measured later, and of its own weights.
     notes = {name: notes[name] for name in notes if not name.startswith("conditions")}
     return {"sha256": hash_file(checkpoint), **notes}
 
@@ -182,7 +197,8 @@ def _begun(training: _Training) -> Encoder:
             words=len(training.words),
             ctc=True,
         ),
-        recurrent=BidirectionalGRU,
+        # CUDA has a faster one of its own.
+        **({"recurrent": BidirectionalGRU} if training.device == "cpu" else {}),
     )
     if start is not None:
         _take_over(encoder, training, start)
@@ -230,7 +246,7 @@ def _draw(params: PretrainingParams, crops: Crops, step: int, peers: Peers) -> B
     parts = []
     for piece in range(peers.rank, _pieces(params), peers.count):
         # Seeded by step, so that a resumed run sees what an unbroken one would.
-        generator = np.random.default_rng((params.seed, step, piece))
+        generator = np.random.default_rng((params.seed, step, 1 + piece))
         noise = torch.Generator().manual_seed(int(generator.integers(2**62)))
         size = min(_PIECE, params.batch_size - piece * _PIECE)
         part = crops.draw(size, seconds, generator, warped=True)
@@ -278,25 +294,15 @@ def _train(training: _Training, encoder: Encoder, crops: Crops, peers: Peers) ->
     for step in range(first, params.steps):
         batch = _draw(params, crops, step, peers)
         batch = Batch(*(one.to(training.device) for one in vars(batch).values()))
-        # Over what each loss is a mean: phonemes, words, crops.
-        counts = torch.tensor(
-            [
-                batch.phonemes.numel(),
-                int((batch.words != IGNORED).sum()),
-                len(batch.waves),
-            ],
-            dtype=torch.float32,
-            device=training.device,
-        )
-        shares = counts / peers.sum(counts.clone())
-        losses = torch.stack(_losses(encoder, batch)) * shares
+        sums, counts = _losses(encoder, batch)
+        losses = sums / peers.sum(counts).clamp(min=1).to(sums.device)
         optimizer.zero_grad()
         (losses * factors).sum().backward()
         _add_up(weights, peers)
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
-        shown = peers.sum(losses.detach()).tolist()
+        shown = peers.sum(losses.detach().cpu()).tolist()
         bar.update()
         bar.set_postfix_str("phonemes {:.2f} words {:.2f} ctc {:.2f}".format(*shown))
         if peers.rank == 0 and (
@@ -326,36 +332,51 @@ def _train(training: _Training, encoder: Encoder, crops: Crops, peers: Peers) ->
 
 def _add_up(weights: list[nn.Parameter], peers: Peers) -> None:
     """Replace each weight's gradient by its sum over the processes."""
+    if peers.count == 1:
+        return
     gradients = [one.grad for one in weights if one.grad is not None]
-    whole = peers.sum(torch.cat([one.flatten() for one in gradients]))
+    # The sinc filters' are double.
+    whole = peers.sum(torch.cat([one.flatten().float() for one in gradients]))
     for one, part in zip(
         gradients, whole.split([one.numel() for one in gradients]), strict=True
     ):
         one.copy_(part.view_as(one))
 
 
-def _losses(encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy of phonemes, of words, and CTC over the phonemes."""
+def _losses(encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of phonemes, of words, and CTC over the phonemes.
+
+    Returns:
+        their sums (3), over frames of phonemes, frames with a known word, and crops,
+        of which CTC is a mean over phonemes; and these counts (3), on the CPU.
+    """
     assert encoder.ctc_linear is not None
     hidden, _ = encoder.phoneme_module(batch.waves)
     features, _ = encoder.word_module(hidden, None)
     phoneme_loss = functional.cross_entropy(
-        encoder.phoneme_linear(hidden).flatten(0, 1), batch.phonemes.flatten()
+        encoder.phoneme_linear(hidden).flatten(0, 1),
+        batch.phonemes.flatten(),
+        reduction="sum",
     )
     word_loss = functional.cross_entropy(
         encoder.word_linear(features).flatten(0, 1),
         batch.words.flatten(),
         ignore_index=IGNORED,
+        reduction="sum",
     )
     targets, lengths = _sequences(batch.phonemes)
-    ctc_loss = functional.ctc_loss(
+    ctc_losses = functional.ctc_loss(
         encoder.ctc_linear(hidden).log_softmax(2).transpose(0, 1),
         targets,
         torch.full((len(hidden),), hidden.shape[1]),
         lengths,
+        reduction="none",
         zero_infinity=True,
     )
-    return phoneme_loss, word_loss, ctc_loss
+    ctc_loss = (ctc_losses / lengths.clamp(min=1)).sum()
+    known = int((batch.words != IGNORED).sum())
+    counts = torch.tensor([batch.phonemes.numel(), known, len(batch.waves)])
+    return torch.stack([phoneme_loss, word_loss, ctc_loss]), counts.float()
 
 
 def _sequences(frames: Tensor) -> tuple[Tensor, Tensor]:

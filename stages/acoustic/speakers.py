@@ -3,7 +3,7 @@
 The synthesiser brings some sixty voices, and an encoder that hears those alone learns
 them by heart. People differ in the length and shape of their vocal tract (where
 formants lie, how strong and wide they are), in their voice (tilt, breath, roughness)
-and in how they stress; so every speaker here draws each of these. Nearly half of them
+and in how they stress; so every speaker here draws each of these. Two in five of them
 speak through the synthesiser's second engine, Klatt's, whose voice sources and
 formants are made in another way.
 """
@@ -11,7 +11,7 @@ formants are made in another way.
 import numpy as np
 
 _FORMANTS = 9
-_KLATT_SOURCES = (1, 5)  # kinds of voice source, by espeak-ng's numbers
+_KLATT_SOURCES = (1, 2, 3, 4, 5)  # kinds of voice source, by espeak-ng's numbers
 
 
 def draw_speaker(name: str, generator: np.random.Generator) -> str:
@@ -40,7 +40,7 @@ def draw_speaker(name: str, generator: np.random.Generator) -> str:
         f"stressAmp {several(8, 14, 24)}",
     ]
     if generator.random() < 0.4:
-        lines.append(f"klatt {draw(*_KLATT_SOURCES)}")
+        lines.append(f"klatt {generator.choice(_KLATT_SOURCES)}")
     for number in range(_FORMANTS):
         # 0 is the murmur below the first formant, 6 and above are faint brightness.
         frequency = 100 if number == 0 else 100 * tract * generator.uniform(0.9, 1.1)

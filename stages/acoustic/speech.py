@@ -6,8 +6,9 @@ each phoneme and word begins.
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,14 @@ from stages.acoustic.phonemes import SPOKEN_SILENCE, plain_phoneme
 from stages.acoustic.sentences import sentences
 from stages.acoustic.speakers import draw_speaker
 from stages.atomic import atomic_path
+from stages.provenance import fingerprint
 from stages.runtime import progress
 
 IGNORED = -100
 """A word that is not known, as where espeak-ng ran two words together."""
+
+# Raised when the same plans are spoken or aligned otherwise.
+_VERSION = 2
 
 _HELD_OUT_SESSIONS = 20
 
@@ -116,18 +121,29 @@ def _family(variant: str) -> str:
     return stem if len(stem) > 1 else variant
 
 
+def speech_name(plans: list[Plan], vocabulary: list[str]) -> str:
+    """Tells speech from other speech: by what is said, how, and by what."""
+    spoken = {
+        "version": _VERSION,
+        "plans": [asdict(plan) for plan in plans],
+        "vocabulary": vocabulary,
+        "synthesiser": espeak.version(),
+    }
+    return fingerprint(spoken)[:12]
+
+
 def speak_sessions(
     plans: list[Plan],
     vocabulary: list[str],
     folder: Path,
     workers: int,
 ) -> list[Session]:
-    """Speak what is not in `folder` yet, over `workers` processes.
+    """Speak what is not in `folder` yet, or is damaged there.
 
     Args:
         plans: of each session.
         vocabulary: every word of their texts; a word's class is its place, from 1.
-        folder: gets a file a session, see `load_session`.
+        folder: gets two files a session, see `load_session`.
         workers: how many are spoken at once.
 
     Returns:
@@ -140,12 +156,11 @@ def speak_sessions(
     index = {word: number + 1 for number, word in enumerate(vocabulary)}
 
     def one(number: int) -> Session:
-        path = _session_path(folder, number)
-        if not path.exists():
-            session = _speak_session(plans[number], index)
-            with atomic_path(path) as beside, open(beside, "wb") as stream:
-                np.savez(stream, **vars(session))
-        return load_session(folder, number)
+        try:
+            return load_session(folder, number)
+        except (OSError, ValueError, KeyError, BadZipFile):
+            _save_session(folder, number, _speak_session(plans[number], index))
+            return load_session(folder, number)
 
     with ThreadPoolExecutor(workers) as pool:
         return list(
@@ -159,13 +174,28 @@ def speak_sessions(
 
 
 def load_session(folder: Path, number: int) -> Session:
-    """A session that `speak_sessions` left in `folder`."""
-    with np.load(_session_path(folder, number)) as arrays:
-        return Session(**{name: arrays[name] for name in arrays})
+    """A session that `speak_sessions` left in `folder`.
+
+    Its audio is mapped: hours of speech are in memory once for all processes, and leave
+    it where it is short.
+    """
+    alignment, audio = _session_paths(folder, number)
+    with np.load(alignment) as arrays:
+        return Session(np.load(audio, mmap_mode="r"), **arrays)
 
 
-def _session_path(folder: Path, number: int) -> Path:
-    return folder / f"session-{number:05d}.npz"
+def _save_session(folder: Path, number: int, session: Session) -> None:
+    arrays = dict(vars(session))
+    alignment, audio = _session_paths(folder, number)
+    with atomic_path(audio) as beside, open(beside, "wb") as stream:
+        np.save(stream, arrays.pop("audio"))
+    with atomic_path(alignment) as beside, open(beside, "wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def _session_paths(folder: Path, number: int) -> tuple[Path, Path]:
+    stem = f"session-{number:05d}"
+    return folder / f"{stem}.npz", folder / f"{stem}.npy"
 
 
 def _speak_session(plan: Plan, index: dict[str, int]) -> Session:

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from stages.report.params import MOST_INTENTS
 from stages.report.published import published_accuracy
 from stages.report.robustness import CLEAN, Spoilt
 from stages.report.systems import System
@@ -70,6 +71,7 @@ INTENT_COLOURS = (
     "#882255",
     "#777777",
 )
+assert len(INTENT_COLOURS) == MOST_INTENTS
 # Rare errors must show: their colour rises fastest at the start.
 _RIGHT = LinearSegmentedColormap.from_list("right", ["#ffffff", "#6fa3cc", "#1d4f7c"])
 _WRONG = LinearSegmentedColormap.from_list(
