@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.acoustic.augment import augment, draw_places, read_at
+from stages.acoustic.augment import augment
 from stages.acoustic.crops import PHONEME_STEP, SILENCE, Crops, _classes
 from stages.acoustic.speech import IGNORED, Session
 
@@ -45,7 +45,7 @@ SESSION = Session(
 
 def test_crops_have_the_audio_and_classes_of_one_place() -> None:
     crops = Crops([SESSION], ["_", "a", "b"])
-    batch = crops.draw(20, 1.28, np.random.default_rng(0), warped=False)
+    batch = crops.draw(20, 1.28, np.random.default_rng(0))
     samples = int(1.28 * 16_000)
     assert batch.waves.shape == (20, samples) and batch.waves.dtype == torch.float32
     assert batch.phonemes.shape == (20, 32) and batch.words.shape == (20, 8)
@@ -83,58 +83,10 @@ def test_a_crop_longer_than_its_session_ends_in_silence() -> None:
         sentence_starts=np.array([0.0]),
     )
     crops = Crops([short], ["_", "a"])
-    batch = crops.draw(1, 1.28, np.random.default_rng(0), warped=False)
+    batch = crops.draw(1, 1.28, np.random.default_rng(0))
     assert batch.waves[0, :16_000].all() and not batch.waves[0, 16_000:].any()
     assert not batch.phonemes[0, 24:].any()
     assert not batch.words[0, 6:].any()
-
-
-def test_a_warped_crop_has_the_classes_of_the_places_it_is_read_from() -> None:
-    # The audio counts its own samples, so that a value tells its place.
-    counting = replace(SESSION, audio=np.arange(48_000.0))
-    crops = Crops([counting], ["_", "a", "b"])
-    batch = crops.draw(40, 1.28, np.random.default_rng(0), warped=True)
-    places = batch.waves.numpy().astype(float) * 32768
-    speeds = (places[:, -1] - places[:, 0]) / (places.shape[1] - 1)
-    assert 0.8 < speeds.min() < 0.95 < 1.07 < speeds.max() < 1.25
-    classes = np.array([0, 1, 2, 0, 2])
-    for row, step in ((batch.phonemes, PHONEME_STEP), (batch.words, 2560)):
-        centres = places[:, step // 2 :: step]
-        begun = (SESSION.phoneme_starts <= centres[..., None]).sum(2)
-        heard = classes[begun - 1]
-        if step == PHONEME_STEP:
-            assert (row.numpy() == heard).mean() > 0.99  # float32 places
-        else:
-            said = (SESSION.word_starts <= centres[..., None]).sum(2)
-            spoken = SESSION.words[np.maximum(said - 1, 0)]
-            expected = np.where(heard == 0, SILENCE, spoken)
-            assert (row.numpy() == expected).mean() > 0.99
-            assert len(set(spoken[heard > 0])) > 1
-
-
-def test_a_drawn_speed_stays_near_its_own() -> None:
-    generator = np.random.default_rng(0)
-    means = []
-    for _ in range(200):
-        places = draw_places(32_000, generator)
-        assert places.shape == (32_001,) and places[0] == 0
-        speed = np.diff(places)
-        mean = (speed.min() + speed.max()) / 2
-        assert speed.min() > 0.87 * 0.87 and speed.max() < 1.15 * 1.13
-        assert np.ptp(speed) < 0.25 * mean
-        means.append(mean)
-    assert min(means) < 0.9 and max(means) > 1.1
-
-
-def test_reading_between_samples_is_reading_the_sound_itself() -> None:
-    time = np.arange(4000)
-    audio = np.round(8000 * np.sin(2 * np.pi * 500 / 16_000 * time)).astype(np.int16)
-    np.testing.assert_array_equal(read_at(audio, time.astype(float)), audio)
-    places = np.linspace(2, 3900, 5000)
-    exact = 8000 * np.sin(2 * np.pi * 500 / 16_000 * places)
-    assert np.abs(read_at(audio, places) - exact).max() < 8  # a thousandth
-    beyond = read_at(audio, np.array([0.0, 4010.5]))
-    assert beyond.dtype == np.float32 and beyond[1] == 0
 
 
 def test_augmentation_keeps_shape_and_range_and_is_its_seed() -> None:

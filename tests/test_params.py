@@ -178,16 +178,11 @@ def test_the_presets_of_the_papers_corpora_have_its_numbers(name):
     assert student.alpha == (0.5, 0.8)
 
 
-def test_the_shipped_encoder_was_made_as_it_is_told():
+def test_the_shipped_encoder_was_made_with_the_parameters_that_are_shown():
     beside = REPOSITORY / "data" / "demo" / "encoder.json"
-    notes = json.loads(beside.read_text(encoding="utf-8"))
-    first, second = notes["began_with"]["recipe"], notes["recipe"]
+    recipe = json.loads(beside.read_text(encoding="utf-8"))["recipe"]
     params = load_params(REPOSITORY / "params.yaml").pretraining
-    assert first == json.loads(json.dumps(asdict(params)))
-    told = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    changes = dict(re.findall(r"--set pretraining\.(\w+)=([\d.]+)", told))
-    assert len(changes) == 3
-    assert second == first | {name: json.loads(one) for name, one in changes.items()}
+    assert recipe == json.loads(json.dumps(asdict(params)))
 
 
 def test_what_an_adapter_does_not_read_is_refused_not_ignored(tmp_path):

@@ -1,6 +1,5 @@
 """Speech for pretraining: voices and text that stay apart, true alignments."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +43,7 @@ def test_no_voice_of_the_demo_and_no_held_out_one_is_trained_on(plans: list) -> 
     assert {voice.variant for voice in scored} <= set(params.held_out_variants)
     assert {voice.accent for voice in scored} <= set(params.held_out_accents)
     assert not set(params.accents) & set(params.held_out_accents)
+    assert {plan.warp for plan in plans[params.sessions :]} == {1.0}
     assert {v.variant for v in (*known, *scored)} <= set(espeak.variants())
 
 
@@ -67,7 +67,7 @@ def test_so_many_speakers_are_made_up_and_none_of_them_is_scored(plans: list) ->
 
 def test_a_speaker_made_up_is_heard_in_every_line_of_its_definition() -> None:
     """The synthesiser ignores what it does not understand, without a word."""
-    definition = draw_speaker("drawn", np.random.default_rng(11))
+    definition = draw_speaker("drawn", np.random.default_rng(3))
     lines = definition.splitlines()
     kinds = {line.split()[0] for line in lines}
     assert kinds >= {"formant", "tone", "breath", "flutter", "voicing", "stressAmp"}
@@ -81,16 +81,6 @@ def test_a_speaker_made_up_is_heard_in_every_line_of_its_definition() -> None:
     for kind in sorted(kinds - {"language", "name", "intonation"}):
         others = [line for line in lines if line.split()[0] != kind]
         assert not np.array_equal(whole, audio("\n".join(others) + "\n")), kind
-    klatt = [audio(f"{definition}klatt {source}\n") for source in range(1, 6)]
-    assert len({one.tobytes() for one in (whole, *klatt)}) == 6
-
-
-def test_a_part_of_the_speakers_made_up_speaks_through_the_other_engine() -> None:
-    generator = np.random.default_rng(0)
-    drawn = [draw_speaker("drawn", generator) for _ in range(500)]
-    sources = [re.findall(r"^klatt (\d)$", one, re.MULTILINE) for one in drawn]
-    assert 0.3 < sum(map(bool, sources)) / 500 < 0.5
-    assert {number for (number,) in filter(None, sources)} == set("12345")
 
 
 def test_each_session_has_a_seed_and_the_sentences_asked_for(plans: list) -> None:

@@ -1,54 +1,14 @@
-"""What pretraining does to clean speech, so that speakers and channels vary.
+"""What pretraining does to clean speech, a batch at a time, so that channels vary.
 
-Every crop is played at a speed of its own that swings a little, which moves formants,
-pitch and durations; then a batch at a time it gets, each with its own chance: a random
-equaliser with a low-pass and missing bands, reverberation, coloured noise at 5 to 35
-dB, clipping, silenced spans, and a random level. The linear parts are one product in
-the frequency domain.
+Every crop gets, each with its own chance: a random equaliser with a low-pass and
+missing bands, reverberation, coloured noise at 5 to 35 dB, clipping, silenced spans,
+and a random level. The linear parts are one product in the frequency domain.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from stages.acoustic.frames import SAMPLE_RATE
-
-
-def draw_places(samples: int, generator: np.random.Generator) -> np.ndarray:
-    """Where in a recording a crop's samples lie, (samples + 1,) ascending from 0.
-
-    The speed is drawn from 0.87 to 1.15 and swings by up to 8 % once in 0.5 to 2 s.
-    Playing speech faster or slower moves its formants as a shorter or longer vocal
-    tract does.
-    """
-    speed = np.exp(generator.uniform(np.log(0.87), np.log(1.15)))
-    depth = generator.uniform(0, 0.08)
-    turn = 2 * np.pi * generator.uniform(0.5, 2) / SAMPLE_RATE
-    phase = generator.uniform(0, 2 * np.pi)
-    time = np.arange(samples + 1)
-    # The integral of 1 + depth · sin(turn · time + phase).
-    swing = depth / turn * (np.cos(phase) - np.cos(turn * time + phase))
-    return speed * (time + swing)
-
-
-def read_at(audio: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """What lies at places between samples, by cubic (Catmull-Rom) interpolation.
-
-    Args:
-        audio: (samples,) of any kind; silent before and after.
-        places: (count,) ascending from 0, in samples.
-
-    Returns:
-        (count,) float32.
-    """
-    left = np.floor(places).astype(np.int64)
-    share = (places - left).astype(np.float32)
-    around = np.zeros(max(len(audio), int(left[-1]) + 1) + 3, np.float32)
-    around[1 : len(audio) + 1] = audio
-    a, b, c, d = (around[left + offset] for offset in range(4))
-    slope, curve = c - a, 2 * a - 5 * b + 4 * c - d
-    cubic = 3 * (b - c) + d - a
-    return b + share / 2 * (slope + share * (curve + share * cubic))
 
 
 def augment(waves: Tensor, generator: torch.Generator) -> Tensor:

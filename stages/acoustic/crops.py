@@ -1,6 +1,5 @@
 """Random crops of speech, with the phoneme and the word of every frame."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.acoustic.augment import draw_places, read_at
 from stages.acoustic.frames import FRAME_STEP, SAMPLE_RATE
 from stages.acoustic.speech import Session
 
@@ -46,13 +44,10 @@ class Crops:
         size: int,
         seconds: float,
         generator: np.random.Generator,
-        *,
-        warped: bool,
     ) -> Batch:
         """`size` crops that begin up to 0.5 s before a random sentence.
 
-        They are `seconds` long, rounded to whole frames of words. If `warped`, each is
-        played at a speed of its own, see `draw_places`.
+        They are `seconds` long, rounded to whole frames of words.
         """
         samples = FRAME_STEP * round(seconds * SAMPLE_RATE / FRAME_STEP)
         waves = np.zeros((size, samples), np.float32)
@@ -63,15 +58,10 @@ class Crops:
             one = self.sessions[number]
             begin = int(generator.choice(one.sentence_starts))
             begin -= int(generator.integers(int(0.5 * SAMPLE_RATE)))
-            places = np.arange(samples + 1.0)
-            if warped:
-                places = draw_places(samples, generator)
-            span = math.ceil(places[-1])
-            begin = max(0, min(begin, len(one.audio) - span))
-            # Between the last samples, two more are looked at.
-            part = one.audio[begin : begin + span + 2]
-            waves[row] = read_at(part, places[:-1]) / 32768
-            places += begin
+            begin = max(0, min(begin, len(one.audio) - samples))
+            part = one.audio[begin : begin + samples]
+            waves[row, : len(part)] = part / 32768
+            places = begin + np.arange(samples)
             every_phoneme = places[PHONEME_STEP // 2 :: PHONEME_STEP]
             every_word = places[FRAME_STEP // 2 :: FRAME_STEP]
             phonemes[row] = _classes(

@@ -58,7 +58,7 @@ class AcousticParams:
 
 @dataclass(frozen=True)
 class PretrainingParams:
-    """How an encoder like the shipped one is made.
+    """How the shipped encoder was made.
 
     The losses are those of Lugosch et al. 2019, section 2.2: cross-entropy of every
     frame's phoneme and word; to them comes CTC over the phonemes, so that the encoder

@@ -249,7 +249,7 @@ def _draw(params: PretrainingParams, crops: Crops, step: int, peers: Peers) -> B
         generator = np.random.default_rng((params.seed, step, 1 + piece))
         noise = torch.Generator().manual_seed(int(generator.integers(2**62)))
         size = min(_PIECE, params.batch_size - piece * _PIECE)
-        part = crops.draw(size, seconds, generator, warped=True)
+        part = crops.draw(size, seconds, generator)
         parts.append(replace(part, waves=augment(part.waves, noise)))
     return Batch(
         *(
@@ -400,7 +400,7 @@ def _score(encoder: Encoder, crops: Crops) -> dict[str, float]:
         right = {"phoneme": [], "word": []}  # type: dict[str, list[Tensor]]
         wrong = total = 0
         for _ in range(10):
-            batch = crops.draw(32, 2.56, generator, warped=False)
+            batch = crops.draw(32, 2.56, generator)
             waves = batch.waves
             if condition == "augmented":
                 waves = augment(waves, noise)

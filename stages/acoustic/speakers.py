@@ -3,15 +3,12 @@
 The synthesiser brings some sixty voices, and an encoder that hears those alone learns
 them by heart. People differ in the length and shape of their vocal tract (where
 formants lie, how strong and wide they are), in their voice (tilt, breath, roughness)
-and in how they stress; so every speaker here draws each of these. Two in five of them
-speak through the synthesiser's second engine, Klatt's, whose voice sources and
-formants are made in another way.
+and in how they stress; so every speaker here draws each of these.
 """
 
 import numpy as np
 
 _FORMANTS = 9
-_KLATT_SOURCES = (1, 2, 3, 4, 5)  # kinds of voice source, by espeak-ng's numbers
 
 
 def draw_speaker(name: str, generator: np.random.Generator) -> str:
@@ -39,11 +36,9 @@ def draw_speaker(name: str, generator: np.random.Generator) -> str:
         f"stressAdd {several(8, -25, 25)}",
         f"stressAmp {several(8, 14, 24)}",
     ]
-    if generator.random() < 0.4:
-        lines.append(f"klatt {generator.choice(_KLATT_SOURCES)}")
     for number in range(_FORMANTS):
         # 0 is the murmur below the first formant, 6 and above are faint brightness.
-        frequency = 100 if number == 0 else 100 * tract * generator.uniform(0.9, 1.1)
+        frequency = 100 if number == 0 else 100 * tract * generator.uniform(0.93, 1.07)
         strength = draw(0, 130) if number > 5 else draw(60, 150)
         lines.append(f"formant {number} {round(frequency)} {strength} {draw(70, 180)}")
     if generator.random() < 0.5:

@@ -29,7 +29,7 @@ IGNORED = -100
 """A word that is not known, as where espeak-ng ran two words together."""
 
 # Raised when the same plans are spoken or aligned otherwise.
-_VERSION = 2
+_VERSION = 1
 
 _HELD_OUT_SESSIONS = 20
 
@@ -47,12 +47,14 @@ class Plan:
         voice: who speaks.
         texts: the sentences.
         pauses: silence before each of them, seconds.
+        warp: how much faster it is played.
         seed: of the synthesiser.
     """
 
     voice: espeak.Voice
     texts: list[str]
     pauses: list[float]
+    warp: float
     seed: int
 
 
@@ -106,12 +108,15 @@ def plan_sessions(
             pitch_range=int(generator.integers(15, 86)),
             definition=definition,
         )
+        # Playing speech faster or slower moves its formants as a shorter or longer
+        # vocal tract does.
+        warp = 1.0 if held_out else float(generator.choice(np.arange(86, 117, 3))) / 100
         texts = [next(text) for _ in range(params.sentences)]
         # The synthesiser returns speech without the silence that a recording has
         # around it.
         pauses = generator.uniform(0, params.longest_pause, params.sentences)
         seed = params.seed * 1_000_003 + number
-        plans.append(Plan(voice, texts, pauses.tolist(), seed))
+        plans.append(Plan(voice, texts, pauses.tolist(), warp, seed))
     return plans
 
 
@@ -200,7 +205,8 @@ def _session_paths(folder: Path, number: int) -> tuple[Path, Path]:
 
 def _speak_session(plan: Plan, index: dict[str, int]) -> Session:
     spoken = espeak.speak(plan.voice, plan.texts, seed=plan.seed)
-    scale = SAMPLE_RATE / espeak.SAMPLE_RATE
+    rate = round(SAMPLE_RATE / plan.warp / 50) * 50
+    scale = rate / espeak.SAMPLE_RATE
     pauses = [round(seconds * espeak.SAMPLE_RATE) for seconds in plan.pauses]
     parts, starts, place = [], [], 0
     for pause, one in zip(pauses, spoken, strict=True):
@@ -208,7 +214,7 @@ def _speak_session(plan: Plan, index: dict[str, int]) -> Session:
         starts.append(place + pause)
         place += pause + len(one.samples)
     audio = torch.from_numpy(np.concatenate(parts)).float()
-    audio = torchaudio.functional.resample(audio, espeak.SAMPLE_RATE, SAMPLE_RATE)
+    audio = torchaudio.functional.resample(audio, espeak.SAMPLE_RATE, rate)
     phonemes, phoneme_starts, words, word_starts = [], [], [], []
     for text, one, start, pause in zip(plan.texts, spoken, starts, pauses, strict=True):
         # The silence before an utterance's first phoneme.
