@@ -280,7 +280,8 @@ def test_other_classifiers_extract_nothing_again(
     checkpoint = load_checkpoint(Path(corpus.params.encoder))
     with torch.no_grad():
         checkpoint.encoder.word_linear.weight += 1
-    save_checkpoint(Path(corpus.params.encoder), checkpoint.encoder, (), ("word",))
+    names = ("words", "of", "another", "kind")
+    save_checkpoint(Path(corpus.params.encoder), checkpoint.encoder, (), names)
     encoded.clear()
     assert corpus.extract().extracted == 0
     assert encoded == []
