@@ -425,6 +425,8 @@ def test_dvc_runs_the_line_once_and_an_experiment_beside_it(repository, monkeypa
     _run("git", "config", "user.name", "test")
     _run("dvc", "init", "-q")
     shutil.copy(REPOSITORY / ".dvc" / "config", ".dvc/config")
+    templates = REPOSITORY / ".dvc" / "plots"
+    shutil.copytree(templates, ".dvc/plots", dirs_exist_ok=True)
     shutil.copy(REPOSITORY / ".dvcignore", ".dvcignore")
     _run("dvc", "repro")
     assert set(states().values()) == {"fresh"}
