@@ -20,6 +20,7 @@ from stages.errors import PipelineError
 
 # Between the death of a process and its parent's knowing the cause.
 _SECONDS_TO_TELL = 10.0
+_SECONDS_TO_END = 3.0
 
 
 class Peers:
@@ -102,12 +103,14 @@ def accompanied(
         except ProcessException as error:
             raise _failed(error) from error
         finally:
-            for process in others.processes if others else ():
-                process.terminate()
-                process.join()
             torch.set_num_threads(threads)
+            # Without this one the others end by themselves, and leave nothing behind.
             if distributed.is_initialized():
                 distributed.destroy_process_group()
+            for process in others.processes if others else ():
+                process.join(_SECONDS_TO_END)
+                process.terminate()
+                process.join()
 
 
 def _meet(count: int, meeting: str, others: ProcessContext) -> Peers:
