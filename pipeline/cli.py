@@ -144,18 +144,23 @@ _device = click.option(
     show_envvar=True,
     help="auto, cpu or cuda.",
 )
-_workers = click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=_cpus,
-    envvar="ALN_WORKERS",
-    show_default="the CPUs",
-    show_envvar=True,
-    metavar="N",
-    help="Threads or processes at once; never changes a result.",
-)
 
 
+def _workers_option(told: str) -> Callable[..., Any]:
+    """How many workers there are, and what that means to a command's result."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        default=_cpus,
+        envvar="ALN_WORKERS",
+        show_default="the CPUs",
+        show_envvar=True,
+        metavar="N",
+        help=told,
+    )
+
+
+_workers = _workers_option("Threads or processes at once; never changes a result.")
 _together = click.option(
     "--together/--one-by-one",
     default=None,
@@ -272,16 +277,9 @@ def prepare(
     help="Begin with this checkpoint's weights, not with random ones.",
 )
 @_device
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=_cpus,
-    envvar="ALN_WORKERS",
-    show_default="the CPUs",
-    show_envvar=True,
-    metavar="N",
-    help="Processes that speak, and share each step on a CPU. They add in another "
-    "order, and training magnifies rounding.",
+@_workers_option(
+    "Processes that speak, and share each step on a CPU. They add in another "
+    "order, and training magnifies rounding."
 )
 def pretrain_asr(
     settings: Settings, output: Path, start: Path | None, device: str, workers: int

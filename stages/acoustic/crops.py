@@ -30,7 +30,7 @@ class Batch:
 
 
 class Crops:
-    """Sessions in memory, and random crops of them."""
+    """Sessions, and random crops of them."""
 
     def __init__(self, sessions: list[Session], inventory: Sequence[str]) -> None:
         self.sessions = sessions
@@ -39,12 +39,7 @@ class Crops:
             np.array([place[str(name)] for name in one.phonemes]) for one in sessions
         ]
 
-    def draw(
-        self,
-        size: int,
-        seconds: float,
-        generator: np.random.Generator,
-    ) -> Batch:
+    def draw(self, size: int, seconds: float, generator: np.random.Generator) -> Batch:
         """`size` crops that begin up to 0.5 s before a random sentence.
 
         They are `seconds` long, rounded to whole frames of words.
@@ -61,9 +56,8 @@ class Crops:
             begin = max(0, min(begin, len(one.audio) - samples))
             part = one.audio[begin : begin + samples]
             waves[row, : len(part)] = part / 32768
-            places = begin + np.arange(samples)
-            every_phoneme = places[PHONEME_STEP // 2 :: PHONEME_STEP]
-            every_word = places[FRAME_STEP // 2 :: FRAME_STEP]
+            every_phoneme = begin + np.arange(PHONEME_STEP // 2, samples, PHONEME_STEP)
+            every_word = begin + np.arange(FRAME_STEP // 2, samples, FRAME_STEP)
             phonemes[row] = _classes(
                 self.phonemes[number], one.phoneme_starts, every_phoneme
             )

@@ -45,8 +45,18 @@ class Peers:
         return values
 
 
-class _Lost(PipelineError):
-    """Another process is gone."""
+class _Died(PipelineError):
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            "a process of the training died",
+            found=found,
+            fix="mend that, or run the same command again, with fewer --workers if "
+            "memory was short; it goes on from its last checkpoint",
+        )
+
+
+class _Lost(_Died):
+    """Another process is gone, which is all that is known."""
 
 
 class _ConnectedPeers(Peers):
@@ -59,12 +69,7 @@ class _ConnectedPeers(Peers):
         try:
             distributed.all_reduce(values)
         except RuntimeError as error:
-            raise _Lost(
-                "a process of the training died",
-                found=str(error).splitlines()[0],
-                fix="run the same command again, with fewer --workers if memory was "
-                "short; it goes on from its last checkpoint",
-            ) from error
+            raise _Lost(str(error).splitlines()[0]) from error
         return values
 
 
@@ -84,30 +89,29 @@ def accompanied(
         return
     threads = torch.get_num_threads()
     share = max(1, threads // count)
-    others = None
     with tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")
+        others = torch.multiprocessing.spawn(
+            _accompany,
+            (count, meeting, share, work, arguments),
+            nprocs=count - 1,
+            join=False,
+            daemon=True,
+        )
         try:
-            others = torch.multiprocessing.spawn(
-                _accompany,
-                (count, meeting, share, work, arguments),
-                nprocs=count - 1,
-                join=False,
-                daemon=True,
-            )
             torch.set_num_threads(share)
             yield _meet(count, meeting, others)
         except _Lost as lost:
             _tell_why(others, lost)
             raise
         except ProcessException as error:
-            raise _failed(error) from error
+            raise _Died(_cause(error)) from error
         finally:
             torch.set_num_threads(threads)
             # Without this one the others end by themselves, and leave nothing behind.
             if distributed.is_initialized():
                 distributed.destroy_process_group()
-            for process in others.processes if others else ():
+            for process in others.processes:
                 process.join(_SECONDS_TO_END)
                 process.terminate()
                 process.join()
@@ -121,23 +125,17 @@ def _meet(count: int, meeting: str, others: ProcessContext) -> Peers:
     return _ConnectedPeers(0, count, store)
 
 
-def _tell_why(others: ProcessContext | None, lost: _Lost) -> None:
+def _tell_why(others: ProcessContext, lost: _Lost) -> None:
     """Raise what ended the other process, if it is known; `lost` only tells that."""
     try:
-        if others is not None:
-            others.join(timeout=_SECONDS_TO_TELL)
+        others.join(timeout=_SECONDS_TO_TELL)
     except ProcessException as error:
-        raise _failed(error) from lost
+        raise _Died(_cause(error)) from lost
 
 
-def _failed(error: ProcessException) -> PipelineError:
-    return PipelineError(
-        "a process of the training died",
-        # The last line of a traceback, or with which status it ended.
-        found=str(error).strip().splitlines()[-1],
-        fix="mend that, or run the same command again, with fewer --workers if memory "
-        "was short; it goes on from its last checkpoint",
-    )
+def _cause(error: ProcessException) -> str:
+    """The last line of a traceback, or with which status the process ended."""
+    return str(error).strip().splitlines()[-1]
 
 
 def _accompany(

@@ -160,7 +160,7 @@ def run(
 
 def _described(checkpoint: Path) -> dict[str, Any]:
     """The checkpoint's hash, and what stands beside it of how it was made."""
-    load_checkpoint(checkpoint)
+    load_checkpoint(checkpoint)  # refused now, not after minutes of speaking
     beside = checkpoint.with_suffix(".json")
     notes: Any = {}
     if beside.is_file():
@@ -190,16 +190,13 @@ def _begun(training: _Training) -> Encoder:
         if start is None
         else start.encoder.configuration
     )
-    encoder = Encoder(
-        replace(
-            sizes,
-            phonemes=len(training.phonemes),
-            words=len(training.words),
-            ctc=True,
-        ),
-        # CUDA has a faster one of its own.
-        **({"recurrent": BidirectionalGRU} if training.device == "cpu" else {}),
+    configuration = replace(
+        sizes, phonemes=len(training.phonemes), words=len(training.words), ctc=True
     )
+    if training.device == "cpu":
+        encoder = Encoder(configuration, BidirectionalGRU)
+    else:  # CUDA's own is faster.
+        encoder = Encoder(configuration)
     if start is not None:
         _take_over(encoder, training, start)
     return encoder.to(training.device)
