@@ -154,6 +154,22 @@ def read_intents(path: Path) -> list[str]:
     return intents
 
 
+def usable_rows(path: Path, table: pd.DataFrame, bad: pd.DataFrame) -> pd.DataFrame:
+    """The rows that can be learnt from and measured: `table`'s but for those set aside.
+
+    Args:
+        path: the manifest, for messages.
+        table: its rows.
+        bad: those that extraction set aside, as `read_quarantine` gives them.
+
+    Raises:
+        InputError: as `check_manifest`, of what is left.
+    """
+    left = without(table, bad)
+    check_manifest(path, left, set_aside=len(table) - len(left))
+    return left
+
+
 def check_manifest(path: Path, table: pd.DataFrame, *, set_aside: int = 0) -> None:
     """Hold `table` against what every later stage relies on.
 

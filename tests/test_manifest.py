@@ -16,6 +16,7 @@ from stages.manifest import (
     read_intents,
     read_manifest,
     read_quarantine,
+    usable_rows,
     write_manifest,
     write_quarantine,
 )
@@ -116,13 +117,18 @@ def test_what_cannot_be_relied_on_is_refused(
 
 def test_what_a_quarantine_took_is_said_to_be_missed(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
+    rows = table(
+        {}, {"intent": "off"}, {}, {"id": "c/off", "intent": "off"}, {"id": "c/on"}
+    ).assign(split=["train", "valid", "test", "train", "train"])
+    assert usable_rows(path, rows, rows[:0]).equals(rows)
+    assert list(usable_rows(path, rows, rows[4:])["id"]) == list(rows["id"])[:4]
     with pytest.raises(InputError) as caught:
-        check_manifest(path, table({}, {"intent": "off"}), set_aside=3)
+        usable_rows(path, rows, rows[3:4])
     line = str(caught.value)
     assert "c/valid has intent 'off'" in line and "row 3" not in line
-    assert "(recordings set aside: 3)" in line and "quarantine.csv" in line
+    assert "(recordings set aside: 1)" in line and "quarantine.csv" in line
     with pytest.raises(InputError, match=r"'valid' \(recordings set aside: 1"):
-        check_manifest(path, table().iloc[[0, 2]], set_aside=1)
+        usable_rows(path, rows, rows[1:2])
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,10 @@ from stages.baseline.recognisers import Recogniser, Transcribe, choose_recognise
 from stages.baseline.transcripts import open_transcripts
 from stages.errors import CacheError, ConfigurationError, InputError, RecordingError
 from stages.manifest import (
-    check_manifest,
     read_intents,
     read_manifest,
     read_quarantine,
-    without,
+    usable_rows,
 )
 from stages.processes import run_in_processes
 from stages.runtime import choose_device, progress, quiet_transformers
@@ -119,9 +118,7 @@ def run(
     where = choose_device(device)
     names = read_intents(intents)
     _check_teacher(teacher, names)
-    whole = read_manifest(manifest)
-    table = without(whole, read_quarantine(quarantine))
-    check_manifest(manifest, table, set_aside=len(whole) - len(table))
+    table = usable_rows(manifest, read_manifest(manifest), read_quarantine(quarantine))
     table["text"] = table["text"].map(normalise_text)
     heard = table[table["split"].isin(HEARD)].reset_index(drop=True)
     if params.recogniser == "given":

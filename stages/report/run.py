@@ -33,11 +33,10 @@ import pandas as pd
 from stages.atomic import atomic_path
 from stages.errors import CacheError, ConfigurationError, InputError
 from stages.manifest import (
-    check_manifest,
     read_intents,
     read_manifest,
     read_quarantine,
-    without,
+    usable_rows,
 )
 from stages.report import scores, statistics, tables
 from stages.report.counts import describe_corpus
@@ -144,9 +143,7 @@ def run(
     if not students:
         raise ConfigurationError("no student to report", fix="name one in params.yaml")
     set_aside = read_quarantine(quarantine)
-    whole = read_manifest(manifest)
-    table = without(whole, set_aside)
-    check_manifest(manifest, table, set_aside=len(whole) - len(table))
+    table = usable_rows(manifest, read_manifest(manifest), set_aside)
     names = read_intents(intents)
     utterances = _utterances(table, manifest)
     encoder = _read_encoder_scores(encoder_scores)

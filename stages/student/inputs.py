@@ -25,11 +25,10 @@ from stages.atomic import atomic_path
 from stages.cache import CacheReader, Digest, read_digest, unwritable
 from stages.errors import CacheError, InputError
 from stages.manifest import (
-    check_manifest,
     read_intents,
     read_manifest,
     read_quarantine,
-    without,
+    usable_rows,
 )
 from stages.provenance import fingerprint, hash_bytes, hash_code, hash_file
 from stages.runtime import choose_device
@@ -117,8 +116,7 @@ class Inputs:
                 path=path,
                 fix="run `aln-pipeline prepare`",
             )
-        whole, table = table, without(table, read_quarantine(job.quarantine))
-        check_manifest(job.manifest, table, set_aside=len(whole) - len(table))
+        table = usable_rows(job.manifest, table, read_quarantine(job.quarantine))
         self.tables = {split: rows for split, rows in table.groupby("split")}
         digest = read_digest(job.acoustic_digest)
         for id, audio in zip(table["id"], table["audio_sha256"], strict=True):
