@@ -60,7 +60,7 @@ def main() -> None:
     )
     parser.add_argument("--corpus", type=Path, default=Path("cache/demo"))
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -82,14 +82,20 @@ def main() -> None:
     held_out = [set(recipe["held_out_accents"]) for recipe in recipes]
     unheard = sorted(set.intersection(*held_out))
     train, valid, tests = _waves(arguments.corpus, unheard)
-    table = {
-        name: _accuracies(params, features, train, valid, tests)
-        for name, features in systems.items()
-    }
-    conditions = pd.DataFrame(table)
-    print(conditions.round(2).to_string())
+    means, deviations = {}, {}
+    for name, features in systems.items():
+        accuracies = _accuracies(params, features, train, valid, tests)
+        means[name] = accuracies.mean()
+        deviations[name] = accuracies.std().fillna(0)  # of a single seed: none
+        told = {name: means[name], "±": deviations[name]}
+        print(pd.DataFrame(told).round(2).to_string(), flush=True)
+    conditions = pd.DataFrame(means).round(2)
+    print(conditions.to_string())
     if arguments.write:
-        notes["conditions"] = conditions.round(2).to_dict("index")
+        notes["conditions"] = conditions.to_dict("index")
+        notes["conditions_deviation"] = (
+            pd.DataFrame(deviations).round(2).to_dict("index")
+        )
         notes["conditions_measured"] = (
             f"Baseline-2 accuracy in percent, mean of {len(params.seeds)} seeds, "
             f"{params.epochs} epochs, trained on the demo's train split"
@@ -208,8 +214,8 @@ def _accuracies(
     train: tuple,
     valid: tuple,
     tests: dict[str, tuple],
-) -> dict[str, float]:
-    """Percent right in every condition, mean over seeds."""
+) -> pd.DataFrame:
+    """Percent right, (seeds, conditions)."""
     heard = _utterances(features, *train)
     chosen = _utterances(features, *valid)
     held_out = {name: _utterances(features, *test) for name, test in tests.items()}
@@ -241,7 +247,7 @@ def _accuracies(
             for name, split in held_out.items():
                 hits = classify(model, split).argmax(1) == split.labels
                 scores[name].append(100 * float(hits.double().mean()))
-    return {name: float(np.mean(values)) for name, values in scores.items()}
+    return pd.DataFrame(scores, index=list(params.seeds))
 
 
 def _finished(training: Generator[None, None, Student], epochs: int) -> Student:
