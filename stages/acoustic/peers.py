@@ -20,7 +20,7 @@ from stages.errors import PipelineError
 
 # Between the death of a process and its parent's knowing the cause.
 _SECONDS_TO_TELL = 10.0
-_SECONDS_TO_END = 3.0
+_SECONDS_TO_END = 10.0
 
 
 class Peers:
