@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("ALN_CORPUS_ROOT", "ALN_CACHE_DIR", "ALN_DEVICE", "ALN_WORKERS"):
     os.environ.pop(name, None)
+# A shell starts what runs in its background deaf to Ctrl-C, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RATE = 16_000
 # What is said and the pitch it is said at, by intent; the second wording is for test.
