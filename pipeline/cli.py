@@ -286,7 +286,8 @@ def pretrain_asr(
 ) -> None:
     """Train an encoder on synthetic speech, as the one in data/demo was.
 
-    Takes hours. Set acoustic.encoder to the checkpoint to use it.
+    Takes about an hour on two cores. Set acoustic.encoder to the checkpoint to use
+    it.
     """
     from stages.acoustic.pretrain import run
 

@@ -77,7 +77,8 @@ class PretrainingParams:
             voice of the demo corpus is heard.
         lengths: durations of training crops, seconds; a batch has one of them.
         batch_size: crops a step.
-        steps: optimiser steps.
+        steps: optimiser steps. More of them bring the voices heard here nearer, and
+            another synthesiser's further off (the table in CONTRIBUTING.md).
         learning_rate: peak of the one-cycle schedule.
         ctc_weight: factor of the CTC loss.
         checkpoint_steps: a resumable checkpoint every so many steps.
@@ -101,7 +102,7 @@ class PretrainingParams:
     held_out_variants: tuple[str, ...] = ("Andrea", "Hugo", "belinda", "ian", "m6")
     lengths: tuple[float, ...] = (1.28, 1.92, 2.56, 3.84)
     batch_size: int = 48
-    steps: int = 9000
+    steps: int = 2500
     learning_rate: float = 0.002
     ctc_weight: float = 0.3
     checkpoint_steps: int = 50
