@@ -286,8 +286,8 @@ def pretrain_asr(
 ) -> None:
     """Train an encoder on synthetic speech, as the one in data/demo was.
 
-    Takes about an hour on two cores. Set acoustic.encoder to the checkpoint to use
-    it.
+    Takes most of an hour on two cores. Set acoustic.encoder to the checkpoint to
+    use it.
     """
     from stages.acoustic.pretrain import run
 

@@ -77,8 +77,8 @@ class PretrainingParams:
             voice of the demo corpus is heard.
         lengths: durations of training crops, seconds; a batch has one of them.
         batch_size: crops a step.
-        steps: optimiser steps. More of them bring the voices heard here nearer, and
-            another synthesiser's further off (the table in CONTRIBUTING.md).
+        steps: optimiser steps. With more of them intents come out better on espeak-ng's
+            voices and worse on another synthesiser's (CONTRIBUTING.md, the table).
         learning_rate: peak of the one-cycle schedule.
         ctc_weight: factor of the CTC loss.
         checkpoint_steps: a resumable checkpoint every so many steps.
