@@ -17,7 +17,7 @@ from pipeline.layout import Layout
 from pipeline.params import load_params
 from pipeline.students import shared_job
 from stages.student.params import StudentParams
-from stages.student.sweep import Variant, run
+from stages.sweep.run import Variant, run
 
 _ALPHA = 0.5
 

@@ -51,9 +51,10 @@ import psutil
 import torch
 
 from stages.acoustic.frames import FRAME_STEP
-from stages.cache import CacheReader, CacheWriter, Header
-from stages.provenance import hash_array, hash_bytes
-from stages.runtime import one_thread
+from stages.cache.format import Header
+from stages.cache.store import CacheReader, CacheWriter
+from stages.core.hashing import hash_array, hash_bytes
+from stages.core.runtime import one_thread
 from stages.student.batches import Utterances
 
 _MEAN_FRAMES = 15.5

@@ -4,7 +4,7 @@ Trains Baseline-2, the student that reads acoustic features alone, on the demo's
 split, three times over: on the shipped encoder's features, on those of the same encoder
 randomly initialised, and on log-mel features. Then tests it where it is hard: accents
 that pretraining never heard; rooms, background talk and telephone lines that it never
-heard either (`stages/channel.py` says in what they differ from its own); and voices of
+heard either (see `stages/speech/effects.py`); and voices of
 another synthesiser, flite, which are built from recordings of people. Where flite is
 not installed (`apt install flite`, a build with the voices awb, kal16, rms and slt),
 these are left out.
@@ -12,7 +12,7 @@ these are left out.
     python benchmarks/encoder.py            print the table
     python benchmarks/encoder.py --write    and put it into the checkpoint's .json
 
-Needs the demo's recordings: run `aln-pipeline prepare` first.
+Needs the demo's recordings: run `aln-pipeline prepare-corpus` first.
 """
 
 import argparse
@@ -30,14 +30,14 @@ import pandas as pd
 import torch
 import torchaudio
 
-from stages.acoustic.audio import load_audio
 from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint
 from stages.acoustic.encoder import Encoder
-from stages.acoustic.extract import encode
-from stages.acoustic.frames import FRAME_STEP, SAMPLE_RATE, frame_count
-from stages.atomic import write_json
-from stages.manifest import read_intents, read_manifest
-from stages.runtime import one_thread, progress
+from stages.acoustic.encoding import encode
+from stages.acoustic.frames import FRAME_STEP, frame_count
+from stages.core.files import write_json
+from stages.core.manifest import read_intents, read_manifest
+from stages.core.runtime import one_thread, progress
+from stages.speech.loading import SAMPLE_RATE, load_audio
 from stages.student.batches import Utterances
 from stages.student.params import StudentParams
 from stages.student.training import Student, classify, train_student

@@ -33,18 +33,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.acoustic.audio import load_audio
 from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
 from stages.acoustic.encoder import Encoder, SincFilters
-from stages.acoustic.extract import feature_header, run
-from stages.acoustic.frames import SAMPLE_RATE, SINC_STRIDE
+from stages.acoustic.encoding import feature_header
+from stages.acoustic.frames import SINC_STRIDE
 from stages.acoustic.graph import build_graph
+from stages.acoustic.onnx_encoder import Session
 from stages.acoustic.params import AcousticParams
-from stages.acoustic.session import Session
-from stages.cache import CacheWriter
-from stages.manifest import COLUMNS, write_manifest
-from stages.provenance import hash_file
-from stages.runtime import progress
+from stages.acoustic.run import run
+from stages.cache.store import CacheWriter
+from stages.core.hashing import hash_file
+from stages.core.manifest import COLUMNS, write_manifest
+from stages.core.runtime import progress
+from stages.speech.loading import SAMPLE_RATE, load_audio
 
 _MEAN_SECONDS = 2.3
 _BATCH = 64

@@ -28,18 +28,18 @@ import torch
 
 from pipeline.layout import Layout
 from pipeline.params import PARAMS_FILE, Params, load_params
-from stages.acoustic.audio import load_audio
 from stages.acoustic.checkpoint import load_checkpoint
 from stages.acoustic.graph import build_graph
-from stages.acoustic.session import Session
-from stages.baseline.recognisers import choose_recogniser
-from stages.manifest import read_intents, read_manifest
-from stages.runtime import one_thread, quiet_transformers
+from stages.acoustic.onnx_encoder import Session
+from stages.baseline1.recognisers import choose_recogniser
+from stages.core.manifest import read_intents, read_manifest
+from stages.core.runtime import one_thread, quiet_transformers
+from stages.core.text import normalise_text
+from stages.speech.loading import load_audio
 from stages.student.batches import Utterances
 from stages.student.model import load_student
 from stages.student.training import classify
 from stages.teacher.bert import load_classifier, predict
-from stages.texts import normalise_text
 
 _WARM_UP = 20
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ own, its start included,
 
     decoding   the usual way: every recording loaded whole with soundfile for its
                length, read once more for its hash; one thread
-    cold       `aln-pipeline prepare` with nothing remembered
+    cold       `aln-pipeline prepare-corpus` with nothing remembered
     warm       the same once more, with nothing new
     changed    and with one recording in a hundred changed
 
@@ -29,9 +29,9 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from stages.manifest import SPLITS, read_manifest
-from stages.provenance import hash_file
-from stages.runtime import progress
+from stages.core.hashing import hash_file
+from stages.core.manifest import SPLITS, read_manifest
+from stages.core.runtime import progress
 
 _MEAN_SECONDS = 2.3
 _RATE = 16_000

@@ -23,7 +23,7 @@ from pipeline.layout import Layout
 from pipeline.params import load_params
 from stages.acoustic import extract
 from stages.acoustic.params import DTYPES
-from stages.cache import CacheReader
+from stages.cache.store import CacheReader
 from stages.student import run as student
 
 _SYSTEMS: tuple[tuple[str, float | None], ...] = (("baseline2", None), ("aln", 0.5))

@@ -40,7 +40,7 @@ from benchmarks.extraction import publish
 from stages.acoustic.checkpoint import load_checkpoint
 from stages.acoustic.frames import FRAME_STEP
 from stages.acoustic.params import AcousticParams
-from stages.runtime import choose_device, one_thread
+from stages.core.runtime import choose_device, one_thread
 from stages.student.batches import Batch, Utterances
 from stages.student.model import AcousticLinguisticNetwork, Output, losses
 from stages.student.params import StudentParams

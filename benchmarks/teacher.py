@@ -44,8 +44,8 @@ from transformers import (
 )
 
 from pipeline.params import load_params
-from stages.manifest import COLUMNS, write_manifest
-from stages.runtime import quiet_transformers
+from stages.core.manifest import COLUMNS, write_manifest
+from stages.core.runtime import quiet_transformers
 from stages.teacher import finetune
 from stages.teacher.params import TeacherParams
 from stages.teacher.training import (

@@ -26,9 +26,9 @@ import click
 
 from pipeline.layout import ALL_KINDS, KINDS, Layout, student_name
 from pipeline.params import PARAMS_FILE, Params, load_params
-from stages.baseline.params import RECOGNISERS
+from stages.baseline1.params import RECOGNISERS
+from stages.core.errors import PipelineError
 from stages.corpus.params import ON_ERROR, WRITES_AUDIO
-from stages.errors import PipelineError
 from stages.student.params import SYSTEMS
 
 _STUDENTS = [name for name in SYSTEMS if name != "baseline2"]
@@ -231,12 +231,12 @@ def configure(
         click.echo(line)
 
 
-@main.command()
+@main.command("prepare-corpus")
 @_configured
 @_root
 @_on_error
 @_workers
-def prepare(
+def prepare_corpus(
     settings: Settings, root: Path | None, on_error: str | None, workers: int
 ) -> None:
     """Write the manifest: every recording with its text, intent and hash.
@@ -260,7 +260,7 @@ def prepare(
     click.echo(summary)
 
 
-@main.command("pretrain-asr")
+@main.command()
 @_configured
 @click.option(
     "--output",
@@ -281,7 +281,7 @@ def prepare(
     "Processes that speak, and share each step on a CPU. They add in another "
     "order, and training magnifies rounding."
 )
-def pretrain_asr(
+def pretraining(
     settings: Settings, output: Path, start: Path | None, device: str, workers: int
 ) -> None:
     """Train an encoder on synthetic speech, as the one in data/demo was.
@@ -289,7 +289,7 @@ def pretrain_asr(
     Takes most of an hour on two cores. Set acoustic.encoder to the checkpoint to
     use it.
     """
-    from stages.acoustic.pretrain import run
+    from stages.pretraining.run import run
 
     scores = run(
         settings.params.pretraining,
@@ -326,7 +326,7 @@ def extract_acoustic(
     workers: int,
 ) -> None:
     """Run the frozen encoder over the recordings that are not cached yet."""
-    from stages.acoustic.extract import run
+    from stages.acoustic.run import run
 
     params, layout = settings.params.acoustic, settings.layout
     corpus = settings.params.corpus
@@ -369,7 +369,7 @@ def train_teacher(
 
     The same command goes on where it was interrupted.
     """
-    from stages.teacher.finetune import run
+    from stages.teacher.run import run
 
     params, layout = settings.params.teacher, settings.layout
     summary = run(
@@ -389,7 +389,7 @@ def train_teacher(
 @_device
 def cache_targets(settings: Settings, device: str) -> None:
     """Run the teacher over the distinct texts that are not cached yet."""
-    from stages.teacher.targets import run
+    from stages.targets.run import run
 
     params, layout = settings.params.targets, settings.layout
     summary = run(
@@ -418,7 +418,7 @@ def cache_targets(settings: Settings, device: str) -> None:
 )
 @_device
 @_workers
-def transcribe(
+def baseline1(
     settings: Settings,
     root: Path | None,
     recogniser: str | None,
@@ -430,7 +430,7 @@ def transcribe(
 
     Says the word error rate. What a recogniser has transcribed is kept.
     """
-    from stages.baseline.run import run
+    from stages.baseline1.run import run
 
     params, layout = settings.params.baseline1, settings.layout
     summary = run(
@@ -526,7 +526,7 @@ def sweep(settings: Settings, together: bool | None, device: str, workers: int) 
     """
     from pipeline.students import check_encoder, shared_job
     from stages.student.ledger import results_table
-    from stages.student.sweep import expand, run
+    from stages.sweep.run import expand, run
 
     params = settings.params
     check_encoder(params, settings.layout)
@@ -557,7 +557,7 @@ def results(settings: Settings, csv: Path | None) -> None:
     system, chosen on valid.
     """
     from pipeline.students import shared_job
-    from stages.atomic import write_text
+    from stages.core.files import write_text
     from stages.student.ledger import describe, of_inputs, read_ledger, results_table
 
     layout = settings.layout
@@ -683,7 +683,7 @@ _kind = click.option(
 @_configured
 def info(settings: Settings) -> None:
     """Say what is cached, from which encoder, and how much of it is needed."""
-    from pipeline.caches import list_caches
+    from pipeline.cache.commands import list_caches
 
     click.echo(list_caches(settings.layout))
 
@@ -694,7 +694,7 @@ def info(settings: Settings) -> None:
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings, kinds: tuple[str, ...]) -> None:
     """Recompute every checksum and look for every utterance of the manifest."""
-    from pipeline.caches import verify_caches
+    from pipeline.cache.commands import verify_caches
 
     problems, summary = verify_caches(settings.layout, sorted(set(kinds)))
     for problem in problems:
@@ -714,7 +714,7 @@ def gc(settings: Settings, kinds: tuple[str, ...], dry_run: bool) -> None:
     that the manifest does not have. Interrupted at any moment, it loses nothing that is
     needed.
     """
-    from pipeline.caches import collect_garbage
+    from pipeline.cache.commands import collect_garbage
 
     summary = collect_garbage(
         settings.layout, sorted(set(kinds)), dry_run=dry_run, say=click.echo
@@ -738,7 +738,7 @@ def export(
     settings: Settings, path: Path, kind: str, splits: tuple[str, ...], force: bool
 ) -> None:
     """Write the features to FILE, one HDF5 file for other tools."""
-    from pipeline.caches import export_cache
+    from pipeline.cache.commands import export_cache
 
     click.echo(export_cache(settings.layout, kind, path, splits=splits, force=force))
 
@@ -749,7 +749,7 @@ def export(
 @click.pass_context
 def diff(ctx: click.Context, a: Path, b: Path) -> None:
     """Say where two caches differ: A and B are folders of parts, or digests."""
-    from stages.difference import compare
+    from pipeline.cache.comparison import compare
 
     difference = compare(a, b)
     click.echo(difference)
@@ -762,7 +762,7 @@ def diff(ctx: click.Context, a: Path, b: Path) -> None:
 @_kind
 def merge(settings: Settings, other: Path, kind: str) -> None:
     """Take over what is cached in OTHER, a folder of parts, and not yet here."""
-    from pipeline.caches import merge_cache
+    from pipeline.cache.commands import merge_cache
 
     click.echo(merge_cache(settings.layout, kind, other))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pipeline.layout import Layout
 from pipeline.params import Params, parse_override, parse_params
-from stages.atomic import write_text
-from stages.errors import ConfigurationError, InputError
-from stages.manifest import SPLITS
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.files import write_text
+from stages.core.manifest import SPLITS
 
 _FOLDER = Path(__file__).with_name("presets")
 _SHARED = "paper"
@@ -95,7 +95,7 @@ def configure(
             raise ConfigurationError(
                 "the demo is spoken by the pipeline", fix="leave --root out"
             )
-        found = ["the demo's recordings are spoken by `aln-pipeline prepare`"]
+        found = ["the demo's recordings are spoken by `aln-pipeline prepare-corpus`"]
     elif root is not None:
         found = _look(params, root)
         _link(root, here)

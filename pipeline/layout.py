@@ -27,7 +27,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.errors import ConfigurationError
+from stages.core.corpus_files import CorpusFiles
+from stages.core.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ class Layout:
     def folder(self) -> Path:
         """All that is computed from the corpus."""
         return self.cache / self.corpus
+
+    @property
+    def corpus_files(self) -> CorpusFiles:
+        """The tables of the corpus."""
+        return CorpusFiles(self.folder)
 
     @property
     def manifest(self) -> Path:

@@ -12,14 +12,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from stages.acoustic.params import AcousticParams, PretrainingParams
-from stages.baseline.params import Baseline1Params
+from stages.acoustic.params import AcousticParams
+from stages.baseline1.params import Baseline1Params
+from stages.core.errors import ConfigurationError
 from stages.corpus.params import CorpusParams
-from stages.errors import ConfigurationError
+from stages.pretraining.params import PretrainingParams
 from stages.report.params import ReportParams
 from stages.robustness.params import RobustnessParams
-from stages.student.params import StudentParams, SweepParams
-from stages.teacher.params import TargetsParams, TeacherParams
+from stages.student.params import StudentParams
+from stages.sweep.params import SweepParams
+from stages.targets.params import TargetsParams
+from stages.teacher.params import TeacherParams
 
 PARAMS_FILE = Path("params.yaml")
 

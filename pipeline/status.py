@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.formatting import format_size, format_table
 from pipeline.layout import Layout
-from pipeline.table import format_size, format_table
-from stages.errors import ConfigurationError, PipelineError
+from stages.core.errors import ConfigurationError, PipelineError
 
 
 def describe(layout: Layout) -> str:
@@ -80,8 +80,8 @@ def _contents(outs: Sequence[Path], layout: Layout) -> str:
 
 
 def _told(path: Path, layout: Layout) -> list[str]:
-    from stages.manifest import SPLITS, read_manifest
-    from stages.upkeep import info
+    from pipeline.cache.maintenance import info
+    from stages.core.manifest import SPLITS, read_manifest
 
     if path.name == layout.manifest.name:
         counts = read_manifest(path)["split"].value_counts()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.layout import Layout
 from pipeline.params import Params
-from stages.cache import read_digest
+from stages.cache.digest import read_digest
 from stages.student.inputs import Job
 from stages.student.params import StudentParams
 
@@ -39,7 +39,7 @@ def check_encoder(params: Params, layout: Layout) -> None:
     path = Path(params.acoustic.encoder)
     if not path.is_file():
         return
-    from stages.acoustic.extract import check_features, feature_header, load_encoder
+    from stages.acoustic.encoding import check_features, feature_header, load_encoder
 
     check_features(
         layout.acoustic_digest,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.table import format_table
+from pipeline.formatting import format_table
 
 
 def describe_manifest(corpus: str, manifest: Path) -> str:
@@ -12,7 +12,7 @@ def describe_manifest(corpus: str, manifest: Path) -> str:
         corpus: its name; the paper has `fsc` and `atis`.
         manifest: the utterance table.
     """
-    from stages.manifest import read_manifest
+    from stages.core.manifest import read_manifest
     from stages.report.counts import describe_corpus
     from stages.report.published import TABLE1
     from stages.report.tables import TABLE1_ROWS, format_count, table1_differences

@@ -109,11 +109,11 @@ def pipeline(*arguments: str | Path) -> Result:
 
 
 LINE = (
-    ("prepare",),
+    ("prepare-corpus",),
     ("extract-acoustic",),
     ("train-teacher",),
     ("cache-targets",),
-    ("transcribe",),
+    ("baseline1",),
     ("train-student", "baseline2"),
     ("train-student", "aln_linguistic"),
     ("train-student", "aln"),

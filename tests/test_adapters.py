@@ -10,14 +10,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.manifest import SPLITS, read_manifest, write_manifest
+from stages.core.text import normalise_text
 from stages.corpus.params import CorpusParams
 from stages.corpus.run import read_corpus
 from stages.corpus.slurp import read_slurp
 from stages.corpus.snips import read_snips
 from stages.corpus.timers import read_timers
-from stages.errors import ConfigurationError, InputError
-from stages.manifest import SPLITS, read_manifest, write_manifest
-from stages.texts import normalise_text
 
 COLUMNS = ["path", "split", "speaker", "text", "intent"]
 

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import soundfile
 
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.manifest import read_manifest
 from stages.corpus import atis
 from stages.corpus.atis import (
     Joined,
@@ -22,8 +24,6 @@ from stages.corpus.atis import (
 )
 from stages.corpus.params import CorpusParams
 from stages.corpus.run import read_corpus, run
-from stages.errors import ConfigurationError, InputError
-from stages.manifest import read_manifest
 
 SPON = "atis2/12_2_1/atis2/spon/train/mit/4e0/1/"
 TEXT = "atis2/12_1_1/atis2/text/train/mit/4e0/1/"

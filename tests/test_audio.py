@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from stages.acoustic.audio import load_audio
-from stages.errors import InputError, RecordingError
-from stages.provenance import hash_file
+from stages.core.errors import InputError, RecordingError
+from stages.core.hashing import hash_file
+from stages.speech.loading import load_audio
 
 
 def sine(hertz: float, rate: int, seconds: float = 0.5) -> np.ndarray:

@@ -32,15 +32,15 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from stages import espeak
 from stages.baseline import run
-from stages.baseline.language_model import BEGIN, END, bigram_arpa, ngram_arpa
-from stages.baseline.lexicon import build_lexicon
-from stages.baseline.params import Baseline1Params
-from stages.baseline.recognisers import choose_recogniser
-from stages.baseline.transcripts import open_transcripts
-from stages.errors import CacheError, ConfigurationError, InputError
-from stages.word_errors import count_errors
+from stages.baseline1.language_model import BEGIN, END, bigram_arpa, ngram_arpa
+from stages.baseline1.lexicon import build_lexicon
+from stages.baseline1.params import Baseline1Params
+from stages.baseline1.recognisers import choose_recogniser
+from stages.baseline1.transcripts import open_transcripts
+from stages.core.errors import CacheError, ConfigurationError, InputError
+from stages.core.word_errors import count_errors
+from stages.speech import synthesis
 
 ROOT = Path(__file__).parent.parent
 ENCODER = ROOT / "data" / "demo" / "encoder.safetensors"
@@ -255,9 +255,11 @@ class TestTranscripts:
 
 def spoken(text: str) -> np.ndarray:
     """What the encoder hears when espeak-ng says `text`, at 16 kHz."""
-    (one,) = espeak.speak(espeak.Voice("en-gb", "m3"), [text], seed=0)
+    (one,) = synthesis.speak(synthesis.Voice("en-gb", "m3"), [text], seed=0)
     samples = torch.from_numpy(one.samples.astype(np.float32) / 32768)
-    return torchaudio.functional.resample(samples, espeak.SAMPLE_RATE, 16_000).numpy()
+    return torchaudio.functional.resample(
+        samples, synthesis.SAMPLE_RATE, 16_000
+    ).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -571,7 +573,7 @@ def use(monkeypatch, texts: dict[str, str]) -> list[str]:
         heard.append(recording[0].name)
         return texts.get(recording[0].parent.name + "/" + recording[0].name, "")
 
-    monkeypatch.setattr("stages.baseline.run._transcribe_recording", work)
+    monkeypatch.setattr("stages.baseline1.run._transcribe_recording", work)
     return heard
 
 
@@ -580,7 +582,7 @@ class TestStage:
         self, finished, snapshot
     ):
         before = snapshot(FOLDER), snapshot(TRANSCRIPTS)
-        result = pipeline("transcribe")
+        result = pipeline("baseline1")
         assert result.exit_code == 0 and "12 transcripts of" in result.stdout
         assert "0 of them new" in result.stdout
         assert (snapshot(FOLDER), snapshot(TRANSCRIPTS)) == before
@@ -590,7 +592,7 @@ class TestStage:
         path = Path("data/tiny/test/play-0.wav")
         samples, rate = soundfile.read(path)
         soundfile.write(path, samples[:-100], rate)
-        for command in ("prepare", "extract-acoustic", "transcribe"):
+        for command in ("prepare-corpus", "extract-acoustic", "transcribe"):
             assert pipeline(command).exit_code == 0
         assert heard == ["play-0.wav"]
 
@@ -604,7 +606,7 @@ class TestStage:
             "test/lamp-on-0.wav": ("Put OUT the lamp!", "tiny/test/lamp-off-0"),
         }
         use(monkeypatch, {name: text for name, (text, _) in swapped.items()})
-        result = pipeline("transcribe")
+        result = pipeline("baseline1")
         assert result.exit_code == 0, result.output
         found = read("predictions.csv").set_index("id")
         for name, (_, like) in swapped.items():
@@ -630,16 +632,16 @@ class TestStage:
         given = manifest.loc[manifest["split"] != "train", ["id", "text"]]
         given.to_csv("heard.tsv", sep="\t", index=False)
         options = ("--recogniser", "given", "--model", "heard.tsv")
-        result = pipeline("transcribe", *options, "--set", "baseline1.column=text")
+        result = pipeline("baseline1", *options, "--set", "baseline1.column=text")
         assert result.exit_code == 0, result.output
         assert "word error rate 0.00%" in result.stdout
         pd.testing.assert_frame_equal(read("predictions.csv"), teacher)
         assert snapshot(TRANSCRIPTS) == before
 
-        result = pipeline("transcribe", *options)
+        result = pipeline("baseline1", *options)
         assert "no column 'transcript'; found columns id, text" in result.stderr
         given[1:].to_csv("heard.tsv", sep="\t", index=False)
-        result = pipeline("transcribe", *options, "--set", "baseline1.column=text")
+        result = pipeline("baseline1", *options, "--set", "baseline1.column=text")
         assert result.exit_code == 2
         assert "1 utterances of valid and test have no transcript" in result.stderr
         assert f"none for {given['id'].iloc[0]}" in result.stderr
@@ -654,17 +656,17 @@ class TestStage:
             heard.append(recording)
             return "lamp"
 
-        monkeypatch.setattr("stages.baseline.run._transcribe_recording", work)
-        assert pipeline("transcribe").exit_code == 130
+        monkeypatch.setattr("stages.baseline1.run._transcribe_recording", work)
+        assert pipeline("baseline1").exit_code == 130
         later = use(monkeypatch, {})
-        assert pipeline("transcribe").exit_code == 0
+        assert pipeline("baseline1").exit_code == 0
         assert len(later) == 12 - 5
         assert (read("transcripts.csv")["transcript"] == "lamp").sum() == 5
 
     def test_several_processes_hear_the_same(self, finished, snapshot, monkeypatch):
         before = snapshot(FOLDER)
         shutil.rmtree(TRANSCRIPTS)
-        monkeypatch.setattr("stages.baseline.run._PROCESSES_SECONDS", 0.0)
+        monkeypatch.setattr("stages.baseline1.run._PROCESSES_SECONDS", 0.0)
         started = []
         real = run.run_in_processes
 
@@ -673,7 +675,7 @@ class TestStage:
             return real(*arguments, **options)
 
         monkeypatch.setattr(run, "run_in_processes", counted)
-        assert pipeline("transcribe", "--workers", "2").exit_code == 0
+        assert pipeline("baseline1", "--workers", "2").exit_code == 0
         assert started == [2]
         assert snapshot(FOLDER) == before
 
@@ -697,7 +699,7 @@ class TestStage:
             check=False,
         )
         assert ended.returncode == -signal.SIGKILL
-        result = pipeline("transcribe")
+        result = pipeline("baseline1")
         assert "5 of them new" in result.stdout
 
     @pytest.mark.parametrize(
@@ -728,7 +730,7 @@ class TestStage:
     def test_bad_input_is_one_line(self, finished, spoil, complaint):
         shutil.rmtree(TRANSCRIPTS)
         spoil()
-        result = pipeline("transcribe")
+        result = pipeline("baseline1")
         assert result.exit_code == 2, result.output
         assert re.search(complaint, result.stderr)
         assert len(result.stderr.splitlines()) == 1

@@ -21,16 +21,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.cache import (
-    CacheReader,
-    CacheWriter,
-    Header,
-    read_digest,
-    write_digest,
-)
-from stages.errors import CacheError, ConfigurationError
-from stages.provenance import hash_array, hash_bytes
-from stages.upkeep import info, verify
+from pipeline.cache.maintenance import info, verify
+from stages.cache.digest import read_digest, write_digest
+from stages.cache.format import Header
+from stages.cache.store import CacheReader, CacheWriter
+from stages.core.errors import CacheError, ConfigurationError
+from stages.core.hashing import hash_array, hash_bytes
 
 DIM = 4
 HEADER = Header(

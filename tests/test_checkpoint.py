@@ -18,7 +18,7 @@ from stages.acoustic.checkpoint import (
     save_checkpoint,
 )
 from stages.acoustic.encoder import Encoder, EncoderConfiguration
-from stages.errors import InputError
+from stages.core.errors import InputError
 
 GOLDEN = Path(__file__).parent / "data" / "lugosch_encoder_small.npz"
 SIZES = EncoderConfiguration(filters=4, channels=3, hidden=2, phonemes=3, words=5)

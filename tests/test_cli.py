@@ -11,7 +11,8 @@ import pytest
 from conftest import COUNTS, LINE, TONES, pipeline, write_encoder
 
 from pipeline.layout import Layout
-from stages.cache import CacheReader, read_digest
+from stages.cache.digest import read_digest
+from stages.cache.store import CacheReader
 
 UTTERANCES = len(TONES) * sum(COUNTS.values())
 CACHE = Path("cache/tiny")
@@ -44,7 +45,7 @@ def test_every_command_ends_with_a_line_a_result(results, command):
     result = results[command]
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    if command == ("prepare",):
+    if command == ("prepare-corpus",):
         lines = lines[-1:]  # after the corpus in figures
     assert len(lines) == (2 if command[-1].startswith("aln") else 1)
     wrote = {"report": "report/"}.get(command[0], "cache/tiny/")
@@ -84,12 +85,12 @@ def test_the_report_has_a_row_for_every_student_of_the_grid(finished):
 
 def test_running_again_computes_nothing_and_changes_nothing(finished, snapshot):
     # The recordings are copies of those that were read: their state changed.
-    pipeline("prepare")
+    pipeline("prepare-corpus")
     assert pipeline("robustness").exit_code == 0
     before = snapshot(finished)
     assert "0 extracted now" in pipeline("extract-acoustic").stdout
     assert "0 of them new" in pipeline("cache-targets").stdout
-    pipeline("prepare")
+    pipeline("prepare-corpus")
     pipeline("report")
     assert snapshot(finished) == before
 
@@ -101,7 +102,7 @@ def test_an_utterance_more_costs_one_utterance(finished):
         stream.write(b"LIST\x04\x00\x00\x00more")  # other bytes, same sound
     with table.open("a") as stream:
         stream.write("train/play-9.wav,train,someone,play a song,play\n")
-    assert pipeline("prepare").exit_code == 0
+    assert pipeline("prepare-corpus").exit_code == 0
     result = pipeline("extract-acoustic")
     assert f"{UTTERANCES + 1} utterances, 1 extracted now" in result.stdout
 
@@ -109,18 +110,18 @@ def test_an_utterance_more_costs_one_utterance(finished):
 def test_root_may_be_given_by_option_or_environment(given, monkeypatch, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     shutil.move("data/tiny", elsewhere)
-    assert str(Path("data/tiny")) in refused("prepare")
-    by_option = pipeline("prepare", "--root", elsewhere)
+    assert str(Path("data/tiny")) in refused("prepare-corpus")
+    by_option = pipeline("prepare-corpus", "--root", elsewhere)
     monkeypatch.setenv("ALN_CORPUS_ROOT", str(elsewhere))
     assert by_option.exit_code == 0
-    assert pipeline("prepare").stdout == by_option.stdout
+    assert pipeline("prepare-corpus").stdout == by_option.stdout
 
 
 def test_params_and_set_change_what_runs(given):
     Path("params.yaml").rename("other.yaml")
-    assert "params.yaml" in refused("prepare")
+    assert "params.yaml" in refused("prepare-corpus")
     options = ("--params", "other.yaml", "--set", "corpus.name=mine")
-    result = pipeline("prepare", *options, "--root", "data/tiny")
+    result = pipeline("prepare-corpus", *options, "--root", "data/tiny")
     assert result.exit_code == 0
     assert not Path("cache/tiny").exists()
     assert Path("cache/mine/manifest.csv").is_file()
@@ -216,7 +217,7 @@ def shrink_corpus() -> None:
     table = Path("data/tiny/table.csv")
     lines = table.read_text().splitlines()
     table.write_text("\n".join(one for one in lines if not one.endswith(",play")))
-    assert pipeline("prepare").exit_code == 0
+    assert pipeline("prepare-corpus").exit_code == 0
 
 
 def test_cache_info_says_what_is_needed(finished):
@@ -314,7 +315,7 @@ def test_cache_gc_goes_where_a_link_of_ones_own_leads(finished, tmp_path):
 
 def test_cache_gc_of_nothing_says_so(given):
     assert "prepare" in refused("cache", "gc")
-    pipeline("prepare")
+    pipeline("prepare-corpus")
     result = pipeline("cache", "gc")
     assert (result.exit_code, result.stdout) == (0, "cache/tiny: nothing cached yet\n")
     assert not (CACHE / "acoustic").exists()
@@ -417,12 +418,12 @@ def test_cache_verify_misses_what_the_manifest_has_and_the_cache_has_not(finishe
 
 def spoil_root() -> tuple[tuple[str, ...], str]:
     shutil.rmtree("data/tiny")
-    return ("prepare",), "data/tiny"
+    return ("prepare-corpus",), "data/tiny"
 
 
 def spoil_recording() -> tuple[tuple[str, ...], str]:
     Path("data/tiny/valid/play-1.wav").write_text("no sound at all")
-    return ("prepare",), "data/tiny/valid/play-1.wav"
+    return ("prepare-corpus",), "data/tiny/valid/play-1.wav"
 
 
 def spoil_recording_later() -> tuple[tuple[str, ...], str]:
@@ -441,7 +442,7 @@ def spoil_intent() -> tuple[tuple[str, ...], str]:
     table = Path("data/tiny/table.csv")
     text = table.read_text().replace("test-1,some music please,play", "x,hum,hum")
     table.write_text(text)
-    return ("prepare",), "'hum'"
+    return ("prepare-corpus",), "'hum'"
 
 
 def spoil_encoder() -> tuple[tuple[str, ...], str]:
@@ -512,7 +513,7 @@ def test_bad_input_is_one_line_and_costs_nothing_computed(finished, snapshot, sp
         (("train-student", "baseline2", "--alpha", "0.5"), "--alpha"),
         (("extract-acoustic", "--device", "tpu"), "auto, cpu, cuda"),
         (
-            ("prepare", "--set", "corpus.adapter=other"),
+            ("prepare-corpus", "--set", "corpus.adapter=other"),
             "atis, datasets, demo, fsc, lhotse, slurp, snips, table, timers",
         ),
         (("status",), "repository"),
@@ -533,9 +534,9 @@ def test_a_value_out_of_a_list_shows_the_list(finished, arguments, named):
 )
 def test_an_interrupted_extraction_goes_on(given, monkeypatch, interrupt, code):
     from stages.acoustic import extract
-    from stages.acoustic.session import Session
+    from stages.acoustic.onnx_encoder import Session
 
-    pipeline("prepare")
+    pipeline("prepare-corpus")
     encode, sizes = Session.encode, []
 
     def counted(session, waves):
@@ -567,9 +568,9 @@ def test_an_extraction_that_was_interrupted_gives_the_digest_of_one_that_was_not
     given, monkeypatch
 ):
     from stages.acoustic import extract
-    from stages.acoustic.session import Session
+    from stages.acoustic.onnx_encoder import Session
 
-    pipeline("prepare")
+    pipeline("prepare-corpus")
     pipeline("extract-acoustic")
     whole = (CACHE / "acoustic.digest").read_bytes()  # with a hash of every feature
     shutil.rmtree(CACHE / "acoustic")
@@ -591,9 +592,10 @@ def test_an_extraction_that_was_interrupted_gives_the_digest_of_one_that_was_not
 
 
 def test_a_second_writer_is_refused_and_told_who_writes(given):
-    from stages.cache import CacheWriter, Header
+    from stages.cache.format import Header
+    from stages.cache.store import CacheWriter
 
-    pipeline("prepare")
+    pipeline("prepare-corpus")
     header = Header("acoustic", "other", "0" * 64, {}, 2, "float32", 2560)
     with CacheWriter(CACHE / "acoustic", header):
         assert str(os.getpid()) in refused("extract-acoustic")
@@ -604,7 +606,7 @@ def test_a_bug_keeps_its_traceback(given, monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr("stages.corpus.run.run", broken)
-    assert isinstance(pipeline("prepare").exception, ZeroDivisionError)
+    assert isinstance(pipeline("prepare-corpus").exception, ZeroDivisionError)
 
 
 def test_starting_imports_nothing_that_takes_long():
@@ -623,7 +625,7 @@ def test_starting_imports_nothing_that_takes_long():
 
 def test_help_names_every_command():
     text = pipeline("--help").stdout
-    for name in (*{command[0] for command in LINE}, "pretrain-asr", "status", "cache"):
+    for name in (*{command[0] for command in LINE}, "pretraining", "status", "cache"):
         assert name in text
 
 
@@ -636,7 +638,7 @@ def test_a_kind_that_is_none_shows_the_kinds(finished, command):
 
 
 def test_a_split_that_is_none_shows_the_splits(finished):
-    from stages.manifest import SPLITS
+    from stages.core.manifest import SPLITS
 
     result = pipeline("cache", "export", "x", "--split", "other")
     assert result.exit_code == 2
@@ -650,7 +652,7 @@ def test_a_copy_links_the_shared_cache_and_computes_nothing(
     shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("cache", "report"))
     monkeypatch.setenv("ALN_CACHE_DIR", str(finished / "cache"))
     monkeypatch.chdir(copy)
-    assert pipeline("prepare").exit_code == 0
+    assert pipeline("prepare-corpus").exit_code == 0
     assert "0 extracted now" in pipeline("extract-acoustic").stdout
     digest = "cache/tiny/acoustic.digest"
     assert (copy / digest).read_bytes() == (finished / digest).read_bytes()
@@ -659,7 +661,7 @@ def test_a_copy_links_the_shared_cache_and_computes_nothing(
 
 def test_the_shared_cache_must_be_named_absolutely(given, monkeypatch):
     monkeypatch.setenv("ALN_CACHE_DIR", "cache")
-    assert "absolute" in refused("prepare")
+    assert "absolute" in refused("prepare-corpus")
 
 
 def test_pretraining_is_given_its_start(given, monkeypatch, tmp_path):
@@ -669,11 +671,11 @@ def test_pretraining_is_given_its_start(given, monkeypatch, tmp_path):
     monkeypatch.setattr(
         pretrain, "run", lambda params, **how: asked.append(how) or {"words": 50.0}
     )
-    result = pipeline("pretrain-asr", "--start", tmp_path / "none.safetensors")
+    result = pipeline("pretraining", "--start", tmp_path / "none.safetensors")
     assert result.exit_code == 2 and "does not exist" in result.stderr
     start, output = tmp_path / "start.safetensors", tmp_path / "end.safetensors"
     start.write_bytes(b"")
-    told = pipeline("pretrain-asr", "--start", start, "--output", output).stdout
+    told = pipeline("pretraining", "--start", start, "--output", output).stdout
     assert told == f"{output}: words 50.00%\n"
     (how,) = asked
     assert (how["start"], how["output"]) == (start, output)
@@ -681,7 +683,7 @@ def test_pretraining_is_given_its_start(given, monkeypatch, tmp_path):
 
 def test_a_mistyped_shared_cache_is_not_made(given, monkeypatch, tmp_path):
     monkeypatch.setenv("ALN_CACHE_DIR", str(tmp_path / "mistyped"))
-    assert "names no folder" in refused("prepare")
+    assert "names no folder" in refused("prepare-corpus")
     assert not (tmp_path / "mistyped").exists()
 
 
@@ -709,12 +711,12 @@ def test_a_bad_recording_is_set_aside_from_the_manifest_to_the_report(given):
     """The whole line with a recording of train and one of test that are no audio."""
     for name in ("train/play-1.wav", "test/play-1.wav"):
         (Path("data/tiny") / name).write_bytes(f"{name} is no audio".encode())
-    refused = pipeline("prepare")
+    refused = pipeline("prepare-corpus")
     assert refused.exit_code == 2
     assert "play-1.wav: not an audio file" in refused.stderr
     assert "--on-error quarantine" in refused.stderr
     lenient = ("--set", "corpus.on_error=quarantine")
-    prepared = pipeline("prepare", "--on-error", "quarantine")
+    prepared = pipeline("prepare-corpus", "--on-error", "quarantine")
     assert "; 2 cannot be read, extraction sets them aside" in prepared.stdout
     refused = pipeline("extract-acoustic")
     assert refused.exit_code == 2
@@ -761,7 +763,7 @@ def hubert(given: Path) -> Path:
 
 
 def test_another_encoder_goes_from_its_folder_to_a_student(hubert):
-    assert pipeline("prepare").exit_code == 0
+    assert pipeline("prepare-corpus").exit_code == 0
     command = ("extract-acoustic", "--encoder", "data/hubert")
     settings = ("--set", "acoustic.layer=1", "--set", "acoustic.pooling=4")
     result = pipeline(*command, *settings)
@@ -799,7 +801,7 @@ def test_another_encoder_goes_from_its_folder_to_a_student(hubert):
     ],
 )
 def test_an_encoder_that_cannot_be_used_so_is_named(hubert, arguments, complaint):
-    pipeline("prepare")
+    pipeline("prepare-corpus")
     result = pipeline("extract-acoustic", *arguments)
     assert result.exit_code == 2, result.output
     assert complaint in result.stderr

@@ -9,7 +9,7 @@ from conftest import TONES, pipeline, write_corpus
 from pipeline.configure import PRESETS, preset_text
 from pipeline.params import load_params, parse_params
 from pipeline.table1 import describe_manifest
-from stages.manifest import COLUMNS, write_manifest
+from stages.core.manifest import COLUMNS, write_manifest
 
 FILE = Path("params.yaml")
 
@@ -137,7 +137,7 @@ def test_a_link_goes_where_the_corpus_is_now(empty: Path) -> None:
 
 def test_prepare_shows_table_1(empty: Path) -> None:
     pipeline("configure", "table", "--root", empty / "corpus")
-    lines = pipeline("prepare").stdout.splitlines()
+    lines = pipeline("prepare-corpus").stdout.splitlines()
     assert lines[0].split("  ")[-2:] == ["distinct texts", "of these also in train"]
     train = lines[1].split()
     seconds = 3 * sum(0.35 + 0.1 * number for number in range(4))

@@ -16,15 +16,15 @@ import pandas as pd
 import pytest
 import soundfile
 
-from stages import channel, espeak
+from stages.core.errors import ConfigurationError, InputError, RecordingError
+from stages.core.hashing import hash_file
+from stages.core.manifest import SPLITS, read_intents, read_manifest
+from stages.core.text import normalise_text
 from stages.corpus import demo, recordings
 from stages.corpus.params import CorpusParams
 from stages.corpus.recordings import inspect_recordings
 from stages.corpus.run import Summary, run
-from stages.errors import ConfigurationError, InputError, RecordingError
-from stages.manifest import SPLITS, read_intents, read_manifest
-from stages.provenance import hash_file
-from stages.texts import normalise_text
+from stages.speech import effects, synthesis
 
 SHIPPED = Path(__file__).parent.parent / "data" / "demo"
 
@@ -104,13 +104,13 @@ def copied(spoken: Demo, tmp_path: Path) -> Demo:
 def speeches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The variants that spoke, in order."""
     heard: list[str] = []
-    speak = espeak.speak
+    speak = synthesis.speak
 
-    def counted(voice: espeak.Voice, texts: list[str], *, seed: int) -> list:
+    def counted(voice: synthesis.Voice, texts: list[str], *, seed: int) -> list:
         heard.append(voice.variant)
         return speak(voice, texts, seed=seed)
 
-    monkeypatch.setattr(espeak, "speak", counted)
+    monkeypatch.setattr(synthesis, "speak", counted)
     return heard
 
 
@@ -187,8 +187,8 @@ def test_a_damaged_recording_is_spoken_again_equal(
 def test_another_version_of_espeak_ng_speaks_everything_again(
     copied: Demo, speeches: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert re.fullmatch(r"\d+\.\d+.*", espeak.version())
-    monkeypatch.setattr(espeak, "version", lambda: "1.99")
+    assert re.fullmatch(r"\d+\.\d+.*", synthesis.version())
+    monkeypatch.setattr(synthesis, "version", lambda: "1.99")
     copied.run()
     assert len(speeches) == 6
 
@@ -306,8 +306,8 @@ def test_the_shipped_voices_exist_and_are_new_in_every_split() -> None:
     voices = pd.read_csv(SHIPPED / "voices.csv")
     assert not voices["speaker"].duplicated().any()
     assert set(voices["split"]) == {*SPLITS, "crowd"}
-    assert set(voices["accent"]) <= set(espeak.ACCENTS)
-    assert set(voices["variant"]) <= set(espeak.variants())
+    assert set(voices["accent"]) <= set(synthesis.ACCENTS)
+    assert set(voices["variant"]) <= set(synthesis.variants())
     assert voices["rate"].between(80, 450).all()
     assert voices[["pitch", "pitch_range"]].stack().between(0, 99).all()
     of_split = {
@@ -340,14 +340,14 @@ def decibels(signal: np.ndarray, reference: np.ndarray) -> float:
 def test_babble_lies_so_many_decibels_below(wanted: float) -> None:
     generator = np.random.default_rng(0)
     wave, crowd = tone(440, 8001), generator.normal(0, 2, (3, 20_000))
-    heard = channel.add_babble(wave, crowd, wanted, generator)
+    heard = effects.add_babble(wave, crowd, wanted, generator)
     assert heard.shape == wave.shape
     assert decibels(wave, heard - wave) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_hiss_lies_so_many_decibels_below() -> None:
     wave = tone(440, 80_000)
-    hiss = channel.add_hiss(wave, 30, np.random.default_rng(0)) - wave
+    hiss = effects.add_hiss(wave, 30, np.random.default_rng(0)) - wave
     assert decibels(wave, hiss) == pytest.approx(30, abs=0.1)
     power = np.abs(np.fft.rfft(hiss)) ** 2
     assert np.sum(power[:20_000]) == pytest.approx(np.sum(power[20_000:]), rel=0.05)
@@ -356,7 +356,7 @@ def test_hiss_lies_so_many_decibels_below() -> None:
 def test_babble_is_the_sum_of_all_talkers() -> None:
     crowd = np.stack([tone(500, 20_000), tone(2000, 20_000)])
     wave = tone(4000, 8000)
-    heard = channel.add_babble(wave, crowd, 0, np.random.default_rng(1))
+    heard = effects.add_babble(wave, crowd, 0, np.random.default_rng(1))
     spectrum = np.abs(np.fft.rfft(heard))
     assert set(np.argsort(spectrum)[-3:] * 2) == {500, 2000, 4000}
 
@@ -364,37 +364,37 @@ def test_babble_is_the_sum_of_all_talkers() -> None:
 @pytest.mark.parametrize("samples", [1999, 2000, 16_001])
 def test_conditions_keep_the_length(samples: int) -> None:
     wave = np.random.default_rng(0).normal(0, 0.1, samples)
-    response = channel.room_response(np.random.default_rng(0))
-    assert channel.telephone(wave).shape == (samples,)
-    assert channel.reverberate(wave, response).shape == (samples,)
+    response = effects.room_response(np.random.default_rng(0))
+    assert effects.telephone(wave).shape == (samples,)
+    assert effects.reverberate(wave, response).shape == (samples,)
 
 
 def test_the_telephone_passes_its_band_alone() -> None:
     for hertz in (500, 1000, 2000, 3000):
-        assert abs(decibels(channel.telephone(tone(hertz)), tone(hertz))) < 1
+        assert abs(decibels(effects.telephone(tone(hertz)), tone(hertz))) < 1
     for hertz in (50, 100, 5000, 6500):
-        assert decibels(channel.telephone(tone(hertz)), tone(hertz)) < -25
+        assert decibels(effects.telephone(tone(hertz)), tone(hertz)) < -25
 
 
 def test_the_telephone_is_coarse_but_not_very() -> None:
     wave = tone(1000)
-    error = channel.telephone(wave)[4000:12_000]
+    error = effects.telephone(wave)[4000:12_000]
     phase = np.exp(-2j * np.pi * 1000 * np.arange(4000, 12_000) / 16_000)
     residue = error - 2 * np.real(np.mean(error * phase) * phase.conj())
     assert -60 < decibels(residue, wave) < -30
 
 
 def test_silence_stays_silence() -> None:
-    assert np.abs(channel.telephone(np.zeros(1000))).max() < 1e-9
+    assert np.abs(effects.telephone(np.zeros(1000))).max() < 1e-9
     crowd = np.ones((1, 4000))
     generator = np.random.default_rng(0)
-    assert not channel.add_babble(np.zeros(1000), crowd, 5, generator).any()
-    assert not channel.add_hiss(np.zeros(1000), 30, generator).any()
+    assert not effects.add_babble(np.zeros(1000), crowd, 5, generator).any()
+    assert not effects.add_hiss(np.zeros(1000), 30, generator).any()
 
 
 @pytest.fixture(scope="module")
 def rooms() -> list[np.ndarray]:
-    return [channel.room_response(np.random.default_rng(seed)) for seed in range(9)]
+    return [effects.room_response(np.random.default_rng(seed)) for seed in range(9)]
 
 
 def test_a_room_begins_with_the_direct_path_and_decays(rooms: list[np.ndarray]) -> None:
@@ -411,7 +411,7 @@ def test_a_room_begins_with_the_direct_path_and_decays(rooms: list[np.ndarray]) 
 
 def test_rooms_differ_and_are_their_seed(rooms: list[np.ndarray]) -> None:
     assert not np.array_equal(rooms[0][:3000], rooms[1][:3000])
-    again = channel.room_response(np.random.default_rng(1))
+    again = effects.room_response(np.random.default_rng(1))
     np.testing.assert_array_equal(rooms[1], again)
 
 
@@ -426,7 +426,7 @@ def test_the_first_echoes_come_when_their_mirror_images_say() -> None:
         def uniform(self, *_: object) -> object:
             return next(self.values)
 
-    response = channel.room_response(Given())  # type: ignore[arg-type]
+    response = effects.room_response(Given())  # type: ignore[arg-type]
     # Along each axis: the mouth itself, and mirrored in either wall.
     places = [
         ((m, 0), (-m, 1), (2 * w - m, 1)) for m, w in zip(mouth, size, strict=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.acoustic.augment import augment
-from stages.acoustic.crops import PHONEME_STEP, SILENCE, Crops, _classes
-from stages.acoustic.speech import IGNORED, Session
+from stages.pretraining.augmentation import augment
+from stages.pretraining.crops import PHONEME_STEP, SILENCE, Crops, _classes
+from stages.pretraining.sessions import IGNORED, Session
 
 
 def brute_force(

@@ -12,13 +12,13 @@ import pytest
 from conftest import pipeline, write_encoder, write_tone
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
 
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.hashing import hash_file
+from stages.core.manifest import read_manifest
 from stages.corpus import datasets as adapter
 from stages.corpus.datasets import read_datasets
 from stages.corpus.params import CorpusParams
 from stages.corpus.run import Summary, read_corpus, run
-from stages.errors import ConfigurationError, InputError
-from stages.manifest import read_manifest
-from stages.provenance import hash_file
 
 PARAMS = CorpusParams(
     name="mine",
@@ -210,7 +210,7 @@ def test_configured_prepared_and_extracted(
     assert f"{root}: 2 train, 1 valid, 1 test utterances, 2 intents" in told.stdout
     assert "missing" not in told.stdout
     assert not Path("cache").exists()
-    assert pipeline("prepare").exit_code == 0
+    assert pipeline("prepare-corpus").exit_code == 0
     shutil.rmtree(source)
     result = pipeline("extract-acoustic")
     assert " 4 extracted now" in result.output, result.output

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_cache import HEADER, OTHER, ROWS, Row, fill, make_rows, pairs, parts
 
-from stages.cache import write_digest
-from stages.difference import compare
-from stages.errors import CacheError
+from pipeline.cache.comparison import compare
+from stages.cache.digest import write_digest
+from stages.core.errors import CacheError
 
 
 def cached(directory: Path, rows: list[Row], part_frames: int = 10) -> list[Path]:

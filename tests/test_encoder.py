@@ -15,7 +15,7 @@ from stages.acoustic.encoder import (
     SincFilters,
 )
 from stages.acoustic.frames import FRAME_STEP, frame_count
-from stages.errors import ConfigurationError
+from stages.core.errors import ConfigurationError
 
 GOLDEN = Path(__file__).parent / "data" / "lugosch_encoder_small.npz"
 

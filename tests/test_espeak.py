@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages import espeak
-from stages.errors import ConfigurationError, PipelineError
-from stages.espeak import ACCENTS, SAMPLE_RATE, Spoken, Voice, speak, variants
+from stages.core.errors import ConfigurationError, PipelineError
+from stages.speech import synthesis
+from stages.speech.synthesis import ACCENTS, SAMPLE_RATE, Spoken, Voice, speak, variants
 
 ROOT = Path(__file__).parent.parent
 
@@ -103,10 +103,10 @@ def test_an_unknown_accent_or_variant_is_refused_with_those_there_are() -> None:
 def test_every_accent_is_one_that_espeak_has() -> None:
     # All in one child, for speed: an unknown one raises there.
     script = (
-        "from stages import espeak\n"
-        "for accent in espeak.ACCENTS:\n"
-        "    voice = espeak.Voice(accent, 'm1')\n"
-        "    engine = espeak._Engine(voice, 1, espeak._data_folder())\n"
+        "from stages.speech import synthesis\n"
+        "for accent in synthesis.ACCENTS:\n"
+        "    voice = synthesis.Voice(accent, 'm1')\n"
+        "    engine = synthesis._Engine(voice, 1, synthesis._data_folder())\n"
         "    assert len(engine.speak('hello').samples) > 2000\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
@@ -127,11 +127,11 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Child:
         start = subprocess.run
 
         def run(command: list[str], *, timeout: float, **how: Any) -> Any:
-            assert command[1:] == ["-m", "stages.espeak"]
+            assert command[1:] == ["-m", "stages.speech.synthesis"]
             command = [sys.executable, "-c", script]
             return start(command, timeout=min(timeout, seconds), **how)
 
-        monkeypatch.setattr(espeak.subprocess, "run", run)
+        monkeypatch.setattr(synthesis.subprocess, "run", run)
 
     return replaced
 

@@ -20,30 +20,27 @@ import soundfile
 import torch
 from click.testing import CliRunner
 
+from pipeline.cache.maintenance import verify
 from pipeline.cli import main
 from stages.acoustic import extract
-from stages.acoustic.audio import load_audio
 from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint, save_checkpoint
 from stages.acoustic.encoder import REVISION, Encoder, EncoderConfiguration
-from stages.acoustic.extract import Summary, encode, feature_header, run
+from stages.acoustic.encoding import encode, feature_header
 from stages.acoustic.frames import frame_count
+from stages.acoustic.onnx_encoder import Session
 from stages.acoustic.params import AcousticParams
-from stages.acoustic.session import Session
-from stages.cache import CacheReader, read_digest
-from stages.errors import (
+from stages.acoustic.run import Summary, run
+from stages.cache.digest import read_digest
+from stages.cache.store import CacheReader
+from stages.core.errors import (
     CacheError,
     ConfigurationError,
     InputError,
     RecordingError,
 )
-from stages.manifest import (
-    COLUMNS,
-    read_manifest,
-    read_quarantine,
-    write_manifest,
-)
-from stages.provenance import hash_file
-from stages.upkeep import verify
+from stages.core.hashing import hash_file
+from stages.core.manifest import COLUMNS, read_manifest, read_quarantine, write_manifest
+from stages.speech.loading import load_audio
 
 SIZES = EncoderConfiguration("log-cmn", 4, 21, 3, hidden=3, phonemes=3, words=4)
 LENGTHS = (1, 900, 2560, 2561, 2561, 4000, 7000, 9000, 12_345, 16_000)

@@ -32,8 +32,8 @@ from transformers import (
 )
 from transformers.utils import logging as library_logging
 
-from stages.acoustic.huggingface import SUPPORTED, load_pretrained
-from stages.errors import ConfigurationError, InputError, PipelineError
+from stages.acoustic.pretrained import SUPPORTED, load_pretrained
+from stages.core.errors import ConfigurationError, InputError, PipelineError
 
 LAYERS = 3
 DIM = 12

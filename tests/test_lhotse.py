@@ -13,10 +13,10 @@ from conftest import pipeline, write_tone
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.audio import AudioSource
 
+from stages.core.errors import ConfigurationError, InputError
 from stages.corpus.lhotse import read_lhotse
 from stages.corpus.params import CorpusParams
 from stages.corpus.run import read_corpus
-from stages.errors import ConfigurationError, InputError
 
 PARAMS = CorpusParams(
     name="mine", adapter="lhotse", prefix="lists/mine", intent_key="label"
@@ -148,7 +148,7 @@ def test_the_whole_way(
     )
     assert f"{root}: 2 train, 1 valid, 1 test utterances, 2 intents" in told.stdout
     assert "missing" not in told.stdout
-    result = pipeline("prepare")
+    result = pipeline("prepare-corpus")
     assert result.exit_code == 0, result.output
     manifest = Path("cache/lhotse/manifest.csv").read_text()
     assert "lhotse/audio/d,audio/d.wav,test,dan,off please,off,0.3000," in manifest

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.errors import InputError
-from stages.manifest import (
+from stages.core.errors import InputError
+from stages.core.manifest import (
     COLUMNS,
     QUARANTINE_COLUMNS,
     check_manifest,
@@ -152,7 +152,7 @@ def test_what_is_no_manifest_is_refused(
 
 def test_missing_files_name_the_command_that_writes_them(tmp_path: Path) -> None:
     for read in (read_manifest, read_intents):
-        with pytest.raises(InputError, match=r"none.*run `aln-pipeline prepare`"):
+        with pytest.raises(InputError, match=r"none.*run `aln-pipeline prepare-"):
             read(tmp_path / "none")
 
 

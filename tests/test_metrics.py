@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from stages.metrics import accuracy, macro_f1
+from stages.core.metrics import accuracy, macro_f1
 
 
 @pytest.mark.parametrize("seed", range(5))

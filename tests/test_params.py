@@ -8,8 +8,8 @@ from ruamel.yaml import YAML
 
 from pipeline.configure import PRESETS, preset_text
 from pipeline.params import Params, load_params, parse_params
+from stages.core.errors import ConfigurationError
 from stages.corpus.params import ADAPTERS, READ_BY, CorpusParams
-from stages.errors import ConfigurationError
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -7,8 +7,8 @@ import psutil
 import pytest
 import torch
 
-from stages.acoustic.peers import Peers, accompanied
-from stages.errors import PipelineError
+from stages.core.errors import PipelineError
+from stages.pretraining.peers import Peers, accompanied
 
 
 def add(peers: Peers, values: list[float]) -> None:

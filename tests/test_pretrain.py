@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages import espeak
 from stages.acoustic import pretrain
 from stages.acoustic import speech as speaking
 from stages.acoustic.checkpoint import load_checkpoint
-from stages.acoustic.crops import Batch, Crops, _classes
 from stages.acoustic.encoder import EncoderConfiguration
-from stages.acoustic.params import PretrainingParams
-from stages.acoustic.peers import Peers
-from stages.acoustic.pretrain import _sequences
-from stages.acoustic.sentences import grammar_words
-from stages.acoustic.speech import load_session
-from stages.errors import InputError
-from stages.provenance import hash_file
+from stages.core.errors import InputError
+from stages.core.hashing import hash_file
+from stages.pretraining.crops import Batch, Crops, _classes
+from stages.pretraining.params import PretrainingParams
+from stages.pretraining.peers import Peers
+from stages.pretraining.run import _sequences
+from stages.pretraining.sentences import grammar_words
+from stages.pretraining.sessions import load_session
+from stages.speech import synthesis
 
 VOICES = Path(__file__).parent.parent / "data" / "demo" / "voices.csv"
 DRAW = Crops.draw
@@ -171,7 +171,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     def silent(*_: Any, **__: Any) -> None:
         raise AssertionError("spoken again")
 
-    monkeypatch.setattr(espeak, "speak", silent)
+    monkeypatch.setattr(synthesis, "speak", silent)
     with monkeypatch.context() as patch:
         patch.setattr(pretrain, "_losses", stopping)
         with pytest.raises(Stop):

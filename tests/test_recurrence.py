@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from stages.recurrence import BidirectionalGRU
+from stages.pretraining.recurrence import BidirectionalGRU
 
 
 def test_it_is_the_bidirectional_gru_of_pytorch_and_its_gradients() -> None:

@@ -18,14 +18,15 @@ from matplotlib.image import imread
 from scipy.stats import bootstrap
 from sklearn.metrics import f1_score
 
-from stages import metrics
-from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
-from stages.manifest import (
+from stages.core import metrics
+from stages.core.errors import CacheError, ConfigurationError, InputError, PipelineError
+from stages.core.manifest import (
     QUARANTINE_COLUMNS,
     read_manifest,
     write_manifest,
     write_quarantine,
 )
+from stages.core.text import normalise_text
 from stages.report import tables
 from stages.report.figures import confusion_figure, history_figure
 from stages.report.params import ReportParams
@@ -47,7 +48,6 @@ from stages.report.statistics import (
 from stages.report.systems import HISTORY_COLUMNS, SELECTIONS, System, parse_name
 from stages.report.tables import corpus_table, table1_differences
 from stages.student import params as student_params
-from stages.texts import normalise_text
 
 INTENTS = ["activate|lights|none", "bring|shoes|none", "increase|heat|none", "stop"]
 PER_SPLIT = {"train": 8, "valid": 12, "test": 20}

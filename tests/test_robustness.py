@@ -19,17 +19,18 @@ from conftest import pipeline, write_encoder
 
 from pipeline.layout import Layout
 from pipeline.params import load_params
-from stages import channel
 from stages.acoustic import extract
-from stages.acoustic.audio import load_audio
-from stages.acoustic.session import Session
-from stages.cache import CacheReader, read_digest
-from stages.errors import ConfigurationError, InputError
-from stages.manifest import read_manifest
-from stages.provenance import hash_file
+from stages.acoustic.onnx_encoder import Session
+from stages.cache.digest import read_digest
+from stages.cache.store import CacheReader
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.hashing import hash_file
+from stages.core.manifest import read_manifest
 from stages.robustness import conditions
-from stages.robustness.conditions import Condition, make_conditions
+from stages.robustness.degradations import Condition, make_conditions
 from stages.robustness.params import RobustnessParams
+from stages.speech import effects
+from stages.speech.loading import load_audio
 
 LAYOUT = Layout("tiny")
 AUDIO = Path("data/tiny")
@@ -181,7 +182,7 @@ def test_silence_stays_silence(finished: Path) -> None:
 @pytest.mark.parametrize("t60", [0.2, 0.5, 1.0])
 def test_a_room_dies_away_in_its_time(t60: float) -> None:
     for seed in range(3):
-        response = channel.room_with_decay(t60, np.random.default_rng(seed))
+        response = effects.room_with_decay(t60, np.random.default_rng(seed))
         # Measured another way: the level of the energy's envelope, by least squares.
         energy = np.square(response)
         window = int(0.02 * 16_000)
@@ -413,7 +414,7 @@ def test_one_new_recording_costs_one(finished: Path, encoded: list[int]) -> None
     before = {
         name: read_digest(LAYOUT.robustness / f"{name}.digest") for name in SPOILT
     }
-    pipeline("prepare")
+    pipeline("prepare-corpus")
     pipeline("extract-acoustic")
     encoded.clear()
     assert "5 extracted now, 25 kept" in robustness()

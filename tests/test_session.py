@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchaudio.functional import resample
 
-from stages import espeak
-from stages.acoustic.audio import load_audio
 from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint
 from stages.acoustic.encoder import FRONT_ENDS, Encoder, EncoderConfiguration
-from stages.acoustic.extract import encode
+from stages.acoustic.encoding import encode
 from stages.acoustic.frames import frame_count
 from stages.acoustic.graph import build_graph
-from stages.acoustic.session import Session, encode_in_processes
-from stages.errors import InputError, PipelineError, RecordingError
-from stages.provenance import hash_bytes, hash_file
+from stages.acoustic.onnx_encoder import Session, encode_in_processes
+from stages.core.errors import InputError, PipelineError, RecordingError
+from stages.core.hashing import hash_bytes, hash_file
+from stages.speech import synthesis
+from stages.speech.loading import load_audio
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "data" / "lugosch_encoder_small.npz"
@@ -127,12 +127,12 @@ def test_the_shipped_encoder_agrees_with_pytorch_on_speech(tmp_path: Path) -> No
     """Rounding in the front end is magnified by the logarithm: 1e-5 of the norm."""
     checkpoint = load_checkpoint(ROOT / "data/demo/encoder.safetensors")
     session = opened(tmp_path, checkpoint.encoder)
-    voices = [espeak.Voice("en-us", "m3"), espeak.Voice("en-gb", "f2")]
+    voices = [synthesis.Voice("en-us", "m3"), synthesis.Voice("en-gb", "f2")]
     waves = []
     for voice in voices:
-        for one in espeak.speak(voice, ["turn on the light", "go"], seed=1):
+        for one in synthesis.speak(voice, ["turn on the light", "go"], seed=1):
             samples = torch.from_numpy(one.samples / np.float32(32768))
-            waves.append(resample(samples, espeak.SAMPLE_RATE, 16_000).numpy())
+            waves.append(resample(samples, synthesis.SAMPLE_RATE, 16_000).numpy())
     together = session.encode(waves)
     for wave, found in zip(waves, together, strict=True):
         (expected,) = encode(checkpoint.encoder, [wave])

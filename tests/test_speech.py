@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages import espeak
-from stages.acoustic.params import PretrainingParams
-from stages.acoustic.phonemes import plain_phoneme
-from stages.acoustic.sentences import frequent_words, grammar_words, sentences
-from stages.acoustic.speakers import draw_speaker
-from stages.acoustic.speech import _aligned_words, _family, plan_sessions
-from stages.errors import ConfigurationError
-from stages.texts import normalise_text
+from stages.core.errors import ConfigurationError
+from stages.core.text import normalise_text
+from stages.pretraining.params import PretrainingParams
+from stages.pretraining.sentences import grammar_words, sentences
+from stages.pretraining.sessions import _aligned_words, _family, plan_sessions
+from stages.pretraining.speakers import draw_speaker
+from stages.speech import synthesis
+from stages.speech.phonemes import plain_phoneme
+from stages.speech.words import frequent_words
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 VOICES = DEMO / "voices.csv"
@@ -44,7 +45,7 @@ def test_no_voice_of_the_demo_and_no_held_out_one_is_trained_on(plans: list) -> 
     assert {voice.accent for voice in scored} <= set(params.held_out_accents)
     assert not set(params.accents) & set(params.held_out_accents)
     assert {plan.warp for plan in plans[params.sessions :]} == {1.0}
-    assert {v.variant for v in (*known, *scored)} <= set(espeak.variants())
+    assert {v.variant for v in (*known, *scored)} <= set(synthesis.variants())
 
 
 def test_so_many_speakers_are_made_up_and_none_of_them_is_scored(plans: list) -> None:
@@ -73,8 +74,8 @@ def test_a_speaker_made_up_is_heard_in_every_line_of_its_definition() -> None:
     assert kinds >= {"formant", "tone", "breath", "flutter", "voicing", "stressAmp"}
 
     def audio(text: str) -> np.ndarray:
-        voice = espeak.Voice("en-us", "drawn", definition=text)
-        return espeak.speak(voice, ["seven yellow onions"], seed=1)[0].samples
+        voice = synthesis.Voice("en-us", "drawn", definition=text)
+        return synthesis.speak(voice, ["seven yellow onions"], seed=1)[0].samples
 
     whole = audio(definition)
     np.testing.assert_array_equal(whole, audio(definition))
@@ -161,8 +162,8 @@ def test_words_run_together_have_no_class(events: list, expected: list) -> None:
 
 def test_spoken_words_are_aligned_in_order() -> None:
     text = "the end of the road and the top of the hill"
-    voice = espeak.Voice("en-gb", "m1")
-    one = espeak.speak(voice, [text], seed=1)[0]
+    voice = synthesis.Voice("en-gb", "m1")
+    one = synthesis.speak(voice, [text], seed=1)[0]
     aligned = _aligned_words(text, one.words)
     assert [at for _, at in aligned] == sorted(at for _, at in aligned)
     said = [word for word, _ in aligned if word]

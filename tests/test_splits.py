@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stages.core.errors import InputError
+from stages.core.text import normalise_text
 from stages.corpus.params import SPLITS
 from stages.corpus.splits import make_splits
-from stages.errors import InputError
-from stages.texts import normalise_text
 
 SHARES = {"valid_share": 0.1, "test_share": 0.2}
 COLUMNS = {"random": "path", "speakers": "speaker", "wordings": "wording"}

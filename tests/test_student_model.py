@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from stages.errors import CacheError, ConfigurationError
+from stages.core.errors import CacheError, ConfigurationError
 from stages.student.batches import Utterances
 from stages.student.model import (
     AcousticLinguisticNetwork,

@@ -16,27 +16,23 @@ import pandas as pd
 import pytest
 import torch
 
-from stages.cache import (
-    CacheReader,
-    CacheWriter,
-    Header,
-    read_digest,
-    write_digest,
-)
-from stages.errors import CacheError, ConfigurationError, InputError, PipelineError
-from stages.manifest import (
+from stages.cache.digest import read_digest, write_digest
+from stages.cache.format import Header
+from stages.cache.store import CacheReader, CacheWriter
+from stages.core.errors import CacheError, ConfigurationError, InputError, PipelineError
+from stages.core.hashing import hash_bytes
+from stages.core.manifest import (
     COLUMNS,
     QUARANTINE_COLUMNS,
     write_manifest,
     write_quarantine,
 )
-from stages.provenance import hash_bytes
+from stages.core.text import normalise_text
 from stages.student import processes, training
 from stages.student.inputs import Inputs, Job
 from stages.student.model import load_student
 from stages.student.params import StudentParams
 from stages.student.run import Summary, run
-from stages.texts import normalise_text
 
 D, H = 6, 5
 INTENTS = ["dim", "off", "on"]

@@ -11,8 +11,8 @@ import pytest
 from test_student_run import PARAMS, contents, make_corpus
 
 from pipeline.layout import student_name
-from stages.errors import CacheError, ConfigurationError, PipelineError
-from stages.locks import locked
+from stages.core.errors import CacheError, ConfigurationError, PipelineError
+from stages.core.files import locked
 from stages.student import training
 from stages.student.inputs import Job
 from stages.student.ledger import (
@@ -23,9 +23,9 @@ from stages.student.ledger import (
     record,
     results_table,
 )
-from stages.student.params import SweepParams
 from stages.student.run import run as train_alone
-from stages.student.sweep import Summary, Variant, expand, run
+from stages.sweep.params import SweepParams
+from stages.sweep.run import Summary, Variant, expand, run
 
 VARIANTS = [
     Variant("aln", 0.5, PARAMS),

@@ -32,12 +32,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stages.cache import CacheReader, read_digest
-from stages.errors import CacheError, ConfigurationError, InputError
-from stages.manifest import write_manifest
-from stages.provenance import hash_bytes
+from stages.cache.digest import read_digest
+from stages.cache.store import CacheReader
+from stages.core.errors import CacheError, ConfigurationError, InputError
+from stages.core.hashing import hash_bytes
+from stages.core.manifest import write_manifest
+from stages.targets.params import TargetsParams
 from stages.teacher import bert, finetune, targets, training
-from stages.teacher.params import TargetsParams, TeacherParams
+from stages.teacher.params import TeacherParams
 from stages.teacher.vocabulary import SPECIAL, build_vocabulary
 
 SPECIAL_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from stages.texts import normalise_text
+from stages.core.text import normalise_text
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from test_student_model import LENGTHS, NETWORKS, make_features, make_network, m
 from test_student_run import PARAMS, contents, make_corpus, make_job, train
 from test_sweep import VARIANTS
 
-from stages.errors import PipelineError
-from stages.runtime import seed_everything
+from stages.core.errors import PipelineError
+from stages.core.runtime import seed_everything
 from stages.student import processes, together, training
 from stages.student.batches import Utterances
 from stages.student.capture import CapturedStep, round_up
@@ -30,10 +30,10 @@ from stages.student.ledger import record
 from stages.student.model import AcousticLinguisticNetwork, losses
 from stages.student.params import StudentParams
 from stages.student.stacked import StackedAdam, StackedNetworks
-from stages.student.sweep import Variant
-from stages.student.sweep import run as sweep
 from stages.student.together import Failure, Member, Together
 from stages.student.training import check_row, train_epoch
+from stages.sweep.run import Variant
+from stages.sweep.run import run as sweep
 
 D, H, INTENTS = 6, 9, 4  # as of make_network
 
@@ -618,7 +618,7 @@ def test_killed_when_some_are_recorded_the_others_keep_their_mates(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("stages.student.sweep.record", killed)
+        patched.setattr("stages.sweep.run.record", killed)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 swept(corpus, tmp_path, ALN)

@@ -28,24 +28,29 @@ from test_cache import (
     parts,
 )
 
-from stages import upkeep
-from stages.cache import (
-    CacheReader,
-    CacheWriter,
-    read_digest,
-    write_digest,
-    write_plain,
+from pipeline.cache import maintenance
+from pipeline.cache.maintenance import (
+    Cache,
+    Survey,
+    collect,
+    export,
+    info,
+    merge,
+    survey,
+    verify,
 )
-from stages.errors import CacheError, ConfigurationError
-from stages.provenance import hash_array
-from stages.upkeep import Cache, Survey, collect, export, info, merge, survey, verify
+from stages.cache.digest import read_digest, write_digest
+from stages.cache.export import write_plain
+from stages.cache.store import CacheReader, CacheWriter
+from stages.core.errors import CacheError, ConfigurationError
+from stages.core.hashing import hash_array
 
 SHORT = make_rows([3, 1, 5, 8, 2, 4, 6, 1, 1])
 
 
 @pytest.fixture(autouse=True)
 def ten_frames_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(upkeep.PART_FRAMES, "acoustic", 10)
+    monkeypatch.setitem(maintenance.PART_FRAMES, "acoustic", 10)
 
 
 def needed(rows: list[Row]) -> dict[str, list[str]]:
@@ -98,7 +103,7 @@ def test_the_part_sizes_are_those_of_the_stages(
         "acoustic": extracted,
         "targets": default,
         "robustness": extracted,
-    } == upkeep.PART_FRAMES
+    } == maintenance.PART_FRAMES
 
 
 def test_what_is_needed_and_in_full_parts_stays_as_it_is(tmp_path: Path) -> None:
@@ -107,7 +112,9 @@ def test_what_is_needed_and_in_full_parts_stays_as_it_is(tmp_path: Path) -> None
     size = sum(map(len, before.values()))
     done = collect([cache])
     assert contents(cache.directory) == before
-    assert done == upkeep.Reclaimed(len(before), size, len(before), size, dropped=0)
+    assert done == maintenance.Reclaimed(
+        len(before), size, len(before), size, dropped=0
+    )
 
 
 def test_what_the_manifest_dropped_goes_and_the_rest_stays(tmp_path: Path) -> None:
@@ -180,7 +187,7 @@ def test_any_cache_keeps_what_is_needed(
     rows = make_rows(lengths)
     left = [row for row in rows if data.draw(st.booleans())]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setitem(upkeep.PART_FRAMES, "acoustic", 10)
+        patch.setitem(maintenance.PART_FRAMES, "acoustic", 10)
         cache = make_cache(Path(folder) / "acoustic", rows, part_frames)
         overlap = data.draw(st.integers(0, len(rows)))
         if overlap:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from stages.acoustic.encoder import REVISION, Encoder, EncoderConfiguration
 from stages.acoustic.frames import FRAME_STEP
-from stages.atomic import atomic_path
-from stages.errors import InputError, PipelineError
-from stages.provenance import fingerprint, fingerprint_arrays
+from stages.core.errors import InputError, PipelineError
+from stages.core.files import atomic_path
+from stages.core.hashing import fingerprint, fingerprint_arrays
 
 _FORMAT = "acoustic-linguistic encoder"
 _VERSION = "1"

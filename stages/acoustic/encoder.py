@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from stages.acoustic.frames import SAMPLE_RATE, SINC_STRIDE
-from stages.errors import ConfigurationError
+from stages.acoustic.frames import SINC_STRIDE
+from stages.core.errors import ConfigurationError
+from stages.speech.loading import SAMPLE_RATE
 
 FRONT_ENDS = ("raw", "log-cmn")
 

@@ -1,7 +1,6 @@
 """How waves and frames of the phoneme/word encoder count."""
 
-SAMPLE_RATE = 16_000
-"""Of every wave that an encoder reads, hertz."""
+from stages.speech.loading import SAMPLE_RATE
 
 SINC_STRIDE = 80
 FRAME_STEP = 32 * SINC_STRIDE

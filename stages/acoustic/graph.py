@@ -21,7 +21,7 @@ from torch import nn
 
 from stages.acoustic.encoder import LEAKY_SLOPE, LOG_FLOOR, Encoder
 from stages.acoustic.frames import SINC_STRIDE
-from stages.provenance import hash_array
+from stages.core.hashing import hash_array
 
 _OPSET = 17
 

@@ -30,11 +30,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.manifest import SPLITS
+from stages.core.text import normalise_text
 from stages.corpus.entry import not_utf8
 from stages.corpus.table import check_columns, read_text_table
-from stages.errors import ConfigurationError, InputError
-from stages.manifest import SPLITS
-from stages.texts import normalise_text
 
 JOINED_INTENTS = ("first", "drop", "keep")
 REPEATS = ("labelled", "all")

@@ -22,7 +22,10 @@ from typing import Any
 
 import pandas as pd
 
-from stages.atomic import atomic_path
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.files import atomic_path
+from stages.core.hashing import hash_bytes
+from stages.core.runtime import progress
 from stages.corpus.params import CorpusParams
 from stages.corpus.part import split_of_parts
 from stages.corpus.table import (
@@ -32,9 +35,6 @@ from stages.corpus.table import (
     checked_rows,
     path_from_root,
 )
-from stages.errors import ConfigurationError, InputError
-from stages.provenance import hash_bytes
-from stages.runtime import progress
 
 _BATCH = 64
 

@@ -24,12 +24,12 @@ import pandas as pd
 import soundfile
 from scipy import signal
 
-from stages import channel, espeak
-from stages.atomic import write_text
+from stages.core.errors import InputError
+from stages.core.files import write_text
+from stages.core.hashing import fingerprint, hash_file
+from stages.core.runtime import progress
 from stages.corpus.params import CorpusParams
-from stages.errors import InputError
-from stages.provenance import fingerprint, hash_file
-from stages.runtime import progress
+from stages.speech import effects, synthesis
 
 _PHRASE_COLUMNS = ("action", "object", "location", "text", "wording")
 _VOICE_COLUMNS = (
@@ -73,7 +73,7 @@ def read_demo(
     voices = _read_table(data / "voices.csv", _VOICE_COLUMNS)
     sources = {
         "version": _VERSION,
-        "synthesiser": espeak.version(),
+        "synthesiser": synthesis.version(),
         "phrases": hash_file(data / "phrases.csv"),
         "voices": hash_file(data / "voices.csv"),
         "utterances": [
@@ -128,7 +128,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 def _plan(
     params: CorpusParams, phrases: pd.DataFrame, voice: tuple, number: int
-) -> tuple[espeak.Voice, pd.DataFrame]:
+) -> tuple[synthesis.Voice, pd.DataFrame]:
     """Who says what under which condition: the rows of one speaker."""
     split = voice.split  # type: ignore[attr-defined]
     speaker = voice.speaker  # type: ignore[attr-defined]
@@ -160,8 +160,8 @@ def _plan(
     return _voice(voice), pd.DataFrame(rows)
 
 
-def _voice(row: tuple) -> espeak.Voice:
-    return espeak.Voice(
+def _voice(row: tuple) -> synthesis.Voice:
+    return synthesis.Voice(
         row.accent,  # type: ignore[attr-defined]
         row.variant,  # type: ignore[attr-defined]
         int(row.rate),  # type: ignore[attr-defined]
@@ -171,7 +171,7 @@ def _voice(row: tuple) -> espeak.Voice:
 
 
 def _is_spoken(
-    audio: Path, plan: tuple[espeak.Voice, pd.DataFrame], recipe: str
+    audio: Path, plan: tuple[synthesis.Voice, pd.DataFrame], recipe: str
 ) -> bool:
     paths = [audio / path for path in plan[1]["path"]]
     note = paths[0].with_name(_RECIPE_FILE)
@@ -189,7 +189,7 @@ def _note(recipe: str, paths: Sequence[Path]) -> str:
 
 def _speak(
     params: CorpusParams,
-    plan: tuple[espeak.Voice, pd.DataFrame],
+    plan: tuple[synthesis.Voice, pd.DataFrame],
     crowd: np.ndarray,
     audio: Path,
     number: int,
@@ -200,25 +200,25 @@ def _speak(
     # Of an earlier recipe, which would vouch for files that are half overwritten.
     note.unlink(missing_ok=True)
     generator = np.random.default_rng((params.seed, number, 1))
-    response = channel.room_response(generator)
-    spoken = espeak.speak(voice, list(rows["text"]), seed=params.seed + number)
+    response = effects.room_response(generator)
+    spoken = synthesis.speak(voice, list(rows["text"]), seed=params.seed + number)
     for row, one in zip(rows.itertuples(index=False), spoken, strict=True):
         wave = _with_margins(_resampled(one.samples), generator)
         if row.condition == "babble":
             decibels = generator.uniform(5, 15)
-            wave = channel.add_babble(wave, crowd, decibels, generator)
+            wave = effects.add_babble(wave, crowd, decibels, generator)
         elif row.condition == "room":
-            wave = channel.reverberate(wave, response)
+            wave = effects.reverberate(wave, response)
         elif row.condition == "telephone":
-            wave = channel.telephone(wave)
+            wave = effects.telephone(wave)
         decibels = generator.uniform(*_HISS_DECIBELS)
-        wave = channel.add_hiss(wave, decibels, generator)
+        wave = effects.add_hiss(wave, decibels, generator)
         level = 10 ** (generator.uniform(-20, -1) / 20)
         wave = wave * level / max(float(np.abs(wave).max()), 1e-9)
         file = audio / row.path
         file.parent.mkdir(parents=True, exist_ok=True)
         samples = np.round(wave * 32767).astype(np.int16)
-        soundfile.write(file, samples, channel.SAMPLE_RATE, "PCM_16")
+        soundfile.write(file, samples, effects.SAMPLE_RATE, "PCM_16")
     # Written last: only a speaker with this file is complete.
     write_text(note, _note(recipe, [audio / path for path in rows["path"]]))
 
@@ -233,14 +233,14 @@ def _crowd(
         if row.split == _CROWD:
             generator = np.random.default_rng((params.seed, number))
             said = [texts[i] for i in generator.permutation(len(texts))[:20]]
-            spoken = espeak.speak(_voice(row), said, seed=params.seed + number)
+            spoken = synthesis.speak(_voice(row), said, seed=params.seed + number)
             tracks.append(np.concatenate([_resampled(one.samples) for one in spoken]))
     shortest = min(len(track) for track in tracks)
     return np.stack([track[:shortest] / np.std(track) for track in tracks])
 
 
 def _with_margins(wave: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    before, after = generator.uniform(*_MARGIN, 2) * channel.SAMPLE_RATE
+    before, after = generator.uniform(*_MARGIN, 2) * effects.SAMPLE_RATE
     return np.pad(wave, (int(before), int(after)))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.errors import InputError
+from stages.core.errors import InputError
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 """Would not survive the manifest."""

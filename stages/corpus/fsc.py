@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from stages.core.errors import InputError
+from stages.core.manifest import SPLITS
 from stages.corpus.table import (
     check_columns,
     check_intents,
     checked_rows,
     read_text_table,
 )
-from stages.errors import InputError
-from stages.manifest import SPLITS
 
 _COLUMNS = ("path", "speakerId", "transcription", "action", "object", "location")
 

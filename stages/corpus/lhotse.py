@@ -21,10 +21,10 @@ from typing import Any
 
 import pandas as pd
 
+from stages.core.errors import ConfigurationError, InputError
 from stages.corpus.params import CorpusParams
 from stages.corpus.part import split_of_parts
 from stages.corpus.table import as_text, check_intents, checked_rows, path_from_root
-from stages.errors import ConfigurationError, InputError
 
 _TOLERANCE = 0.025
 """Seconds between a supervision's end and its recording's, lhotse's own default."""

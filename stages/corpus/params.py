@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from stages.errors import ConfigurationError
+from stages.core.errors import ConfigurationError
 
 ADAPTERS = (
     "atis",

@@ -1,8 +1,8 @@
 """Parts of a corpus: what train, valid and test are called where it comes from."""
 
+from stages.core.errors import ConfigurationError
+from stages.core.manifest import SPLITS
 from stages.corpus.params import CorpusParams
-from stages.errors import ConfigurationError
-from stages.manifest import SPLITS
 
 
 def split_of_parts(params: CorpusParams) -> dict[str, str]:

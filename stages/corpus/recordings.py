@@ -13,10 +13,10 @@ from pathlib import Path
 
 import soundfile
 
-from stages.atomic import write_json
-from stages.errors import InputError, RecordingError
-from stages.provenance import hash_file
-from stages.runtime import progress
+from stages.core.errors import InputError, RecordingError
+from stages.core.files import write_json
+from stages.core.hashing import hash_file
+from stages.core.runtime import progress
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.atomic import atomic_path
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.files import atomic_path
+from stages.core.manifest import SPLITS, write_manifest
 from stages.corpus.atis import read_atis
 from stages.corpus.datasets import Contents, read_datasets
 from stages.corpus.demo import read_demo
@@ -26,8 +28,6 @@ from stages.corpus.slurp import read_slurp
 from stages.corpus.snips import read_snips
 from stages.corpus.table import read_described
 from stages.corpus.timers import read_timers
-from stages.errors import ConfigurationError, InputError
-from stages.manifest import SPLITS, write_manifest
 
 log = logging.getLogger(__name__)
 

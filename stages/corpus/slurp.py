@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from stages.core.errors import ConfigurationError, InputError
 from stages.corpus.entry import (
     get_field,
     get_file_name,
@@ -23,7 +24,6 @@ from stages.corpus.entry import (
     read_lines,
     read_object,
 )
-from stages.errors import ConfigurationError, InputError
 
 RECORDINGS = ("all", "headset", "other")
 

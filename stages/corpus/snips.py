@@ -22,10 +22,10 @@ from typing import Any
 
 import pandas as pd
 
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.hashing import hash_bytes
+from stages.core.text import normalise_text
 from stages.corpus.entry import get_field, get_file_name, get_text, read_object
-from stages.errors import ConfigurationError, InputError
-from stages.provenance import hash_bytes
-from stages.texts import normalise_text
 
 FIELDS = ("close", "far", "both")
 FOLDS = 5

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
-from stages.errors import InputError
-from stages.texts import normalise_text
+from stages.core.errors import InputError
+from stages.core.text import normalise_text
 
 _DRAWS = 64
 

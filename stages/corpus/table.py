@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.manifest import SPLITS
 from stages.corpus.entry import CONTROL, not_utf8, read_lines
 from stages.corpus.params import CorpusParams
-from stages.errors import ConfigurationError, InputError
-from stages.manifest import SPLITS
 
 # The row of the first utterance, as a person counts: a CSV's heading is row 1.
 _FIRST_ROW = {".jsonl": 1, ".parquet": 1}

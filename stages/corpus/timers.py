@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from stages.core.errors import ConfigurationError, InputError
 from stages.corpus.table import (
     check_columns,
     check_intents,
     checked_rows,
     read_text_table,
 )
-from stages.errors import ConfigurationError, InputError
 
 TRAIN = {
     "both": ("train-real", "train-synth"),

@@ -4,8 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from stages.manifest import SPLITS
-from stages.texts import normalise_text
+from stages.core.manifest import SPLITS
+from stages.core.text import normalise_text
 
 
 def describe_corpus(manifest: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from stages.errors import ConfigurationError
+from stages.core.errors import ConfigurationError
 
 MOST_INTENTS = 10
 """In one scatter plot no more colours than these can be told apart."""

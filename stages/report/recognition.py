@@ -1,7 +1,7 @@
 """How well the recogniser of Baseline-1 heard."""
 
+from stages.core.word_errors import WordErrors, count_errors
 from stages.report.systems import HEARD, Recognition
-from stages.word_errors import WordErrors, count_errors
 
 
 def word_errors(recognition: Recognition) -> dict[str, WordErrors]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stages.errors import CacheError
+from stages.core.errors import CacheError
 from stages.report import scores
 from stages.report.systems import System, read_table
 

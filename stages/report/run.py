@@ -30,14 +30,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stages.atomic import atomic_path
-from stages.errors import CacheError, ConfigurationError, InputError
-from stages.manifest import (
+from stages.core.errors import CacheError, ConfigurationError, InputError
+from stages.core.files import atomic_path
+from stages.core.manifest import (
     read_intents,
     read_manifest,
     read_quarantine,
     usable_rows,
 )
+from stages.core.text import normalise_text
+from stages.core.word_errors import WordErrors
 from stages.report import scores, statistics, tables
 from stages.report.counts import describe_corpus
 from stages.report.figures import (
@@ -67,8 +69,6 @@ from stages.report.systems import (
     read_student,
     read_teacher,
 )
-from stages.texts import normalise_text
-from stages.word_errors import WordErrors
 
 log = logging.getLogger(__name__)
 
@@ -264,7 +264,7 @@ def _utterances(table: pd.DataFrame, manifest: Path) -> pd.DataFrame:
                 f"{len(without)} test utterances have no condition",
                 path=path,
                 found=f"none for {without['id'].iloc[0]}",
-                fix="run `aln-pipeline prepare`",
+                fix="run `aln-pipeline prepare-corpus`",
             )
     return marked.loc[marked["split"] != "train", columns]
 
@@ -280,7 +280,7 @@ def _read_conditions(path: Path) -> dict[str, str]:
             path=path,
             found=f"columns {', '.join(table.columns)}",
             expected="id, condition, each id once",
-            fix="run `aln-pipeline prepare`",
+            fix="run `aln-pipeline prepare-corpus`",
         )
     return dict(zip(table["id"], table["condition"], strict=True))
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import precision_recall_fscore_support
 
-from stages import metrics
+from stages.core import metrics
+from stages.core.text import normalise_text
 from stages.report.statistics import intervals, spread
 from stages.report.systems import System
-from stages.texts import normalise_text
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Group:
 
 
 def measure(rows: pd.DataFrame, *, seed: int | None = None) -> dict[str, Any]:
-    """Accuracy and macro-F1 in percent, the metrics of `stages.metrics`.
+    """Accuracy and macro-F1 in percent, the metrics of `stages.core.metrics`.
 
     Args:
         rows: one a seed and utterance; columns seed, id, intent, predicted.

@@ -101,7 +101,7 @@ def macro_f1_interval(
 
     By the percentile bootstrap over utterances, each with what every run predicts. As
     in `bootstrap_interval` equal ones are drawn together. The mean is over the intents
-    that a resample has, as `stages.metrics` takes it over those of the sample.
+    that a resample has, as `stages.core.metrics` takes it over those of the sample.
 
     Args:
         actual: intents of n utterances, (n,).

@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
-from stages.errors import CacheError, ConfigurationError
+from stages.core.errors import CacheError, ConfigurationError
 
 TITLES = {
     "baseline1_text": "Baseline-1, ground-truth text",

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stages.manifest import SPLITS
+from stages.core.manifest import SPLITS
+from stages.core.word_errors import WordErrors
 from stages.report.published import TABLE1, WORD_ERROR_RATE, published_accuracy
 from stages.report.robustness import Spoilt
 from stages.report.scores import Group
 from stages.report.statistics import BINS, DRAWS, LEVEL, Calibration, Comparison
 from stages.report.systems import SELECTIONS, System
-from stages.word_errors import WordErrors
 
 NAMES = {"atis": "ATIS", "fsc": "FSC"}
 MEASURED = {

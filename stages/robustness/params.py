@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.errors import ConfigurationError
+from stages.core.errors import ConfigurationError
 
 NOISES = ("white", "pink", "speech", "babble")
 SHORTEST_T60, LONGEST_T60 = 0.1, 2.0

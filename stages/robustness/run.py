@@ -26,8 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stages.acoustic.extract import (
-    PART_FRAMES,
+from stages.acoustic.encoding import (
     FrozenEncoder,
     Runtime,
     as_stored,
@@ -38,13 +37,15 @@ from stages.acoustic.extract import (
     load_encoder,
 )
 from stages.acoustic.params import AcousticParams
-from stages.atomic import atomic_path
-from stages.cache import CacheReader, CacheWriter, Header, write_digest
-from stages.errors import CacheError, RecordingError
-from stages.provenance import fingerprint
-from stages.robustness.conditions import Condition, make_conditions
+from stages.cache.digest import write_digest
+from stages.cache.format import Header
+from stages.cache.store import CacheReader, CacheWriter
+from stages.core.errors import CacheError, RecordingError
+from stages.core.files import atomic_path
+from stages.core.hashing import fingerprint
+from stages.core.runtime import choose_device, one_thread, progress
+from stages.robustness.degradations import Condition, make_conditions
 from stages.robustness.params import RobustnessParams
-from stages.runtime import choose_device, one_thread, progress
 from stages.student.batches import Utterances
 from stages.student.inputs import Inputs, Job
 from stages.student.model import AcousticLinguisticNetwork, load_student
@@ -220,7 +221,7 @@ def _extract(
     """
     own = condition_header(condition, header)
     folder = output / condition.name
-    with CacheWriter(folder, own, part_frames=PART_FRAMES) as writer:
+    with CacheWriter(folder, own) as writer:
         distinct = test.drop_duplicates("audio_sha256").sort_values(["seconds", "id"])
         absent = set(writer.missing(distinct["audio_sha256"]))
         todo = distinct[distinct["audio_sha256"].isin(absent)]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stages.errors import PipelineError
+from stages.core.errors import PipelineError
 
 _LOGGER = logging.getLogger(__name__)
 

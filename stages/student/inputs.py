@@ -21,20 +21,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stages.atomic import atomic_path
-from stages.cache import CacheReader, Digest, read_digest, unwritable
-from stages.errors import CacheError, InputError
-from stages.manifest import (
+from stages.cache.digest import Digest, read_digest
+from stages.cache.format import unwritable
+from stages.cache.store import CacheReader
+from stages.core.errors import CacheError, InputError
+from stages.core.files import atomic_path
+from stages.core.hashing import fingerprint, hash_bytes, hash_code, hash_file
+from stages.core.manifest import (
     read_intents,
     read_manifest,
     read_quarantine,
     usable_rows,
 )
-from stages.provenance import fingerprint, hash_bytes, hash_code, hash_file
-from stages.runtime import choose_device
+from stages.core.runtime import choose_device
+from stages.core.text import normalise_text
 from stages.student.batches import Utterances
 from stages.student.params import StudentParams, as_numbers
-from stages.texts import normalise_text
 
 TARGETED = ("train", "valid")  # test is never compared with the teacher
 
@@ -114,7 +116,7 @@ class Inputs:
             raise InputError(
                 "not the intents of the manifest beside it",
                 path=path,
-                fix="run `aln-pipeline prepare`",
+                fix="run `aln-pipeline prepare-corpus`",
             )
         table = usable_rows(job.manifest, table, read_quarantine(job.quarantine))
         self.tables = {split: rows for split, rows in table.groupby("split")}

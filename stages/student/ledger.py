@@ -16,9 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from stages.atomic import write_json
-from stages.errors import CacheError
-from stages.provenance import fingerprint
+from stages.core.errors import CacheError
+from stages.core.files import write_json
+from stages.core.hashing import fingerprint
 from stages.student.inputs import Job, parameters_without
 from stages.student.params import StudentParams, as_numbers
 from stages.student.training import REVISION

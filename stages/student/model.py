@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import (
     pad_packed_sequence,
 )
 
-from stages.errors import CacheError
+from stages.core.errors import CacheError
 from stages.student.params import SYSTEMS
 
 # Of query and key each: a frame of 256 values then scores about 30 with itself.

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.errors import PipelineError
-from stages.provenance import fingerprint
-from stages.runtime import choose_device, one_thread
+from stages.core.errors import PipelineError
+from stages.core.hashing import fingerprint
+from stages.core.runtime import choose_device, one_thread
 from stages.student.batches import Utterances
 from stages.student.inputs import Inputs, Job, parameters_without
 from stages.student.together import Failure, Member, train_together

@@ -36,11 +36,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from stages import metrics
-from stages.atomic import whole_folder, write_json
-from stages.cache import CacheReader
-from stages.errors import ConfigurationError
-from stages.runtime import choose_device, progress
+from stages.cache.store import CacheReader
+from stages.core import metrics
+from stages.core.errors import ConfigurationError
+from stages.core.files import whole_folder, write_json
+from stages.core.runtime import choose_device, progress
 from stages.student.inputs import Inputs, Job, parameters_without, text_key
 from stages.student.ledger import describe, record
 from stages.student.model import save_student

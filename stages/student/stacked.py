@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stages.recurrence import Recurrence
+from stages.pretraining.recurrence import Recurrence
 from stages.student.model import AcousticLinguisticNetwork, Output, attend
 
 _EPSILON = 1e-8  # of Adam, PyTorch's default

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from stages.errors import PipelineError
-from stages.runtime import seed_everything
+from stages.core.errors import PipelineError
+from stages.core.runtime import seed_everything
 from stages.student.batches import Utterances
 from stages.student.capture import CapturedStep, Step
 from stages.student.model import AcousticLinguisticNetwork

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages import metrics
-from stages.atomic import atomic_path
-from stages.errors import PipelineError
-from stages.runtime import seed_everything
+from stages.core import metrics
+from stages.core.errors import PipelineError
+from stages.core.files import atomic_path
+from stages.core.runtime import seed_everything
 from stages.student.batches import Utterances
 from stages.student.model import AcousticLinguisticNetwork, losses
 from stages.student.params import StudentParams

@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stages.errors import ConfigurationError, InputError
+from stages.core.errors import ConfigurationError, InputError
 
 # A model is there if it has one of each row.
 _FILES = (

@@ -6,14 +6,21 @@ al. 2019, which the paper follows and which answers where the paper is silent.
 
 from dataclasses import dataclass
 
-from stages.errors import ConfigurationError
+from stages.core.errors import ConfigurationError
 
 SCRATCH = "scratch"
+
+
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
+
+
 SELECTIONS = ("best", "last")
+
+
 PRECISIONS = ("float32", "bf16")
+
+
 CLASS_WEIGHTS = ("none", "balanced")
-POOLINGS = ("mean", "mean_words", "cls")
 
 
 @dataclass(frozen=True)
@@ -151,30 +158,6 @@ class TeacherParams:
                 "repeats_per_row",
                 self.repeats_per_row,
                 f"at most batch_size / gradient_accumulation, {at_once}",
-            )
-
-
-@dataclass(frozen=True)
-class TargetsParams:
-    """Parameters of `cache-targets`.
-
-    `pooling` makes one vector of a text's last hidden states: their `mean` over the
-    real tokens, as the paper pools the whole sequence output; `mean_words`, without
-    the special tokens such as [CLS] and [SEP]; or `cls`, the first token's.
-
-    Raises:
-        ConfigurationError: a value that cannot be used.
-    """
-
-    pooling: str = "mean"  # paper, section 2.2
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        if self.pooling not in POOLINGS:
-            raise ConfigurationError(
-                "targets.pooling cannot be used",
-                found=repr(self.pooling),
-                expected=f"one of {', '.join(POOLINGS)}",
             )
 
 

@@ -46,10 +46,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from stages.atomic import flush_path, write_json
-from stages.errors import ConfigurationError
-from stages.provenance import hash_file
-from stages.runtime import seed_everything
+from stages.core.errors import ConfigurationError
+from stages.core.files import flush_path, write_json
+from stages.core.hashing import hash_file
+from stages.core.runtime import seed_everything
 from stages.teacher.params import TeacherParams
 
 _LOG = logging.getLogger(__name__)

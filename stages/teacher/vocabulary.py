@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from transformers import BertTokenizer
 
-from stages.errors import ConfigurationError
+from stages.core.errors import ConfigurationError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

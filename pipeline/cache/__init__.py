@@ -1,0 +1,1 @@
+"""The `cache` commands: maintenance and comparison of feature caches."""

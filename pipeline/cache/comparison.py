@@ -1,0 +1,195 @@
+"""Where two caches of features differ; each is a folder of parts or a digest."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.cache.digest import read_digest
+from stages.cache.format import Header, check_header, part_paths, read_part
+from stages.cache.store import CacheReader
+from stages.core.errors import CacheError
+from stages.core.hashing import hash_array
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What `compare` found; ids are sorted.
+
+    Attributes:
+        header: by field, its value in A and in B, where they differ.
+        only_a: ids of which B has nothing.
+        only_b: ids of which A has nothing.
+        rekeyed: ids that both have, with another key: another recording.
+        changed: ids whose key both have, with other features.
+        common: how many keys both have.
+        absolute: largest |a - b| over all values of `changed`; None where one side is
+            a digest or the shapes differ.
+        relative: likewise the largest |a - b| / max(|a|, |b|).
+    """
+
+    header: dict[str, tuple[Any, Any]]
+    only_a: list[str]
+    only_b: list[str]
+    rekeyed: list[str]
+    changed: list[str]
+    common: int
+    absolute: float | None
+    relative: float | None
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        ids = (self.only_a, self.only_b, self.rekeyed, self.changed)
+        return bool(self.header) or any(ids)
+
+    def __str__(self) -> str:
+        """A line for each kind of difference, with its count and the first names."""
+        lines = [
+            f"header: {name} {_shorten(a)} in A, {_shorten(b)} in B"
+            for name, (a, b) in self.header.items()
+        ]
+        for what, ids in (
+            ("only in A", self.only_a),
+            ("only in B", self.only_b),
+            ("another key", self.rekeyed),
+            (f"other features, of {self.common:,} in both", self.changed),
+        ):
+            if ids:
+                names = ", ".join(ids[:3]) + ", …" * (len(ids) > 3)
+                lines.append(f"{what}: {len(ids):,} ({names})")
+        if self.absolute is not None and self.relative is not None:
+            lines.append(
+                f"largest difference: {self.absolute:.3g}, relative {self.relative:.3g}"
+            )
+        return "\n".join(lines or [f"equal: {self.common:,} features in both"])
+
+
+@dataclass(frozen=True)
+class _Side:
+    header: Header
+    pairs: set[tuple[str, str]]  # id and key
+    hashes: Mapping[str, str] | None  # by key; None where there is a reader
+    reader: CacheReader | None
+
+    def hash_of(self, key: str) -> str:
+        if self.hashes is not None:
+            return self.hashes[key]
+        assert self.reader is not None
+        return hash_array(self.reader[key])
+
+
+def compare(a: Path, b: Path) -> Difference:
+    """Compare two caches by the features of each key, bit by bit.
+
+    Of two digests the ids must agree as well. A part names a single id of those that
+    share a key, so where a folder is compared, ids are told apart by their keys alone.
+    Where one folder has features of several encoders, those of the other side's
+    encoder are compared. Memory: an utterance.
+
+    Raises:
+        CacheError: no such cache or digest, a damaged one, or several encoders on a
+            side and none of them the other's.
+    """
+    encoders = [_encoders(a), _encoders(b)]
+    shared = encoders[0] & encoders[1]
+    ours, theirs = (
+        _open(path, shared if len(found) > 1 and len(shared) == 1 else found)
+        for path, found in zip((a, b), encoders, strict=True)
+    )
+    keys_a, keys_b = ({key for _, key in side.pairs} for side in (ours, theirs))
+    exact = ours.reader is None and theirs.reader is None
+    lone_a, lone_b = ours.pairs - theirs.pairs, theirs.pairs - ours.pairs
+    if not exact:
+        lone_a = {(id, key) for id, key in lone_a if key not in keys_b}
+        lone_b = {(id, key) for id, key in lone_b if key not in keys_a}
+    ids_a, ids_b = ({id for id, _ in lone} for lone in (lone_a, lone_b))
+    common = keys_a & keys_b
+    other = {key for key in sorted(common) if ours.hash_of(key) != theirs.hash_of(key)}
+    absolute, relative = _largest(ours, theirs, other)
+    return Difference(
+        header=_header_difference(ours.header, theirs.header),
+        only_a=sorted(ids_a - ids_b),
+        only_b=sorted(ids_b - ids_a),
+        rekeyed=sorted(ids_a & ids_b),
+        changed=sorted(id for id, key in ours.pairs if key in other),
+        common=len(common),
+        absolute=absolute,
+        relative=relative,
+    )
+
+
+def _encoders(path: Path) -> set[str]:
+    """Fingerprints of what a folder or a digest has."""
+    if path.is_dir():
+        paths = part_paths(path)
+        if not paths:
+            raise CacheError(
+                "no parts of a cache there",
+                path=path,
+                fix="name the folder that holds the .h5 files, or a .digest",
+            )
+        return {read_part(one).header.fingerprint for one in paths}
+    if not path.exists():
+        raise CacheError("neither a cache's folder nor a digest there", path=path)
+    return {read_digest(path).header.fingerprint}
+
+
+def _open(path: Path, encoders: set[str]) -> _Side:
+    if not path.is_dir():
+        digest = read_digest(path)
+        pairs = {(id, key) for id, (key, _) in digest.rows.items()}
+        return _Side(digest.header, pairs, dict(digest.rows.values()), None)
+    only = next(iter(encoders)) if len(encoders) == 1 else None
+    reader = CacheReader(path, fingerprint=only)
+    ids: dict[str, str] = {}
+    for part in map(read_part, part_paths(path)):
+        if part.header.fingerprint == reader.header.fingerprint:
+            check_header(part, reader.header)
+            for id, key in zip(part.ids, part.keys, strict=True):
+                ids.setdefault(key, id)
+    pairs = {(id, key) for key, id in ids.items()}
+    return _Side(reader.header, pairs, None, reader)
+
+
+def _largest(
+    ours: _Side, theirs: _Side, keys: Iterable[str]
+) -> tuple[float | None, float | None]:
+    """The largest absolute and relative difference of the features of `keys`."""
+    absolute = relative = None
+    if ours.reader is not None and theirs.reader is not None:
+        for key in keys:
+            a = ours.reader[key].astype(np.float64)  # (T, D)
+            b = theirs.reader[key].astype(np.float64)
+            if a.shape != b.shape:
+                return None, None
+            far = np.abs(a - b)
+            scale = np.maximum(np.abs(a), np.abs(b))
+            ratio = np.divide(far, scale, out=np.zeros_like(far), where=scale > 0)
+            absolute = max(absolute or 0.0, float(far.max()))
+            relative = max(relative or 0.0, float(ratio.max()))
+    return absolute, relative
+
+
+def _header_difference(a: Header, b: Header) -> dict[str, tuple[Any, Any]]:
+    """The fields that differ, those of `parameters` one by one."""
+
+    def flat(header: Header) -> dict[str, Any]:
+        fields = asdict(header)
+        parameters = fields.pop("parameters")
+        return fields | {f"parameters.{name}": v for name, v in parameters.items()}
+
+    ours, theirs = flat(a), flat(b)
+    return {
+        name: (ours.get(name), theirs.get(name))
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name) != theirs.get(name)
+    }
+
+
+def _shorten(value: object) -> str:
+    """A value that may be a whole configuration, short enough for a line."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 24 else f"{text[:23]}…"

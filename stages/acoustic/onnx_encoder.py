@@ -1,0 +1,105 @@
+"""The encoder in ONNX Runtime, and the processes that read recordings and run it.
+
+What an utterance gives has the same bits whatever the batch (see `frames.LEAST_FRAMES`)
+and whichever process computes it. Imports no torch, so that processes start fast.
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from stages.acoustic.frames import FRAME_STEP, LEAST_FRAMES, frame_count
+from stages.core.errors import RecordingError
+from stages.core.workers import run_in_processes
+from stages.speech.loading import Change, encode_good, try_audio
+
+
+class Session:
+    """A graph of `graph.build_graph`, ready to run.
+
+    Args:
+        path: the graph's file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        # One thread a process: the products are small, and processes scale better.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+
+    def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """e_acoust of each wave, (frames, 256) float32, as if it were alone.
+
+        Args:
+            waves: each (samples,) float32 at 16 kHz, at least one sample; the more
+                alike their lengths, the less is wasted on padding.
+        """
+        counts = [frame_count(len(wave)) for wave in waves]
+        frames = max(LEAST_FRAMES, *counts)
+        batch = np.zeros((len(waves), frames * FRAME_STEP), np.float32)
+        for row, wave in zip(batch, waves, strict=True):
+            row[: len(wave)] = wave
+        samples = np.array([len(wave) for wave in waves], np.int64)
+        (features,) = self._session.run(None, {"waves": batch, "samples": samples})
+        return [one[:count].copy() for one, count in zip(features, counts, strict=True)]
+
+
+Recording = tuple[Path, str]
+"""A file and the SHA-256 of its bytes."""
+
+Outcomes = list[np.ndarray | RecordingError]
+"""Features (frames, D) of each recording, or what is wrong with it."""
+
+
+def encode_in_processes(
+    batches: Iterable[Sequence[Recording]],
+    graph: Path,
+    processes: int,
+    change: Change | None = None,
+) -> Generator[Outcomes, None, None]:
+    """What each batch of recordings gives, in order; each process does all of a batch.
+
+    Args:
+        batches: recordings of similar length.
+        graph: the graph's file.
+        processes: how many.
+        change: what is done to each recording before; must be picklable.
+
+    Raises:
+        InputError: a recording is missing or has changed.
+        PipelineError: a process died.
+    """
+    return run_in_processes(
+        partial(_encode_recordings, graph),
+        batches,
+        processes,
+        preload=__name__,
+        begin=partial(_begin, change),
+    )
+
+
+# Of the process; with every batch it might be megabytes.
+_change: Change | None = None
+
+
+def _begin(change: Change | None) -> None:
+    global _change
+    _change = change
+
+
+@cache
+def _session(graph: Path) -> Session:
+    return Session(graph)
+
+
+def _encode_recordings(graph: Path, batch: Sequence[Recording]) -> Outcomes:
+    # Opened here rather than at the start, where an error would only say that a process
+    # has died.
+    session = _session(graph)
+    waves = [try_audio(path, sha256, _change) for path, sha256 in batch]
+    return encode_good(session.encode, waves)

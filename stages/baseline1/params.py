@@ -1,0 +1,86 @@
+"""What Baseline-1 on a recogniser's text depends on, and where each default comes from.
+
+The paper (section 3.1) took a recogniser of its authors', made for other speech, as it
+was.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.core.errors import ConfigurationError
+
+RECOGNISERS = ("encoder", "transformers", "torchaudio", "pocketsphinx", "given")
+LANGUAGE_MODELS = ("general", "train")
+
+
+@dataclass(frozen=True)
+class Baseline1Params:
+    """Parameters of `transcribe`.
+
+    `recogniser` is what makes text of speech, and `model` what it is loaded from:
+
+        encoder       the phoneme/word encoder with a CTC head, and a beam search over a
+                      lexicon with an n-gram: a checkpoint of `pretraining`
+        transformers  any CTC or sequence-to-sequence model: a folder or a hub's name
+        torchaudio    a CTC pipeline of torchaudio: its weights, under their own name
+        pocketsphinx  with the English model in its wheel; `model` is not read
+        given         made elsewhere: a table with the columns `id` and `column`
+
+    `revision` pins a hub's model; DVC, which watches the bytes, wants a folder. All
+    after `column` is of `encoder` alone. None of it knows the corpus, unless
+    `language_model` is `train`: an n-gram of the train texts, `order` words long, whose
+    words join the lexicon. `general` is a bigram of the web's English. An ARPA file
+    does as well; DVC does not watch it.
+
+    Raises:
+        ConfigurationError: a value that cannot be used.
+    """
+
+    recogniser: str = "encoder"
+    model: str = "data/demo/encoder.safetensors"
+    revision: str = ""
+    column: str = "transcript"
+    vocabulary: int = 20_000  # frequent English words; about what a person knows
+    accents: tuple[str, ...] = ("en-gb", "en-us")  # whose pronunciations are listed
+    language_model: str = "general"  # paper: not adapted to the corpus
+    order: int = 3
+    language_model_weight: float = 1.0  # as Bayes has it
+    word_score: float = 0.0
+    beam_size: int = 200  # on the demo's valid, 1000 gains 0.1 points and costs tenfold
+    beam_tokens: int = 25
+    beam_threshold: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be used."""
+        if self.recogniser not in RECOGNISERS:
+            raise ConfigurationError(
+                "unknown baseline1.recogniser",
+                found=repr(self.recogniser),
+                expected=f"one of {', '.join(RECOGNISERS)}",
+            )
+        known = self.language_model in LANGUAGE_MODELS
+        if not known and not Path(self.language_model).suffix:
+            raise ConfigurationError(
+                "unknown baseline1.language_model",
+                found=repr(self.language_model),
+                expected=f"{', '.join(LANGUAGE_MODELS)} or an ARPA file",
+            )
+        for name in ("vocabulary", "beam_size", "beam_tokens", "beam_threshold"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigurationError(
+                    f"baseline1.{name} must be positive", found=getattr(self, name)
+                )
+        for name in ("language_model_weight", "word_score"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigurationError(
+                    f"baseline1.{name} must be finite", found=getattr(self, name)
+                )
+        if not 2 <= self.order <= 6:
+            raise ConfigurationError(
+                "baseline1.order is out of range", found=self.order, expected="2 to 6"
+            )
+        if not self.accents:
+            raise ConfigurationError(
+                "baseline1.accents is empty", expected="one or more"
+            )

@@ -1,0 +1,1 @@
+"""The feature cache: HDF5 parts, their digest, export to one file."""

@@ -1,0 +1,318 @@
+"""The feature cache: a matrix an utterance, in HDF5. Only this module imports h5py.
+
+Maintenance, which no stage needs, is in `pipeline/cache/`.
+
+    <directory>/
+        .lock         held with flock by the one process that writes, and names it
+        <32 hex>.h5   a part, named after the SHA-256 of its own bytes
+
+A part is a complete HDF5 file (format of HDF5 1.10, whose metadata bear checksums)
+and never changes once it has its name. Its U utterances are sorted by id:
+
+    frames   (N, D)   float32 or float16, little-endian, contiguous: all end to end
+    offsets  (U + 1)  int64: utterance u is frames[offsets[u]:offsets[u + 1]]
+    ids      (U)      UTF-8 of fixed length: the utterance each was computed from
+    keys     (U)      SHA-256 of the audio file's bytes (acoustic, robustness) or of
+                      the normalised text (targets), hexadecimal
+
+Each dataset has the attribute `sha256` (`provenance.hash_array`); the file has
+`format`, `version` and the fields of `Header`, `parameters` as JSON. Features belong
+to a key, so utterances of one audio or one text share them. Nothing depends on the
+time or the machine: the same utterances give the same bytes.
+
+Beside the directory stands the digest, which later stages depend on: a line of JSON
+with the header, then a line `id key hash-of-features` for each utterance, sorted; the
+same whatever the order, the parts or the number of runs that filled the cache.
+"""
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from stages.core.errors import CacheError, ConfigurationError
+from stages.core.files import atomic_path
+from stages.core.hashing import hash_array, hash_bytes
+
+FORMAT = "aln-features"
+
+
+VERSION = 1
+
+
+COMMANDS = {
+    "acoustic": "`aln-pipeline extract-acoustic`",
+    "targets": "`aln-pipeline cache-targets`",
+    "robustness": "`aln-pipeline robustness`",
+}
+
+
+DTYPES = ("float32", "float16")
+PART_FRAMES = {"acoustic": 8192, "targets": 65_536, "robustness": 8192}
+"""A part is written once it has so many frames. 8,192 are about 20 minutes of speech,
+8 MB: what a killed run loses at most."""
+
+
+# HDF5 1.10 whatever the library: the bytes must not depend on it.
+_LIBVER = ("v110", "v110")
+
+
+_UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What every part of one cache shares."""
+
+    kind: str  # acoustic, targets or robustness
+    encoder: str  # the name people know it by
+    fingerprint: str  # of all that decides a value: weights, front end, dtype …
+    parameters: dict[str, Any]  # the same for people to read; JSON-able
+    dim: int  # values a frame
+    dtype: str  # float32 or float16, as stored
+    frame_step: int  # samples at 16 kHz between frames; 0 for one vector a text
+
+    def __post_init__(self) -> None:
+        """Refuse a kind or dtype that the format has no room for."""
+        if self.kind not in COMMANDS or self.dtype not in DTYPES:
+            raise ConfigurationError(
+                "features of this kind or dtype cannot be cached",
+                found=f"{self.kind!r}, {self.dtype!r}",
+                expected=f"{' or '.join(COMMANDS)}, {' or '.join(DTYPES)}",
+            )
+
+    def difference(self, other: "Header") -> str:
+        """What sets features of `other` apart from these: `dtype float16, here …`."""
+        own = {"encoder": self.encoder, **self.parameters}
+        others = {"encoder": other.encoder, **other.parameters}
+        return ", ".join(
+            f"{name} {others.get(name)!s:.20}, here {own.get(name)!s:.20}"
+            for name in sorted(own.keys() | others.keys())
+            if own.get(name) != others.get(name)
+        )
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """The dtype of frames on disk, whatever the machine's byte order."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part's content but its frames: U utterances, offsets (U + 1)."""
+
+    path: Path
+    header: Header
+    ids: list[str]
+    keys: list[str]
+    offsets: list[int]
+    start: int  # of frames, in bytes from the beginning of the file
+    frames_sha256: str
+
+    def map_frames(self) -> np.ndarray:
+        """The part's frames (N, D), memory-mapped read-only.
+
+        Raises:
+            CacheError: the file is gone or shorter than it was.
+        """
+        shape = (self.offsets[-1], self.header.dim)
+        dtype = self.header.stored_dtype
+        try:
+            mapped = np.memmap(self.path, dtype, "r", offset=self.start, shape=shape)
+        except (OSError, ValueError) as error:
+            raise damaged(self.path, error) from error
+        # As a plain array: slicing numpy's memmap class is several times slower.
+        return mapped.view(np.ndarray)
+
+    def check_frames(self) -> np.ndarray:
+        """The part's frames, as `map_frames`, held against their checksum.
+
+        Raises:
+            CacheError: they are damaged.
+        """
+        frames = self.map_frames()
+        if hash_array(frames) != self.frames_sha256:
+            raise damaged(self.path, "the checksum of frames does not hold")
+        return frames
+
+
+def part_paths(directory: Path) -> list[Path]:
+    """The files of the parts in `directory`, sorted."""
+    return sorted(directory.glob("[!.]*.h5"))
+
+
+def part_bytes(header: Header, pending: Mapping[str, tuple[str, np.ndarray]]) -> bytes:
+    """A part as a file's content; `pending` has (id, features) by key."""
+    rows = sorted((id, key) for key, (id, _) in pending.items())
+    matrices = [pending[key][1] for _, key in rows]
+    arrays = {
+        "ids": np.array([id.encode() for id, _ in rows]),
+        "keys": np.array([key.encode() for _, key in rows]),
+        "offsets": _cumulate([len(matrix) for matrix in matrices]),
+        "frames": np.concatenate(matrices, dtype=header.stored_dtype),
+    }
+    parameters = json.dumps(header.parameters, sort_keys=True)
+    attributes = {**_describe(header), "parameters": parameters}
+    buffer = io.BytesIO()
+    # Fixed-length strings and no times: nothing varies between runs.
+    # Aligned to a cache line, so that mapped frames can be used as they are.
+    alignment = {"alignment_threshold": 1, "alignment_interval": 64}
+    with h5py.File(buffer, "w", libver=_LIBVER, **alignment) as file:
+        for name, value in attributes.items():
+            text = isinstance(value, str)
+            file.attrs[name] = np.bytes_(value.encode()) if text else value
+        for name, array in arrays.items():
+            dataset = file.create_dataset(name, data=array, track_times=False)
+            dataset.attrs["sha256"] = np.bytes_(hash_array(array).encode())
+    return buffer.getvalue()
+
+
+def part_name(content: bytes) -> str:
+    """What a part is called, by all its bytes."""
+    return f"{hash_bytes(content)[:32]}.h5"
+
+
+def write_part(directory: Path, content: bytes) -> None:
+    """Write a part under its name, if it is not there.
+
+    Raises:
+        CacheError: the disk refuses.
+    """
+    path = directory / part_name(content)
+    try:
+        if not path.exists():
+            with atomic_path(path) as beside:
+                beside.write_bytes(content)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def read_part(path: Path) -> Part:
+    """All of a part but its frames.
+
+    Raises:
+        CacheError: it cannot be read, is damaged, or is of another version.
+    """
+    try:
+        # Parts never change, and some file systems have no locks to give.
+        with h5py.File(path, "r", locking=False) as file:
+            head = {name: value.item() for name, value in file.attrs.items()}
+            names = ("ids", "keys", "offsets")
+            arrays = {name: file[name][:] for name in names}
+            hashes = {n: file[n].attrs["sha256"].decode() for n in (*names, "frames")}
+            frames = file["frames"]
+            shape, dtype, start = frames.shape, frames.dtype, frames.id.get_offset()
+        head = {k: v.decode() if isinstance(v, bytes) else v for k, v in head.items()}
+        header = _make_header({**head, "parameters": json.loads(head["parameters"])})
+        for name, array in arrays.items():
+            if hash_array(array) != hashes[name]:
+                raise ValueError(f"the checksum of {name} does not hold")
+        ids, keys, offsets = (arrays[name].tolist() for name in names)
+        if offsets[0] != 0 or np.diff(offsets).min() < 1:
+            raise ValueError("offsets do not rise from 0")
+        if not len(ids) == len(keys) == len(offsets) - 1:
+            raise ValueError("ids, keys and offsets differ in length")
+        if shape != (offsets[-1], header.dim) or dtype != header.stored_dtype:
+            raise ValueError(f"frames are {dtype} {shape}")
+        if start is None:
+            raise ValueError("frames are not contiguous")
+        return Part(
+            path=path,
+            header=header,
+            ids=[id.decode() for id in ids],
+            keys=[key.decode() for key in keys],
+            offsets=offsets,
+            start=start,
+            frames_sha256=hashes["frames"],
+        )
+    # h5py meets a damaged file with almost any exception.
+    except Exception as error:
+        raise damaged(path, error) from error
+
+
+def _describe(header: Header) -> dict[str, Any]:
+    return {"format": FORMAT, "version": VERSION, **asdict(header)}
+
+
+def _make_header(head: Mapping[str, Any]) -> Header:
+    if (head["format"], head["version"]) != (FORMAT, VERSION):
+        raise ValueError(f"{head['format']!r}, version {head['version']}")
+    if not isinstance(head["parameters"], dict):
+        raise ValueError("its parameters are no object")
+    return Header(**{field.name: head[field.name] for field in fields(Header)})
+
+
+def check_header(part: Part, expected: Header) -> None:
+    """Hold a part against the header that others of its fingerprint have.
+
+    Raises:
+        CacheError: they differ; names the fields.
+    """
+    wanted = json.loads(json.dumps(asdict(expected)))
+    found = {k: v for k, v in asdict(part.header).items() if v != wanted[k]}
+    if found:
+        raise CacheError(
+            "same fingerprint but another header",
+            path=part.path,
+            found=", ".join(f"{name} {value!r}" for name, value in found.items()),
+            expected=", ".join(f"{name} {wanted[name]!r}" for name in found),
+            fix="delete the folder and run " + command(part.path.parent, expected.kind),
+        )
+
+
+def _check_names(path: Path, id: str, key: str) -> None:
+    """Hold an id and its key against what a line of the digest can keep."""
+    if not id or _UNSTORABLE.search(id) or not re.fullmatch("[!-~]+", key):
+        raise CacheError(
+            f"id {id!r} with key {key!r} cannot be stored",
+            path=path,
+            expected="an id without control characters, a hexadecimal key",
+        )
+
+
+def no_features(
+    directory: Path, names: Sequence[str], total: int, kind: str | None = None
+) -> CacheError:
+    """An error that says how many features are not there and how to get them."""
+    first = ", ".join(names[:3]) + ", …" * (len(names) > 3)
+    return CacheError(
+        f"no features of {len(names)} of {total} utterances ({first})",
+        path=directory,
+        fix=f"run {command(directory, kind)}",
+    )
+
+
+def damaged(path: Path, why: object) -> CacheError:
+    """An error that says what is wrong with a part and how to replace it."""
+    clause = " ".join(str(why).split())  # HDF5 breaks its lines
+    if isinstance(why, OSError) and why.errno:
+        return CacheError(f"cannot be read ({clause})", path=path)
+    return CacheError(
+        f"damaged, or not a part of version {VERSION} ({clause})",
+        path=path,
+        fix=f"delete it and run {command(path.parent)}; the other parts are kept",
+    )
+
+
+def unwritable(path: Path, why: Exception) -> CacheError:
+    """An error that says that the disk refuses."""
+    return CacheError(
+        f"cannot be written ({why})",
+        path=path,
+        fix="make room or mend the permissions; what is finished is kept",
+    )
+
+
+def command(directory: Path, kind: str | None = None) -> str:
+    """What fills the cache; where nothing can be read, its folder's name tells."""
+    return COMMANDS.get(kind or directory.name, " or ".join(COMMANDS.values()))
+
+
+def _cumulate(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")

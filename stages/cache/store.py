@@ -1,0 +1,261 @@
+"""Adding features to a cache, and reading them by key."""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from stages.cache.format import (
+    PART_FRAMES,
+    Header,
+    _check_names,
+    _cumulate,
+    check_header,
+    command,
+    damaged,
+    no_features,
+    part_bytes,
+    part_paths,
+    read_part,
+    write_part,
+)
+from stages.core.errors import CacheError
+from stages.core.files import locked
+from stages.core.hashing import hash_array
+
+logger = logging.getLogger(__name__)
+
+
+class CacheWriter:
+    """Adds features to a cache, part by part; a context manager.
+
+    Holds the directory's lock. On leaving, by an exception too, what is complete is
+    written. Finished parts are never touched. Memory: about three times a part.
+
+    Args:
+        directory: the cache, made if it is not there.
+        header: what is going to be added.
+        part_frames: a part is written once it has so many frames; `PART_FRAMES` by
+            default.
+    """
+
+    def __init__(
+        self, directory: Path, header: Header, *, part_frames: int | None = None
+    ) -> None:
+        self.directory = directory
+        self.header = header
+        self.part_frames = part_frames or PART_FRAMES[header.kind]
+        self._finished: set[str] = set()  # keys
+        self._ids: set[str] = set()
+        self._pending: dict[str, tuple[str, np.ndarray]] = {}  # id and frames by key
+        self._pending_frames = 0
+        self._stack: ExitStack | None = None
+
+    def __enter__(self) -> Self:
+        """Take the lock and read what is there.
+
+        Raises:
+            CacheError: another process writes, a part is damaged, or one of the same
+                fingerprint has another header.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(locked(self.directory))
+            others: dict[str, Header] = {}
+            unused = 0
+            for part in map(read_part, part_paths(self.directory)):
+                fingerprint = part.header.fingerprint
+                if fingerprint == self.header.fingerprint:
+                    check_header(part, self.header)
+                    self._finished.update(part.keys)
+                else:
+                    others[fingerprint] = part.header
+                    unused += len(part.keys)
+            if others:
+                logger.warning(
+                    "%d cached utterances are not used, their features being others: "
+                    "%s; `aln-pipeline cache gc` reclaims the space",
+                    unused,
+                    " and ".join(
+                        self.header.difference(others[name]) for name in sorted(others)
+                    ),
+                )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Write what is in hand and release the lock."""
+        assert self._stack is not None
+        with self._stack:
+            self.flush()
+        self._stack = None
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Those of `keys` that no finished part has, each once, in their order."""
+        return [key for key in dict.fromkeys(keys) if key not in self._finished]
+
+    def add(self, id: str, key: str, frames: np.ndarray) -> None:
+        """Add `frames` (T, D) computed from utterance `id`; a known `key` is a no-op.
+
+        Raises:
+            CacheError: not (T, D) with T > 0, another dtype, NaN or infinite values,
+                an id added before with another key; names the id.
+        """
+        assert self._stack is not None, "add() outside of the with block"
+        header = self.header
+        _check_names(self.directory, id, key)
+        what, found, expected = f"the features of {id!r} cannot be cached", None, None
+        shaped = frames.ndim == 2 and len(frames) and frames.shape[1] == header.dim
+        if not shaped or frames.dtype != header.dtype:
+            found = f"{frames.dtype} {frames.shape}"
+            expected = f"{header.dtype} (T, {header.dim}) with T > 0"
+        elif not np.isfinite(frames).all():
+            found, expected = "NaN or infinite values", "finite ones"
+            if header.dtype == "float16" and not np.isnan(frames).any():
+                expected += ", up to 65,504 in float16: use float32"
+        elif key in self._finished or key in self._pending:
+            return
+        elif id in self._ids:
+            found, expected = "an id with two keys", "an id for each utterance"
+        if found:
+            raise CacheError(what, path=self.directory, found=found, expected=expected)
+        # A copy, since a view would keep the batch alive or change with its buffer.
+        self._pending[key] = (id, np.array(frames, order="C"))
+        self._pending_frames += len(frames)
+        self._ids.add(id)
+        if self._pending_frames >= self.part_frames:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is in hand as a part, if there is anything.
+
+        Raises:
+            CacheError: the disk refuses.
+        """
+        if not self._pending:
+            return
+        write_part(self.directory, part_bytes(self.header, self._pending))
+        self._finished.update(self._pending)
+        self._pending = {}
+        self._pending_frames = 0
+
+
+class CacheReader:
+    """Reads features by key; maps each part on first use, in each process anew.
+
+    Safe to pickle and to fork. Sees the parts that were there when it was made.
+
+    Args:
+        directory: the cache.
+        fingerprint: of the encoder wanted; may be left out where there is only one.
+
+    Raises:
+        CacheError: nothing of that encoder, several encoders and none named, a
+            damaged part, or parts of one fingerprint with different headers.
+    """
+
+    def __init__(self, directory: Path, *, fingerprint: str | None = None) -> None:
+        self.directory = directory
+        parts = [read_part(path) for path in part_paths(directory)]
+        encoders = {p.header.fingerprint: p.header.encoder for p in parts}
+        chosen = fingerprint
+        if chosen is None and len(encoders) == 1:
+            chosen = next(iter(encoders))
+        if chosen not in encoders:
+            several = fingerprint is None and encoders
+            names = [f"{encoders[code]} {code}" for code in sorted(encoders)]
+            stage = command(directory, parts[0].header.kind if parts else None)
+            raise CacheError(
+                "features of several encoders" if several else "no such features there",
+                path=directory,
+                found=", ".join(names) or "nothing",
+                expected=fingerprint or "one encoder's features",
+                fix=f"run {stage}" + ", then `aln-pipeline cache gc`" * bool(several),
+            )
+        self._parts = [p for p in parts if p.header.fingerprint == chosen]
+        self.header = self._parts[0].header
+        self._index: dict[str, tuple[int, int, int]] = {}  # part, start, stop
+        for number, part in enumerate(self._parts):
+            check_header(part, self.header)
+            spans = zip(part.keys, part.offsets[:-1], part.offsets[1:], strict=True)
+            for key, start, stop in spans:
+                self._index.setdefault(key, (number, start, stop))
+        self._maps: dict[int, np.ndarray] = {}
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the maps, which another process must open for itself."""
+        return {**self.__dict__, "_maps": {}}
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the features of `key` are there."""
+        return key in self._index
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """The features of `key`, a read-only view (T, D) in the stored dtype."""
+        number, start, stop = self._locate([key])[0]
+        if self._process != os.getpid():
+            self._maps, self._process = {}, os.getpid()
+        if number not in self._maps:
+            self._maps[number] = self._parts[number].map_frames()
+        return self._maps[number][start:stop]
+
+    def lengths(self, keys: Sequence[str]) -> np.ndarray:
+        """The number of frames of each of `keys`, (U) int64."""
+        places = self._locate(keys)
+        return np.array([stop - start for _, start, stop in places], dtype=np.int64)
+
+    def load(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (N, D) float32 of `keys`, end to end in their order, and offsets.
+
+        Utterance u is frames[offsets[u]:offsets[u + 1]]; offsets (U + 1) int64.
+
+        Raises:
+            CacheError: a key is not there; says how many and names the first.
+        """
+        offsets = _cumulate(self.lengths(keys))
+        frames = np.empty((offsets[-1], self.header.dim), dtype=np.float32)
+        for key, start, stop in zip(keys, offsets[:-1], offsets[1:], strict=True):
+            frames[start:stop] = self[key]
+        return frames, offsets
+
+    def check(self, hashes: Mapping[str, str]) -> None:
+        """Hold features against hashes of them, by key.
+
+        Raises:
+            CacheError: features that are missing, or others.
+        """
+        self._locate(list(hashes))
+        for key, expected in hashes.items():
+            if hash_array(self[key]) != expected:
+                path = self._parts[self._index[key][0]].path
+                raise damaged(path, f"the features of {key:.12} are not the digest's")
+
+    def hashes(self, keys: Iterable[str]) -> dict[str, str]:
+        """The hash of the features of each of `keys`, none of them damaged.
+
+        One part after another, so that memory does not grow with the cache.
+
+        Raises:
+            CacheError: features that are missing, or a damaged part.
+        """
+        by_part: dict[int, list[str]] = {}
+        wanted = list(keys)
+        for key, (number, _, _) in zip(wanted, self._locate(wanted), strict=True):
+            by_part.setdefault(number, []).append(key)
+        found = {}
+        for number, part in enumerate(self._parts):
+            frames = part.check_frames()
+            for key in by_part.get(number, ()):
+                _, start, stop = self._index[key]
+                found[key] = hash_array(frames[start:stop])
+        return found
+
+    def _locate(self, keys: Sequence[str]) -> list[tuple[int, int, int]]:
+        absent = [f"{key:.12}" for key in keys if key not in self._index]
+        if absent:
+            raise no_features(self.directory, absent, len(keys), self.header.kind)
+        return [self._index[key] for key in keys]

@@ -1,0 +1,257 @@
+"""Synthetic speech with its alignment, which pretraining learns from.
+
+A session is one voice that speaks some sentences in one go; the synthesiser tells when
+each phoneme and word begins.
+"""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+import torch
+import torchaudio
+
+from stages.core.files import atomic_path
+from stages.core.hashing import fingerprint
+from stages.core.runtime import progress
+from stages.pretraining.params import PretrainingParams
+from stages.pretraining.sentences import sentences
+from stages.pretraining.speakers import draw_speaker
+from stages.speech import synthesis
+from stages.speech.loading import SAMPLE_RATE
+from stages.speech.phonemes import SPOKEN_SILENCE, plain_phoneme
+
+IGNORED = -100
+"""A word that is not known, as where espeak-ng ran two words together."""
+
+# Raised when the same plans are spoken or aligned otherwise.
+_VERSION = 1
+
+_HELD_OUT_SESSIONS = 20
+
+# Voices that sound like machines or effects rather than people.
+_UNNATURAL = re.compile(
+    r"Demonic|UniRobot|anikaRobot|robosoft\d*|whisperf?|croak|fast|Tweaky|announcer"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a session will be.
+
+    Attributes:
+        voice: who speaks.
+        texts: the sentences.
+        pauses: silence before each of them, seconds.
+        warp: how much faster it is played.
+        seed: of the synthesiser.
+    """
+
+    voice: synthesis.Voice
+    texts: list[str]
+    pauses: list[float]
+    warp: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """One voice speaking some sentences.
+
+    Attributes:
+        audio: (samples,) int16 at 16 kHz.
+        phonemes: names; phoneme_starts: their first samples, ascending.
+        words: indices into the vocabulary, or IGNORED; word_starts likewise.
+        sentence_starts: first sample of each sentence.
+    """
+
+    audio: np.ndarray
+    phonemes: np.ndarray
+    phoneme_starts: np.ndarray
+    words: np.ndarray
+    word_starts: np.ndarray
+    sentence_starts: np.ndarray
+
+
+def plan_sessions(
+    params: PretrainingParams, avoided: Path, words: list[str], shares: np.ndarray
+) -> list[Plan]:
+    """The sessions to speak; the held-out ones come last."""
+    taken = {_family(name) for name in pd.read_csv(avoided)["variant"]}
+    taken |= {_family(name) for name in params.held_out_variants}
+    variants = [
+        name
+        for name in synthesis.variants()
+        if _family(name) not in taken and not _UNNATURAL.fullmatch(name)
+    ]
+    generator = np.random.default_rng(params.seed)
+    text = sentences(words, shares, generator)
+    plans = []
+    for number in range(params.sessions + _HELD_OUT_SESSIONS):
+        held_out = number >= params.sessions
+        accents = params.held_out_accents if held_out else params.accents
+        accent = str(generator.choice(accents))
+        known = params.held_out_variants if held_out else variants
+        variant, definition = str(generator.choice(known)), ""
+        if not held_out and generator.random() < params.drawn_speakers:
+            variant = f"drawn-{number}"
+            definition = draw_speaker(variant, generator)
+        voice = synthesis.Voice(
+            accent=accent,
+            variant=variant,
+            rate=int(generator.integers(120, 240)),
+            pitch=int(generator.integers(15, 86)),
+            pitch_range=int(generator.integers(15, 86)),
+            definition=definition,
+        )
+        # Playing speech faster or slower moves its formants as a shorter or longer
+        # vocal tract does.
+        warp = 1.0 if held_out else float(generator.choice(np.arange(86, 117, 3))) / 100
+        texts = [next(text) for _ in range(params.sentences)]
+        # The synthesiser returns speech without the silence that a recording has
+        # around it.
+        pauses = generator.uniform(0, params.longest_pause, params.sentences)
+        seed = params.seed * 1_000_003 + number
+        plans.append(Plan(voice, texts, pauses.tolist(), warp, seed))
+    return plans
+
+
+def _family(variant: str) -> str:
+    """Variants that differ in a number only are one person, but m1, f1 are not."""
+    stem = variant.rstrip("0123456789").lower()
+    return stem if len(stem) > 1 else variant
+
+
+def speech_name(plans: list[Plan], vocabulary: list[str]) -> str:
+    """Tells speech from other speech: by what is said, how, and by what."""
+    spoken = {
+        "version": _VERSION,
+        "plans": [asdict(plan) for plan in plans],
+        "vocabulary": vocabulary,
+        "synthesiser": synthesis.version(),
+    }
+    return fingerprint(spoken)[:12]
+
+
+def speak_sessions(
+    plans: list[Plan],
+    vocabulary: list[str],
+    folder: Path,
+    workers: int,
+) -> list[Session]:
+    """Speak what is not in `folder` yet, or is damaged there.
+
+    Args:
+        plans: of each session.
+        vocabulary: every word of their texts; a word's class is its place, from 1.
+        folder: gets two files a session, see `load_session`.
+        workers: how many are spoken at once.
+
+    Returns:
+        the sessions in the order of their plans.
+
+    Raises:
+        ConfigurationError: an unknown accent or variant, or no synthesiser.
+        PipelineError: the synthesiser failed.
+    """
+    index = {word: number + 1 for number, word in enumerate(vocabulary)}
+
+    def one(number: int) -> Session:
+        try:
+            return load_session(folder, number)
+        except (OSError, ValueError, KeyError, BadZipFile):
+            _save_session(folder, number, _speak_session(plans[number], index))
+            return load_session(folder, number)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(
+            progress(
+                pool.map(one, range(len(plans))),
+                total=len(plans),
+                description="speaking",
+                unit="session",
+            )
+        )
+
+
+def load_session(folder: Path, number: int) -> Session:
+    """A session that `speak_sessions` left in `folder`.
+
+    Its audio is mapped: hours of speech are in memory once for all processes, and leave
+    it where it is short.
+    """
+    alignment, audio = _session_paths(folder, number)
+    with np.load(alignment) as arrays:
+        return Session(np.load(audio, mmap_mode="r"), **arrays)
+
+
+def _save_session(folder: Path, number: int, session: Session) -> None:
+    arrays = dict(vars(session))
+    alignment, audio = _session_paths(folder, number)
+    with atomic_path(audio) as beside, open(beside, "wb") as stream:
+        np.save(stream, arrays.pop("audio"))
+    with atomic_path(alignment) as beside, open(beside, "wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def _session_paths(folder: Path, number: int) -> tuple[Path, Path]:
+    stem = f"session-{number:05d}"
+    return folder / f"{stem}.npz", folder / f"{stem}.npy"
+
+
+def _speak_session(plan: Plan, index: dict[str, int]) -> Session:
+    spoken = synthesis.speak(plan.voice, plan.texts, seed=plan.seed)
+    rate = round(SAMPLE_RATE / plan.warp / 50) * 50
+    scale = rate / synthesis.SAMPLE_RATE
+    pauses = [round(seconds * synthesis.SAMPLE_RATE) for seconds in plan.pauses]
+    parts, starts, place = [], [], 0
+    for pause, one in zip(pauses, spoken, strict=True):
+        parts += [np.zeros(pause, one.samples.dtype), one.samples]
+        starts.append(place + pause)
+        place += pause + len(one.samples)
+    audio = torch.from_numpy(np.concatenate(parts)).float()
+    audio = torchaudio.functional.resample(audio, synthesis.SAMPLE_RATE, rate)
+    phonemes, phoneme_starts, words, word_starts = [], [], [], []
+    for text, one, start, pause in zip(plan.texts, spoken, starts, pauses, strict=True):
+        # The silence before an utterance's first phoneme.
+        for name, at in [(SPOKEN_SILENCE, -pause), *one.phonemes]:
+            phonemes.append(plain_phoneme(name))
+            phoneme_starts.append((start + at) * scale)
+        for word, at in _aligned_words(text, one.words):
+            words.append(index[word] if word else IGNORED)
+            word_starts.append((start + at) * scale)
+    return Session(
+        audio.clamp(-32768, 32767).round().numpy().astype(np.int16),
+        np.array(phonemes),
+        np.array(phoneme_starts),
+        np.array(words),
+        np.array(word_starts),
+        np.array(starts) * scale,
+    )
+
+
+def _aligned_words(
+    text: str, events: list[tuple[int, int, int]]
+) -> list[tuple[str | None, int]]:
+    """The word each event stands for and its first sample; None where it is several."""
+    starts, place = {}, 0
+    words = text.split(" ")
+    for number, word in enumerate(words):
+        starts[place] = number
+        place += len(word) + 1
+    numbers = [starts.get(offset) for offset, _, _ in events]
+    following = [*numbers, len(words)][1:]
+    return [
+        (words[now] if now is not None and after == now + 1 else None, at)
+        for now, after, (_, _, at) in zip(numbers, following, events, strict=True)
+    ]
+
+
+def phoneme_inventory(sessions: list[Session]) -> list[str]:
+    """Every phoneme heard, silence first, then sorted."""
+    names = {str(name) for one in sessions for name in one.phonemes}
+    return [SPOKEN_SILENCE, *sorted(names - {SPOKEN_SILENCE})]

@@ -1,0 +1,46 @@
+"""The most frequent English words."""
+
+import re
+
+import numpy as np
+
+from stages.core.errors import ConfigurationError
+
+_WORD = re.compile(r"[a-z]+")
+
+
+_CONTRACTION = re.compile(r"[a-z]+('[a-z]+)?")
+
+
+_VOWEL = re.compile(r"[aeiouy]")
+
+
+def frequent_words(
+    count: int, *, contractions: bool = False
+) -> tuple[list[str], np.ndarray]:
+    """The most frequent English words that can be spoken as words.
+
+    Args:
+        count: how many; fewer if the list ends before.
+        contractions: whether words such as `it's` are among them.
+
+    Returns:
+        the words, the most frequent first, and each one's share of a text, (count,).
+
+    Raises:
+        ConfigurationError: the package with the word list is not installed.
+    """
+    try:
+        import wordfreq
+    except ImportError:
+        raise ConfigurationError(
+            "the list of frequent words is not installed", fix="pip install wordfreq"
+        ) from None
+    words = [
+        word
+        for word in wordfreq.top_n_list("en", 2 * count, ascii_only=True)
+        if (_CONTRACTION if contractions else _WORD).fullmatch(word)
+        and _VOWEL.search(word)
+        and (len(word) > 1 or word in ("a", "i"))
+    ][:count]
+    return words, np.array([wordfreq.word_frequency(word, "en") for word in words])

@@ -1,0 +1,1 @@
+"""Many students from one copy of the features."""

@@ -1,0 +1,1 @@
+"""The teacher's vectors of the texts, cached."""

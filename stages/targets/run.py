@@ -1,0 +1,186 @@
+"""Cache E_lang, the teacher's embedding of each distinct text (paper, section 2.2).
+
+Reads the manifest and the teacher's folder. Writes vectors of the teacher's width to
+the cache of targets, keyed by the hash of the normalised text, and the digest of those
+the manifest needs. A text that is cached already is not run again.
+
+E_lang = MeanPool(e_lang), the mean of the last hidden states over the real tokens,
+[CLS] and [SEP] among them, as the paper pools the whole sequence output; padding is
+left out. `targets.pooling` has others.
+
+Texts run in batches of one shape, all of one length, so that a text's vector has the
+same bits whatever is computed with it, and the digest does not tell how often the cache
+was filled. (One text alone would do as well, but takes longer; a batch of any size does
+not, since a product of few rows is summed in another order than one of many.)
+
+The train split's targets are all that a student learns from. Those of valid and test
+serve the figure of embeddings alone: the texts pass through a finished teacher and
+reach no training.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from stages.cache.digest import write_digest
+from stages.cache.format import Header
+from stages.cache.store import CacheWriter
+from stages.core.errors import CacheError
+from stages.core.hashing import fingerprint, hash_bytes, hash_file
+from stages.core.manifest import read_manifest
+from stages.core.runtime import choose_device, progress, quiet_transformers
+from stages.core.text import normalise_text
+from stages.targets.params import TargetsParams
+from stages.teacher.bert import equal_batches, load, load_classifier
+
+# What the folder says about its training; all else in it decides the vectors.
+_REPORTS = {"history.csv", "parameters.json", "predictions.csv", "scores.json"}
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `run` did."""
+
+    cache: Path
+    texts: int
+    computed: int
+    dim: int
+
+    def __str__(self) -> str:
+        """One line for the person who waited."""
+        return (
+            f"{self.cache}: targets of {self.texts:,} texts, {self.dim} values each, "
+            f"{self.computed:,} of them new"
+        )
+
+
+def run(
+    params: TargetsParams,
+    *,
+    manifest: Path,
+    teacher: Path,
+    cache: Path,
+    digest: Path,
+    device: str = "auto",
+) -> Summary:
+    """Bring the cache of targets up to date with `manifest` and write its digest.
+
+    Raises:
+        CacheError: no finished teacher in `teacher`, or one that gives NaN.
+        InputError: an unusable manifest or teacher.
+    """
+    where = choose_device(device)
+    texts = sorted({normalise_text(text) for text in read_manifest(manifest)["text"]})
+    by_key = {hash_bytes(text.encode()): text for text in texts}
+    with quiet_transformers():
+        header = _header(teacher, params.pooling)
+        with CacheWriter(cache, header) as writer:
+            missing = [by_key[key] for key in writer.missing(by_key)]
+            if missing:
+                model, tokenizer = load_teacher(teacher, where)
+                vectors = embed(model, tokenizer, missing, params.pooling)
+                bar = progress(
+                    vectors, total=len(missing), description="targets", unit="text"
+                )
+                for text, vector in bar:
+                    key = hash_bytes(text.encode())
+                    writer.add(text_id(text), key, vector[None])
+            writer.flush()
+            # Under the lock, since `cache gc` removes what the digest does not name.
+            rows = [(text_id(text), key) for key, text in by_key.items()]
+            write_digest(digest, cache, header.fingerprint, rows)
+    return Summary(cache, texts=len(texts), computed=len(missing), dim=header.dim)
+
+
+def text_id(text: str) -> str:
+    """A normalised text's id, without spaces: no such text holds an underscore."""
+    return text.replace(" ", "_") or "_"
+
+
+def load_teacher(
+    teacher: Path, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The frozen encoder, on `device`, and the tokenizer in the folder `teacher`.
+
+    Raises:
+        InputError: the folder cannot be loaded.
+    """
+    classifier, tokenizer = load_classifier(teacher, device)
+    encoder: PreTrainedModel = classifier.base_model  # type: ignore[assignment]
+    return encoder, tokenizer
+
+
+def embed(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pooling: str = "mean",
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Each of `texts` with its E_lang, (hidden,) float32, the short ones first."""
+    for places, batch in equal_batches(tokenizer, texts, _AT_ONCE):
+        special = batch.pop("special_tokens_mask").to(model.device)
+        with torch.inference_mode():
+            # (batch, tokens, hidden)
+            states = model(**batch.to(model.device)).last_hidden_state
+            vectors = pool(states.float(), special, pooling).cpu().numpy()
+        for place, vector in zip(places, vectors, strict=False):  # then fillers
+            yield texts[place], vector
+
+
+def pool(states: torch.Tensor, special: torch.Tensor, pooling: str) -> torch.Tensor:
+    """One vector a text, of texts without padding.
+
+    Args:
+        states: last hidden states, (batch, tokens, hidden).
+        special: 1 where a token is special, (batch, tokens).
+        pooling: one of `POOLINGS`. A text that has special tokens alone is pooled over
+            these by `mean_words` too.
+
+    Returns:
+        (batch, hidden).
+    """
+    if pooling == "cls":
+        return states[:, 0]
+    if pooling == "mean":
+        return states.mean(dim=1)
+    words = 1 - special
+    words = torch.where(words.any(dim=1, keepdim=True), words, 1).unsqueeze(-1)
+    return (states * words).sum(dim=1) / words.sum(dim=1)
+
+
+def _header(teacher: Path, pooling: str) -> Header:
+    """The header of the targets that the teacher in the folder `teacher` gives.
+
+    Raises:
+        CacheError: no finished teacher there.
+    """
+    try:
+        parameters = json.loads((teacher / "parameters.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise CacheError(
+            "no teacher there", path=teacher, fix="run `aln-pipeline train-teacher`"
+        ) from None
+    hashes = {
+        path.name: hash_file(path)
+        for path in sorted(teacher.iterdir())
+        if path.is_file() and path.name not in _REPORTS
+    }
+    return Header(
+        kind="targets",
+        encoder=PurePath(parameters["model"]).name,
+        fingerprint=fingerprint({"files": hashes, "pooling": pooling}),
+        parameters={"pooling": pooling, "max_tokens": parameters["max_tokens"]},
+        dim=load(AutoConfig, str(teacher)).hidden_size,
+        dtype="float32",
+        frame_step=0,
+    )
