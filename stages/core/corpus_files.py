@@ -34,6 +34,11 @@ class CorpusFiles:
         """The recordings that extraction set aside."""
         return self.folder / "quarantine.csv"
 
+    @property
+    def kept(self) -> Path:
+        """Results that others replaced; see `stages/core/results.py`."""
+        return self.folder / "kept"
+
     def read_usable(self) -> "pd.DataFrame":
         """The manifest's rows without those set aside, checked.
 

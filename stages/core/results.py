@@ -4,15 +4,21 @@ A result is a folder. Its `identity.json` names the stage, the stage's `REVISION
 parameters, the hash of every input, and the hash of every file in the result. A stage
 that finds its own identity there, and the files as they were written, has nothing to
 do. Device and number of workers are left out: they change nothing beyond rounding.
+
+A result that another one replaces is moved to the corpus's folder `kept/`, named after
+the hash of its identity, and comes back from there when its parameters do. (DVC's cache
+of runs does the same only for outputs that it deletes before a run.)
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages.core.files import write_json
-from stages.core.hashing import hash_file
+from stages.core.files import whole_folder, write_json
+from stages.core.hashing import fingerprint, hash_file
 
 IDENTITY = "identity.json"
 
@@ -80,6 +86,54 @@ def is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
         path.is_file() and hash_file(path) == found["files"][name]
         for name, path in files.items()
     )
+
+
+def find(output: Path, identity: Mapping[str, Any], kept: Path) -> bool:
+    """Whether the result of `identity` is in `output`, brought back from `kept` if not.
+
+    Args:
+        output: where the result belongs.
+        identity: of `identify`.
+        kept: folder of the results that others replaced.
+    """
+    if is_finished(output, identity):
+        return True
+    there = kept / name_of(identity)
+    if not is_finished(there, identity):
+        return False
+    with whole_folder(output) as folder:
+        shutil.copytree(there, folder, dirs_exist_ok=True)
+        _keep(output, kept)
+    return True
+
+
+@contextmanager
+def result_folder(
+    output: Path, identity: Mapping[str, Any], kept: Path
+) -> Iterator[Path]:
+    """Yield a new folder; on success record `identity` in it and put it at `output`.
+
+    The result that was there goes to `kept`. If the block raises, nothing changes.
+    """
+    with whole_folder(output) as folder:
+        yield folder
+        record(folder, identity)
+        _keep(output, kept)
+
+
+def name_of(identity: Mapping[str, Any]) -> str:
+    """What the result of `identity` is called among those that are kept."""
+    return fingerprint({**identity, "files": None})[:24]
+
+
+def _keep(output: Path, kept: Path) -> None:
+    found = read_identity(output)
+    if found is None or not is_finished(output, found):
+        return
+    there = kept / name_of(found)
+    shutil.rmtree(there, ignore_errors=True)
+    there.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(output, there)  # may be on another file system
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:
