@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError, ConfigurationError, InputError
 from stages.core.files import atomic_path
 from stages.core.manifest import (
@@ -38,6 +39,7 @@ from stages.core.manifest import (
     read_quarantine,
     usable_rows,
 )
+from stages.core.runtime import RunOptions
 from stages.core.text import normalise_text
 from stages.core.word_errors import WordErrors
 from stages.report import scores, statistics, tables
@@ -103,35 +105,39 @@ class Summary:
         )
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a report is made from.
+
+    Attributes:
+        name: the corpus' name.
+        corpus: its tables.
+        teacher: folder of the fine-tuned BERT.
+        baseline1: folder of its predictions on recognised text.
+        students: folder by name, `baseline2` or `aln-0.8`, in the order to show them.
+        encoder_scores: JSON next to the encoder's weights; None without.
+        robustness: `predictions.csv` of the robustness stage; None without.
+    """
+
+    name: str
+    corpus: CorpusFiles
+    teacher: Path
+    baseline1: Path
+    students: Mapping[str, Path]
+    encoder_scores: Path | None
+    robustness: Path | None
+
+
 def run(
-    params: ReportParams,
-    *,
-    corpus: str,
-    manifest: Path,
-    intents: Path,
-    quarantine: Path,
-    teacher: Path,
-    baseline1: Path,
-    students: Mapping[str, Path],
-    encoder_scores: Path | None,
-    output: Path,
-    robustness: Path | None = None,
+    params: ReportParams, inputs: Inputs, *, output: Path, options: RunOptions
 ) -> Summary:
     """Read what the stages left, measure, and write the report into `output`.
 
     Args:
         params: of Figure 2, and the seed of the bootstrap.
-        corpus: its name.
-        manifest: `manifest.csv`.
-        intents: `intents.json`.
-        quarantine: names the recordings that nothing is measured on.
-        teacher: folder of the fine-tuned BERT.
-        baseline1: folder of its predictions on recognised text.
-        students: folder by name, `baseline2` or `aln-0.8`, in the order to be shown.
-        encoder_scores: JSON with `conditions`: {name: {trained, random, log_mel}} in
-            percent, and perhaps `pretraining_scores`: nested names with numbers.
+        inputs: of the report.
         output: folder of the report; files of a former report are replaced.
-        robustness: predictions of the students under each condition; None without.
+        options: how it runs.
 
     Raises:
         ConfigurationError: no student, an unknown one, or unusable parameters.
@@ -140,6 +146,10 @@ def run(
         CacheError: a student, the teacher or what it made of recognised text is
             missing, damaged or of other inputs.
     """
+    corpus, teacher, baseline1 = inputs.name, inputs.teacher, inputs.baseline1
+    manifest, intents = inputs.corpus.manifest, inputs.corpus.intents
+    quarantine, students = inputs.corpus.quarantine, inputs.students
+    encoder_scores, robustness = inputs.encoder_scores, inputs.robustness
     if not students:
         raise ConfigurationError("no student to report", fix="name one in params.yaml")
     set_aside = read_quarantine(quarantine)
