@@ -3,9 +3,9 @@
 Trains Baseline-2, the student that reads acoustic features alone, on the demo's train
 split, three times over: on the shipped encoder's features, on those of the same encoder
 randomly initialised, and on log-mel features. Then tests it where it is hard: accents
-that pretraining never heard; rooms, background talk and telephone lines that it never
-heard either (see `stages/speech/effects.py`); and voices of
-another synthesiser, flite, which are built from recordings of people. Where flite is
+that pretraining never used; background talk, which it never used either; rooms and
+telephone lines made in other ways than its own (see `stages/speech/effects.py`); and
+voices of another synthesiser, flite, which are built from recordings of people. Where flite is
 not installed (`apt install flite`, a build with the voices awb, kal16, rms and slt),
 these are left out.
 
@@ -80,8 +80,8 @@ def main() -> None:
     if "began_with" in notes:
         recipes.append(notes["began_with"]["recipe"])
     held_out = [set(recipe["held_out_accents"]) for recipe in recipes]
-    unheard = sorted(set.intersection(*held_out))
-    train, valid, tests = _waves(arguments.corpus, unheard)
+    unseen = sorted(set.intersection(*held_out))
+    train, valid, tests = _waves(arguments.corpus, unseen)
     means, deviations = {}, {}
     for name, features in systems.items():
         accuracies = _accuracies(params, features, train, valid, tests)
@@ -103,7 +103,7 @@ def main() -> None:
         write_json(beside, notes)
 
 
-def _waves(corpus: Path, unheard: list[str]) -> tuple[tuple, tuple, dict[str, tuple]]:
+def _waves(corpus: Path, unseen: list[str]) -> tuple[tuple, tuple, dict[str, tuple]]:
     """Waves and class numbers of train, valid, and of every test condition."""
     table = read_manifest(corpus / "manifest.csv")
     intents = {
@@ -113,7 +113,7 @@ def _waves(corpus: Path, unheard: list[str]) -> tuple[tuple, tuple, dict[str, tu
     table["label"] = table["intent"].map(intents)
     voices = pd.read_csv("data/demo/voices.csv").set_index("speaker")
     table["accent"] = np.where(
-        table["speaker"].map(voices["accent"]).isin(unheard), "unheard", "heard"
+        table["speaker"].map(voices["accent"]).isin(unseen), "unseen", "seen"
     )
     conditions = pd.read_csv(corpus / "conditions.csv").set_index("id")["condition"]
     table["condition"] = table["id"].map(conditions)
@@ -163,7 +163,8 @@ def _flite(intents: dict[str, int]) -> dict[str, tuple]:
                     (voice, place) for voice in FLITE_VOICES for place in rows.index
                 ]
                 labels = np.tile(rows["label"].to_numpy(), len(FLITE_VOICES))
-                name = f"voices of another synthesiser, {wording} wordings"
+                known = "seen" if wording == "heard" else "unseen"
+                name = f"voices of another synthesiser, {known} wordings"
                 tests[name] = (list(pool.map(speak, jobs)), labels)
     return tests
 
