@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from stages.core.errors import ConfigurationError
+from stages.core.rules import check_rules, one_of
+
+REVISION = 1
+"""Bump it when the same inputs and parameters give another result."""
 
 POOLINGS = ("mean", "mean_words", "cls")
 
@@ -11,9 +14,9 @@ POOLINGS = ("mean", "mean_words", "cls")
 class TargetsParams:
     """Parameters of `cache-targets`.
 
-    `pooling` makes one vector of a text's last hidden states: their `mean` over the
-    real tokens, as the paper pools the whole sequence output; `mean_words`, without
-    the special tokens such as [CLS] and [SEP]; or `cls`, the first token's.
+    `pooling` makes one vector of a text's last hidden states: `mean`, over the real
+    tokens, as the paper pools the whole sequence output; `mean_words`, without special
+    tokens such as [CLS] and [SEP]; or `cls`, the first token's.
 
     Raises:
         ConfigurationError: a value that cannot be used.
@@ -23,9 +26,5 @@ class TargetsParams:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        if self.pooling not in POOLINGS:
-            raise ConfigurationError(
-                "targets.pooling cannot be used",
-                found=repr(self.pooling),
-                expected=f"one of {', '.join(POOLINGS)}",
-            )
+        rules = {"pooling": (self.pooling in POOLINGS, one_of(POOLINGS))}
+        check_rules("targets", self, rules)

@@ -4,23 +4,45 @@ Paper: section 3.2.2 of the acoustic-linguistic network (ICASSP 2021). BERT: Dev
 al. 2019, which the paper follows and which answers where the paper is silent.
 """
 
+import math
 from dataclasses import dataclass
 
-from stages.core.errors import ConfigurationError
+from stages.core.rules import check_rules, one_of
+
+REVISION = 1
+"""Bump it when the same inputs and parameters give another result."""
 
 SCRATCH = "scratch"
-
-
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
-
-
 SELECTIONS = ("best", "last")
-
-
 PRECISIONS = ("float32", "bf16")
-
-
 CLASS_WEIGHTS = ("none", "balanced")
+
+_KNOWN = {
+    "schedule": SCHEDULES,
+    "selection": SELECTIONS,
+    "precision": PRECISIONS,
+    "class_weights": CLASS_WEIGHTS,
+}
+_LEAST = {
+    "scratch_hidden_size": 1,
+    "scratch_layers": 1,
+    "scratch_heads": 1,
+    "scratch_intermediate_size": 1,
+    "scratch_vocabulary_size": 1,
+    "max_tokens": 3,  # [CLS], one piece, [SEP]
+    "mlm_epochs": 0,
+    "intent_epochs": 1,
+    "batch_size": 1,
+    "gradient_accumulation": 1,
+    "repeats_per_row": 1,
+}
+_BETWEEN_0_AND_1 = (
+    "mlm_learning_rate",
+    "intent_learning_rate",
+    "mlm_probability",
+    "adam_epsilon",
+)
 
 
 @dataclass(frozen=True)
@@ -82,86 +104,53 @@ class TeacherParams:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        if not self.model:
-            raise ConfigurationError(
-                "teacher.model is empty",
-                expected=f"a hub name, a local folder or {SCRATCH!r}",
-            )
-        least = {
-            "scratch_hidden_size": 1,
-            "scratch_layers": 1,
-            "scratch_heads": 1,
-            "scratch_intermediate_size": 1,
-            "scratch_vocabulary_size": 1,
-            "max_tokens": 3,  # [CLS], one piece, [SEP]
-            "mlm_epochs": 0,
-            "intent_epochs": 1,
-            "batch_size": 1,
-            "gradient_accumulation": 1,
-            "repeats_per_row": 1,
-            "seed": 0,
+        at_once = self.batch_size // max(self.gradient_accumulation, 1)
+        rules = {
+            "model": (
+                bool(self.model),
+                f"a hub name, a local folder or {SCRATCH!r}",
+            ),
+            **{name: self._at_least(name, least) for name, least in _LEAST.items()},
+            "seed": (0 <= self.seed < 2**32, "0 to below 2**32"),  # numpy's limit
+            **{
+                name: (0 < getattr(self, name) < 1, "above 0 and below 1")
+                for name in _BETWEEN_0_AND_1
+            },
+            **{
+                name: (0 <= getattr(self, name) < 1, "at least 0 and below 1")
+                for name in ("adam_beta1", "adam_beta2", "warmup")
+            },
+            "mlm_mask_share": (0 <= self.mlm_mask_share <= 1, "0 to 1"),
+            "mlm_random_share": (
+                0 <= self.mlm_random_share
+                and self.mlm_mask_share + self.mlm_random_share <= 1,
+                f"0 to 1 - mlm_mask_share, {1 - self.mlm_mask_share:g}",
+            ),
+            **{
+                name: (0 <= getattr(self, name) < math.inf, "0 or more")
+                for name in ("weight_decay", "clip_norm")
+            },
+            **{
+                name: (getattr(self, name) in known, one_of(known))
+                for name, known in _KNOWN.items()
+            },
         }
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value < bound:
-                raise _unusable(name, value, f"at least {bound}")
-        if self.seed >= 2**32:  # numpy's limit
-            raise _unusable("seed", self.seed, "below 2**32")
-        for name in ("mlm_learning_rate", "intent_learning_rate", "mlm_probability"):
-            value = getattr(self, name)
-            if not 0 < value < 1:
-                raise _unusable(name, value, "above 0 and below 1")
-        for name in ("adam_beta1", "adam_beta2", "warmup"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise _unusable(name, value, "at least 0 and below 1")
-        for name in ("mlm_mask_share", "mlm_random_share"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise _unusable(name, value, "0 to 1")
-        if self.mlm_mask_share + self.mlm_random_share > 1:
-            raise _unusable(
-                "mlm_random_share",
-                self.mlm_random_share,
-                f"at most 1 - mlm_mask_share, {1 - self.mlm_mask_share:g}",
-            )
-        if not 0 < self.adam_epsilon < 1:
-            raise _unusable("adam_epsilon", self.adam_epsilon, "above 0 and below 1")
-        for name in ("weight_decay", "clip_norm"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise _unusable(name, value, "0 or more")
-        for name, known in (
-            ("schedule", SCHEDULES),
-            ("selection", SELECTIONS),
-            ("precision", PRECISIONS),
-            ("class_weights", CLASS_WEIGHTS),
-        ):
-            value = getattr(self, name)
-            if value not in known:
-                raise _unusable(name, repr(value), f"one of {', '.join(known)}")
-        if self.scratch_hidden_size % self.scratch_heads:
-            raise _unusable(
-                "scratch_hidden_size",
-                self.scratch_hidden_size,
+        check_rules("teacher", self, rules)
+        related = {
+            "scratch_hidden_size": (
+                self.scratch_hidden_size % self.scratch_heads == 0,
                 f"a multiple of scratch_heads, {self.scratch_heads}",
-            )
-        if self.batch_size % self.gradient_accumulation:
-            raise _unusable(
-                "batch_size",
-                self.batch_size,
+            ),
+            "batch_size": (
+                self.batch_size % self.gradient_accumulation == 0,
                 f"a multiple of gradient_accumulation, {self.gradient_accumulation}",
-            )
-        at_once = self.batch_size // self.gradient_accumulation
-        if self.repeats_per_row > at_once:
-            raise _unusable(
-                "repeats_per_row",
-                self.repeats_per_row,
+            ),
+            "repeats_per_row": (
+                self.repeats_per_row <= at_once,
                 f"at most batch_size / gradient_accumulation, {at_once}",
-            )
+            ),
+        }
+        check_rules("teacher", self, related)
 
-
-def _unusable(name: str, found: object, expected: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"teacher.{name} cannot be used", found=found, expected=expected
-    )
+    def _at_least(self, name: str, least: int) -> tuple[bool, str]:
+        return getattr(self, name) >= least, f"at least {least}"
