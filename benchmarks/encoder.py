@@ -5,9 +5,9 @@ split, three times over: on the shipped encoder's features, on those of the same
 randomly initialised, and on log-mel features. Then tests it where it is hard: accents
 that pretraining never used; background talk, which it never used either; rooms and
 telephone lines made in other ways than its own (see `stages/speech/effects.py`); and
-voices of another synthesiser, flite, which are built from recordings of people. If flite
-is not installed (`apt install flite`, a build with the voices awb, kal16, rms and slt),
-they are left out.
+voices of another synthesiser, flite, which are built from recordings of people. Without
+flite (`apt install flite`, a build with the voices awb, kal16, rms and slt) these are
+left out.
 
     python benchmarks/encoder.py            print the table
     python benchmarks/encoder.py --write    and put it into the checkpoint's .json
