@@ -27,6 +27,11 @@ class Digest:
     rows: dict[str, tuple[str, str]]
 
 
+def digest_path(folder: Path) -> Path:
+    """The digest of the cache in `folder`, next to it."""
+    return folder.with_name(f"{folder.name}.digest")
+
+
 def write_digest(
     path: Path, directory: Path, fingerprint: str, rows: Iterable[tuple[str, str]]
 ) -> None:
