@@ -2,26 +2,26 @@
 
 Reads the manifest and the teacher's folder. Writes vectors of the teacher's width to
 the cache of targets, keyed by the hash of the normalised text, and the digest of those
-the manifest needs. A text that is cached already is not run again.
+the manifest needs. Only texts that are not cached yet are computed.
 
 E_lang = MeanPool(e_lang), the mean of the last hidden states over the real tokens,
-[CLS] and [SEP] among them, as the paper pools the whole sequence output; padding is
-left out. `targets.pooling` has others.
+including [CLS] and [SEP], as the paper pools the whole sequence output; padding is
+excluded. `targets.pooling` has alternatives.
 
-Texts run in batches of one shape, all of one length, so that a text's vector has the
-same bits whatever is computed with it, and the digest does not tell how often the cache
-was filled. (One text alone would do as well, but takes longer; a batch of any size does
-not, since a product of few rows is summed in another order than one of many.)
+All batches have the same number of texts, and the texts of a batch the same length. A
+text's vector then has the same bits whatever is computed with it, and the digest does
+not depend on how often the cache was filled. (A matrix product of few rows is summed in
+another order than one of many; one text at a time would also work, but is slower.)
 
-The train split's targets are all that a student learns from. Those of valid and test
-serve the figure of embeddings alone: the texts pass through a finished teacher and
-reach no training.
+Students learn from the targets of the train split only. Those of valid and test are for
+the figure of embeddings: the texts pass through a finished teacher and reach no
+training.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,19 +31,21 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stages.cache.digest import write_digest
+from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheWriter
+from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError
 from stages.core.hashing import fingerprint, hash_bytes, hash_file
 from stages.core.manifest import read_manifest
-from stages.core.runtime import choose_device, progress, quiet_transformers
+from stages.core.results import read_identity
+from stages.core.runtime import RunOptions, choose_device, progress, quiet_transformers
 from stages.core.text import normalise_text
-from stages.targets.params import TargetsParams
+from stages.targets.params import REVISION, TargetsParams
 from stages.teacher.bert import equal_batches, load, load_classifier
 
-# What the folder says about its training; all else in it decides the vectors.
-_REPORTS = {"history.csv", "parameters.json", "predictions.csv", "scores.json"}
+# The files about its training; all others decide the vectors.
+_REPORTS = {"history.csv", "identity.json", "predictions.csv", "scores.json"}
 _AT_ONCE = 8
 
 
@@ -57,7 +59,7 @@ class Summary:
     dim: int
 
     def __str__(self) -> str:
-        """One line for the person who waited."""
+        """One line for the terminal."""
         return (
             f"{self.cache}: targets of {self.texts:,} texts, {self.dim} values each, "
             f"{self.computed:,} of them new"
@@ -66,21 +68,28 @@ class Summary:
 
 def run(
     params: TargetsParams,
+    corpus: CorpusFiles,
     *,
-    manifest: Path,
     teacher: Path,
     cache: Path,
-    digest: Path,
-    device: str = "auto",
+    options: RunOptions,
 ) -> Summary:
-    """Bring the cache of targets up to date with `manifest` and write its digest.
+    """Bring the cache of targets up to date with the manifest and write its digest.
+
+    Args:
+        params: the pooling.
+        corpus: its manifest names the texts.
+        teacher: the teacher's folder.
+        cache: the folder of the cache.
+        options: the device.
 
     Raises:
         CacheError: no finished teacher in `teacher`, or one that gives NaN.
         InputError: an unusable manifest or teacher.
     """
-    where = choose_device(device)
-    texts = sorted({normalise_text(text) for text in read_manifest(manifest)["text"]})
+    where = choose_device(options.device)
+    table = read_manifest(corpus.manifest)
+    texts = sorted({normalise_text(text) for text in table["text"]})
     by_key = {hash_bytes(text.encode()): text for text in texts}
     with quiet_transformers():
         header = _header(teacher, params.pooling)
@@ -98,12 +107,12 @@ def run(
             writer.flush()
             # Under the lock, since `cache gc` removes what the digest does not name.
             rows = [(text_id(text), key) for key, text in by_key.items()]
-            write_digest(digest, cache, header.fingerprint, rows)
+            write_digest(digest_path(cache), cache, header.fingerprint, rows)
     return Summary(cache, texts=len(texts), computed=len(missing), dim=header.dim)
 
 
 def text_id(text: str) -> str:
-    """A normalised text's id, without spaces: no such text holds an underscore."""
+    """A normalised text's id, without spaces: no such text has an underscore."""
     return text.replace(" ", "_") or "_"
 
 
@@ -143,8 +152,8 @@ def pool(states: torch.Tensor, special: torch.Tensor, pooling: str) -> torch.Ten
     Args:
         states: last hidden states, (batch, tokens, hidden).
         special: 1 where a token is special, (batch, tokens).
-        pooling: one of `POOLINGS`. A text that has special tokens alone is pooled over
-            these by `mean_words` too.
+        pooling: one of `POOLINGS`. `mean_words` pools a text of only special tokens
+            over these.
 
     Returns:
         (batch, hidden).
@@ -159,26 +168,30 @@ def pool(states: torch.Tensor, special: torch.Tensor, pooling: str) -> torch.Ten
 
 
 def _header(teacher: Path, pooling: str) -> Header:
-    """The header of the targets that the teacher in the folder `teacher` gives.
+    """The header of the targets from the teacher in the folder `teacher`.
 
     Raises:
         CacheError: no finished teacher there.
     """
-    try:
-        parameters = json.loads((teacher / "parameters.json").read_text("utf-8"))
-    except FileNotFoundError:
+    if (identity := read_identity(teacher)) is None:
         raise CacheError(
-            "no teacher there", path=teacher, fix="run `aln-pipeline train-teacher`"
-        ) from None
+            "no finished teacher there",
+            path=teacher,
+            fix="run `aln-pipeline train-teacher`",
+        )
+    parameters = identity["parameters"]
     hashes = {
         path.name: hash_file(path)
         for path in sorted(teacher.iterdir())
         if path.is_file() and path.name not in _REPORTS
     }
+    made_by: dict[str, Any] = {"files": hashes, "pooling": pooling}
+    if REVISION > 1:
+        made_by["revision"] = REVISION
     return Header(
         kind="targets",
         encoder=PurePath(parameters["model"]).name,
-        fingerprint=fingerprint({"files": hashes, "pooling": pooling}),
+        fingerprint=fingerprint(made_by),
         parameters={"pooling": pooling, "max_tokens": parameters["max_tokens"]},
         dim=load(AutoConfig, str(teacher)).hidden_size,
         dtype="float32",

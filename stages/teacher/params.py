@@ -122,7 +122,7 @@ class TeacherParams:
             },
             "mlm_mask_share": (0 <= self.mlm_mask_share <= 1, "0 to 1"),
             "mlm_random_share": (
-                0 <= self.mlm_random_share
+                self.mlm_random_share >= 0
                 and self.mlm_mask_share + self.mlm_random_share <= 1,
                 f"0 to 1 - mlm_mask_share, {1 - self.mlm_mask_share:g}",
             ),

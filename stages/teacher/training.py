@@ -17,7 +17,6 @@ Work folder of a stage, removed once the teacher is finished:
     latest.json          names the last one that is complete, and hashes its files
 """
 
-import fcntl
 import json
 import logging
 import math
@@ -25,7 +24,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +63,29 @@ _IGNORED = -100
 _BEST = "best.safetensors"
 
 Measure = Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the two trainings.
+
+    Attributes:
+        name: `mlm` or `intent`.
+        learning_rate: at the end of the warm-up.
+        epochs: passes over the rows.
+        device: where it is trained.
+        folder: its work folder.
+        minutes: between two checkpoints.
+        bar: of progress; moves by a step of the optimiser.
+    """
+
+    name: str
+    learning_rate: float
+    epochs: int
+    device: torch.device
+    folder: Path
+    minutes: float
+    bar: Any
 
 
 class Rows(Dataset):
@@ -267,34 +288,26 @@ class _Watch(TrainerCallback):
 
     def __init__(
         self,
-        stage: str,
-        *,
+        stage: Stage,
         rows: Rows,
-        epochs: int,
         seed: int,
-        bar: Any,
+        *,
         measure: Measure | None,
         keep_best: bool,
-        minutes: float,
-        folder: Path,
     ) -> None:
         self.stage = stage
         self.rows = rows
-        self.epochs = epochs
         self.seed = seed
-        self.bar = bar
         self.measure = measure
         self.keep_best = keep_best
-        self.minutes = minutes
-        self.folder = folder
         self.best: dict[str, Tensor] = {}
         self.saved = time.monotonic()
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, **kwargs: Any
     ) -> None:
-        """Show what a former run has done."""
-        self.bar.update(state.global_step)
+        """Show the steps of an interrupted run."""
+        self.stage.bar.update(state.global_step)
 
     def on_epoch_begin(
         self, args: Any, state: Any, control: Any, **kwargs: Any
@@ -304,7 +317,7 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count a step as done; within an epoch, save if it is time."""
-        self.bar.update()
+        self.stage.bar.update()
         if state.global_step % self._steps(state):
             self._save_if_due(control)
 
@@ -322,13 +335,13 @@ class _Watch(TrainerCallback):
         epoch = math.ceil(state.epoch - 1e-6)
         if not math.isfinite(logs["loss"]):
             raise ConfigurationError(
-                f"the teacher diverged in epoch {epoch} of stage {self.stage}",
+                f"the teacher diverged in epoch {epoch} of stage {self.stage.name}",
                 found=f"loss {logs['loss']}",
-                fix=f"lower teacher.{self.stage}_learning_rate",
+                fix=f"lower teacher.{self.stage.name}_learning_rate",
             )
-        self.bar.set_postfix(
+        self.stage.bar.set_postfix(
             refresh=False,
-            stage=self.stage,
+            stage=self.stage.name,
             epoch=epoch,
             loss=f"{logs['loss']:.3f}",
             accuracy=f"{100 * logs['right'] / logs['seen']:.1f}%",
@@ -341,7 +354,7 @@ class _Watch(TrainerCallback):
         done = self._epochs_done(state)
         found = self.measure() if self.measure else {}
         state.log_history.append({"measured": done, **found})
-        row = epoch_history(state.log_history, self._steps(state), self.stage)[-1]
+        row = epoch_history(state.log_history, self._steps(state), self.stage.name)[-1]
         _LOG.info("%s", row)
         if self.keep_best and best_epoch(state.log_history) == done:
             self.best = copied_weights(model)
@@ -353,22 +366,24 @@ class _Watch(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Trainer has written a checkpoint: complete it, then point to it."""
         name = f"checkpoint-{state.global_step}"
-        path = self.folder / name
+        path = self.stage.folder / name
         if self.best:
             save_file(self.best, path / _BEST)
         files = sorted(path.iterdir())
         for file in (*files, path):
             flush_path(file)
         hashes = {file.name: hash_file(file) for file in files}
-        write_json(self.folder / "latest.json", {"checkpoint": name, "files": hashes})
-        for other in self.folder.glob("checkpoint-*"):
+        write_json(
+            self.stage.folder / "latest.json", {"checkpoint": name, "files": hashes}
+        )
+        for other in self.stage.folder.glob("checkpoint-*"):
             if other.name != name:
                 shutil.rmtree(other)
         self.saved = time.monotonic()
 
     def _steps(self, state: Any) -> int:
         """Steps of an epoch."""
-        return state.max_steps // self.epochs
+        return state.max_steps // self.stage.epochs
 
     def _epochs_done(self, state: Any) -> int:
         return state.global_step // self._steps(state)
@@ -378,7 +393,7 @@ class _Watch(TrainerCallback):
         self.rows.epoch = epoch
 
     def _save_if_due(self, control: Any) -> None:
-        if time.monotonic() - self.saved >= 60 * self.minutes:
+        if time.monotonic() - self.saved >= 60 * self.stage.minutes:
             control.should_save = True
 
 
@@ -441,31 +456,19 @@ def fit(
     rows: Rows,
     collator: Any,
     *,
-    stage: str,
-    learning_rate: float,
-    epochs: int,
+    stage: Stage,
     params: TeacherParams,
-    device: torch.device,
-    folder: Path,
-    minutes: float,
-    bar: Any,
     class_weights: Tensor | None = None,
     measure: Measure | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Train `model` in place, from the last checkpoint in `folder` if there is one.
+    """Train `model` in place, from the stage's last checkpoint if there is one.
 
     Args:
         model: with the stage's head.
         rows: what it is trained on.
         collator: makes batches of them.
-        stage: `mlm` or `intent`, for messages.
-        learning_rate: at the end of the warm-up.
-        epochs: passes over `rows`.
-        params: all else.
-        device: where it is trained.
-        folder: the stage's work folder.
-        minutes: between two checkpoints.
-        bar: of progress; a step each.
+        stage: what is the stage's own.
+        params: what both stages share.
         class_weights: (classes) float32; None for equal ones.
         measure: gives `valid_accuracy` and `valid_macro_f1` after an epoch; where
             `selection` is `best` the model ends with the best epoch's weights.
@@ -477,27 +480,15 @@ def fit(
         ConfigurationError: the training diverged.
     """
     keep_best = measure is not None and params.selection == "best"
-    watch = _Watch(
-        stage,
-        rows=rows,
-        epochs=epochs,
-        seed=params.seed,
-        bar=bar,
-        measure=measure,
-        keep_best=keep_best,
-        minutes=minutes,
-        folder=folder,
-    )
-    latest = _latest(folder)
+    watch = _Watch(stage, rows, params.seed, measure=measure, keep_best=keep_best)
+    latest = _latest(stage.folder)
     if latest is not None:
-        _LOG.info("going on from %s", latest)
+        _LOG.info("resuming from %s", latest)
         if (latest / _BEST).exists():
             watch.best = load_file(latest / _BEST)
     trainer = _WeightedTrainer(
         model=model,
-        args=_arguments(
-            params, folder, device, learning_rate, epochs, rows_at_once(rows, params)
-        ),
+        args=_arguments(params, stage, rows_at_once(rows, params)),
         data_collator=collator,
         train_dataset=rows,
         callbacks=[watch],
@@ -508,29 +499,22 @@ def fit(
     trainer.remove_callback(PrinterCallback)  # prints to stdout
     trainer.train(resume_from_checkpoint=str(latest) if latest else None)
     log = trainer.state.log_history
-    history = epoch_history(log, trainer.state.max_steps // epochs, stage)
+    history = epoch_history(log, trainer.state.max_steps // stage.epochs, stage.name)
     if keep_best:
         model.load_state_dict(watch.best)
-    return history, best_epoch(log) if keep_best else epochs
+    return history, best_epoch(log) if keep_best else stage.epochs
 
 
-def _arguments(
-    params: TeacherParams,
-    folder: Path,
-    device: torch.device,
-    learning_rate: float,
-    epochs: int,
-    at_once: int,
-) -> TrainingArguments:
+def _arguments(params: TeacherParams, stage: Stage, at_once: int) -> TrainingArguments:
     arguments = TrainingArguments(
-        output_dir=str(folder),
+        output_dir=str(stage.folder),
         per_device_train_batch_size=at_once,
         gradient_accumulation_steps=params.gradient_accumulation,
         train_sampling_strategy=(
             "group_by_length" if params.group_by_length else "random"
         ),
-        num_train_epochs=epochs,
-        learning_rate=learning_rate,
+        num_train_epochs=stage.epochs,
+        learning_rate=stage.learning_rate,
         lr_scheduler_type=params.schedule,
         warmup_steps=params.warmup,
         # AdamW without decay is Adam; fused, several times faster on a CPU.
@@ -540,13 +524,13 @@ def _arguments(
         adam_beta2=params.adam_beta2,
         adam_epsilon=params.adam_epsilon,
         max_grad_norm=params.clip_norm,
-        bf16=in_bf16(params.precision, device),
+        bf16=in_bf16(params.precision, stage.device),
         seed=params.seed,
-        use_cpu=device.type == "cpu",
+        use_cpu=stage.device.type == "cpu",
         logging_strategy="steps",
-        logging_steps=1,  # an epoch's mean must not depend on where a run went on
+        logging_steps=1,  # an epoch's mean must not depend on where a run resumed
         logging_nan_inf_filter=False,  # it hides a NaN loss and trains on
-        save_strategy="no",  # the callback says when
+        save_strategy="no",  # the callback decides when
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,  # keeps counts and draws for the collator
@@ -556,7 +540,7 @@ def _arguments(
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether products are in bfloat16: asked for, and the GPU has it."""
+    """Whether products are in bfloat16: requested, and the GPU has it."""
     return (
         precision == "bf16"
         and device.type == "cuda"
@@ -589,30 +573,3 @@ def _latest(folder: Path) -> Path | None:
     _LOG.warning("%s: a damaged checkpoint (%s); the stage begins anew", folder, reason)
     shutil.rmtree(folder)
     return None
-
-
-@contextmanager
-def work_folder(folder: Path) -> Iterator[None]:
-    """Have `folder` to oneself; it is removed where the block does not raise.
-
-    Raises:
-        ConfigurationError: another process has it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as stream:
-        try:
-            # It dies with the process.
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                "another process trains this teacher",
-                path=folder,
-                fix="wait until it ends, or stop it; its checkpoint is kept",
-            ) from None
-        try:
-            yield
-        except BaseException:
-            if [path.name for path in folder.iterdir()] == [".lock"]:
-                shutil.rmtree(folder)
-            raise
-        shutil.rmtree(folder)

@@ -1,0 +1,387 @@
+"""Both stages of fine-tuning, from the corpus to the files of the teacher's folder.
+
+Training is per utterance, as in the paper: a wording spoken a hundred times counts a
+hundred times an epoch. Prediction is per distinct text.
+"""
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from torch import Tensor
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from stages.core import metrics
+from stages.core.checkpoint import read_checkpoint, write_checkpoint
+from stages.core.corpus_files import CorpusFiles
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.files import write_json
+from stages.core.hashing import fingerprint
+from stages.core.manifest import SPLITS, read_intents, read_manifest
+from stages.core.runtime import (
+    choose_device,
+    progress,
+    quiet_transformers,
+    seed_everything,
+)
+from stages.core.text import normalise_text
+from stages.teacher.bert import (
+    count_cut,
+    fit_tokenizer,
+    load_config,
+    load_model,
+    load_tokenizer,
+    longest_text,
+    predict,
+)
+from stages.teacher.params import SCRATCH, TeacherParams
+from stages.teacher.training import (
+    HISTORY_COLUMNS,
+    Labelled,
+    Masked,
+    Rows,
+    Stage,
+    copied_weights,
+    fit,
+    in_bf16,
+    merge_repeats,
+    steps_an_epoch,
+)
+from stages.teacher.vocabulary import build_vocabulary
+
+_LOG = logging.getLogger(__name__)
+
+
+def finetune(
+    params: TeacherParams,
+    corpus: CorpusFiles,
+    folder: Path,
+    *,
+    work: Path,
+    identity: Mapping[str, Any],
+    minutes: float,
+    device: str,
+) -> None:
+    """Train a teacher and write its files to `folder`.
+
+    Args:
+        params: how it is trained.
+        corpus: the tables it is trained from.
+        folder: an empty folder for the teacher.
+        work: keeps what an interrupted run resumes from, in a folder of its own for
+            each `identity`.
+        identity: what the teacher is made from.
+        minutes: training time between two checkpoints.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        ConfigurationError: parameters that the model or the texts cannot take, or with
+            which the training diverged.
+        InputError: an unusable manifest or model.
+    """
+    where = choose_device(device)
+    if params.precision == "bf16" and not in_bf16(params.precision, where):
+        _LOG.warning("no bfloat16 on this %s: the teacher trains in float32", where)
+    classes = read_intents(corpus.intents)
+    table = _read_texts(corpus, classes)
+    train = table[table["split"] == "train"]
+    seed_everything(params.seed)
+    with (
+        quiet_transformers(),
+        progress(description="teacher", unit="step") as bar,
+    ):
+        tokenizer, config = _start(params, train["text"])
+        mark = fingerprint({**identity, **_circumstances(params, config, where)})
+        training = _Training(
+            params, tokenizer, config, where, minutes, work / mark[:12], mark, bar
+        )
+        sentences = training.maskable(corpus.manifest, train["text"])
+        utterances = training.labelled(train["text"], train["number"])
+        bar.total = (
+            steps_an_epoch(sentences, params) * params.mlm_epochs
+            + steps_an_epoch(utterances, params) * params.intent_epochs
+        )
+        encoder, history = training.language_stage(sentences)
+        classifier, epoch, more = training.intent_stage(
+            encoder, classes, table, utterances
+        )
+        predicted = _predict_table(classifier, tokenizer, table, classes)
+        cut = count_cut(tokenizer, table["text"].unique().tolist())
+        classifier.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    history_table = pd.DataFrame(history + more, columns=list(HISTORY_COLUMNS))
+    _write_csv(folder / "history.csv", history_table)
+    scored = predicted[predicted["split"].isin(["valid", "test"])]
+    columns = ["id", "split", "intent", "predicted", "confidence"]
+    _write_csv(folder / "predictions.csv", scored[columns])
+    scores = {
+        "mlm_loss": round(history[-1]["loss"], 6) if history else None,
+        "intent_epoch": epoch,
+        "texts_cut": cut,
+    }
+    write_json(folder / "scores.json", scores | _measure(predicted))
+
+
+def balanced_weights(numbers: Sequence[int], classes: int) -> Tensor:
+    """The weight that gives each class the same share of the loss, (classes,) float32.
+
+    N / (classes * N_class), as King and Zeng 2001 and scikit-learn's `balanced`; an
+    epoch's weights sum to N.
+    """
+    counts = np.bincount(np.asarray(numbers), minlength=classes)
+    weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What both stages use."""
+
+    params: TeacherParams
+    tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig
+    device: torch.device
+    minutes: float
+    work: Path
+    identity: str
+    bar: Any
+
+    def maskable(self, manifest: Path, texts: pd.Series) -> Rows:
+        """Rows of the first stage: the texts that have a token to mask."""
+        encoded = _encoded(
+            self.tokenizer, texts.tolist(), return_special_tokens_mask=True
+        )
+        with_words = [
+            (text, tokens)
+            for text, tokens in zip(texts, encoded, strict=True)
+            if 0 in tokens["special_tokens_mask"]
+        ]
+        if not with_words:
+            raise InputError("no train utterance has a text", path=manifest)
+        merged = merge_repeats(
+            [text for text, _ in with_words], self.params.repeats_per_row
+        )
+        return Rows(
+            [{**with_words[place][1], "count": count} for place, count in merged]
+        )
+
+    def labelled(self, texts: pd.Series, numbers: pd.Series) -> Rows:
+        """Rows of the second stage: tokens and the intent's number."""
+        encoded = list(_encoded(self.tokenizer, texts.tolist()))
+        labels = numbers.tolist()
+        keys = list(zip(texts, labels, strict=True))
+        merged = merge_repeats(keys, self.params.repeats_per_row)
+        return Rows(
+            [
+                {**encoded[place], "labels": labels[place], "count": count}
+                for place, count in merged
+            ]
+        )
+
+    def language_stage(
+        self, rows: Rows
+    ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Train the masked language model: its encoder (empty if skipped), history."""
+        params, stage = self.params, self._stage("mlm")
+        if params.mlm_epochs == 0:
+            return {}, []
+        finished = stage.folder / "finished.pt"
+        if state := read_checkpoint(finished, self.identity):
+            _LOG.info("the masked-LM stage is finished: %s", stage.folder)
+            self.bar.update(steps_an_epoch(rows, params) * params.mlm_epochs)
+            return state["encoder"], state["history"]
+        model = self._model(AutoModelForMaskedLM, self.config)
+        history, _ = fit(
+            model, rows, Masked(self.tokenizer, params), stage=stage, params=params
+        )
+        encoder = copied_weights(model.base_model)
+        state = {"encoder": encoder, "history": history}
+        write_checkpoint(finished, self.identity, state)
+        return encoder, history
+
+    def intent_stage(
+        self,
+        encoder: dict[str, Tensor],
+        classes: list[str],
+        table: pd.DataFrame,
+        rows: Rows,
+    ) -> tuple[PreTrainedModel, int, list[dict[str, Any]]]:
+        """Train the intent classifier from `encoder`: model, epoch, history."""
+        config = copy.deepcopy(self.config)
+        config.id2label = dict(enumerate(classes))
+        config.label2id = {name: number for number, name in enumerate(classes)}
+        config.problem_type = "single_label_classification"  # also where there is one
+        model = self._model(AutoModelForSequenceClassification, config)
+        if encoder:
+            # A masked-LM model has no pooler: the starting model's own is kept.
+            keys = model.base_model.load_state_dict(encoder, strict=False)
+            kept = [key for key in keys.missing_keys if not key.startswith("pooler.")]
+            assert not keys.unexpected_keys and not kept, keys
+        valid = table[table["split"] == "valid"]
+
+        def measure() -> dict[str, float]:
+            predicted = _predict_table(model, self.tokenizer, valid, classes)
+            measured = metrics.measure(valid["intent"], predicted["predicted"])
+            return {f"valid_{name}": value for name, value in measured.items()}
+
+        weights = None
+        if self.params.class_weights == "balanced":
+            train = table.loc[table["split"] == "train", "number"]
+            weights = balanced_weights(train.tolist(), len(classes))
+        history, epoch = fit(
+            model,
+            rows,
+            Labelled(self.tokenizer),
+            stage=self._stage("intent"),
+            params=self.params,
+            class_weights=weights,
+            measure=measure,
+        )
+        return model, epoch, history
+
+    def _model(self, kind: Any, config: PreTrainedConfig) -> Any:
+        """The starting model with the head of `kind`, float32 whatever was saved."""
+        # Here too, so a stage starts alike whether or not one ran before it.
+        seed_everything(self.params.seed)
+        if self.params.model == SCRATCH:
+            return kind.from_config(config)
+        return load_model(
+            kind, self.params.model, config, revision=self.params.revision
+        )
+
+    def _stage(self, name: str) -> Stage:
+        return Stage(
+            name,
+            learning_rate=getattr(self.params, f"{name}_learning_rate"),
+            epochs=getattr(self.params, f"{name}_epochs"),
+            device=self.device,
+            folder=self.work / name,
+            minutes=self.minutes,
+            bar=self.bar,
+        )
+
+
+def _read_texts(corpus: CorpusFiles, classes: list[str]) -> pd.DataFrame:
+    """The manifest, texts normalised, with each intent's class number."""
+    table = read_manifest(corpus.manifest)
+    table["text"] = table["text"].map(normalise_text)
+    table["number"] = table["intent"].map({name: n for n, name in enumerate(classes)})
+    for row in table[table["number"].isna()].itertuples():
+        raise InputError(
+            f"does not list {row.intent!r}, the intent of {row.id}",
+            path=corpus.intents,
+            fix="run `aln-pipeline prepare-corpus`",
+        )
+    return table.astype({"number": "int64"})
+
+
+def _start(
+    params: TeacherParams, texts: pd.Series
+) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
+    """The tokenizer and the configuration training starts from.
+
+    The tokenizer cuts texts at `max_tokens`, also when it is loaded again.
+    """
+    tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig
+    if params.model == SCRATCH:
+        vocabulary = build_vocabulary(texts, params.scratch_vocabulary_size)
+        tokenizer = BertTokenizer(vocab=vocabulary)
+        config = BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=params.scratch_hidden_size,
+            num_hidden_layers=params.scratch_layers,
+            num_attention_heads=params.scratch_heads,
+            intermediate_size=params.scratch_intermediate_size,
+            max_position_embeddings=params.max_tokens,
+        )
+    else:
+        config = load_config(params.model, revision=params.revision)
+        tokenizer = load_tokenizer(params.model, revision=params.revision)
+        if params.mlm_epochs and tokenizer.mask_token is None:
+            raise InputError(
+                "the tokenizer has no mask token",
+                path=params.model,
+                fix="set teacher.mlm_epochs to 0, which skips the masked-LM stage, or "
+                "choose a teacher.model that has one",
+            )
+        if len(tokenizer) > config.vocab_size:
+            raise InputError(
+                "tokenizer and model do not belong together",
+                path=params.model,
+                found=f"{len(tokenizer)} pieces for {config.vocab_size} embeddings",
+            )
+        longest = longest_text(tokenizer, config)
+        if longest is not None and params.max_tokens > longest:
+            raise ConfigurationError(
+                f"teacher.max_tokens is more than {params.model} takes",
+                found=params.max_tokens,
+                expected=f"at most {longest}",
+            )
+    fit_tokenizer(tokenizer, config)
+    tokenizer.model_max_length = params.max_tokens
+    return tokenizer, config
+
+
+def _circumstances(
+    params: TeacherParams, config: PreTrainedConfig, device: torch.device
+) -> dict[str, Any]:
+    """What must also be the same where an interrupted run resumes."""
+    return {
+        "commit": getattr(config, "_commit_hash", None),
+        "versions": [torch.__version__, transformers.__version__],
+        "device": device.type,
+        "bf16": in_bf16(params.precision, device),
+    }
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: bool
+) -> Iterator[dict[str, Any]]:
+    """The tokens of each of `texts`; each distinct text is tokenised once."""
+    tokens = {
+        text: dict(tokenizer(text, truncation=True, **options)) for text in set(texts)
+    }
+    return (tokens[text] for text in texts)
+
+
+def _predict_table(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    table: pd.DataFrame,
+    classes: list[str],
+) -> pd.DataFrame:
+    """`table` with each utterance's `predicted` intent and its `confidence`."""
+    texts, rows = np.unique(table["text"].to_numpy(str), return_inverse=True)
+    numbers, confidences = predict(model, tokenizer, texts.tolist())
+    named = np.array(classes)[numbers]
+    return table.assign(predicted=named[rows], confidence=confidences[rows])
+
+
+def _measure(predicted: pd.DataFrame) -> dict[str, float]:
+    """`{split}_{metric}` in percent, of a table with `predicted`."""
+    scores: dict[str, float] = {}
+    for split in SPLITS:
+        rows = predicted[predicted["split"] == split]
+        measured = metrics.measure(rows["intent"], rows["predicted"])
+        scores |= {f"{split}_{name}": round(v, 4) for name, v in measured.items()}
+    return scores
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
