@@ -1,1 +1,1 @@
-"""How well students understand recordings that were spoilt."""
+"""How well students classify degraded recordings."""

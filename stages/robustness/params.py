@@ -5,7 +5,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.core.errors import ConfigurationError
+from stages.core.rules import check_rules
+
+REVISION = 1
+"""Bump it when the same inputs and parameters give another result."""
 
 NOISES = ("white", "pink", "speech", "babble")
 SHORTEST_T60, LONGEST_T60 = 0.1, 2.0
@@ -20,15 +23,15 @@ class RobustnessParams:
         noise: what is added: `white`; `pink`, whose power falls by 3 dB an octave;
             `speech`, stationary with the mean spectrum of the train split; `babble`,
             six talkers of the train split; or a folder of recordings, such as those
-            of MUSAN. Babble by default: it lies in the band of speech and changes as
-            speech does, so that no front end subtracts it as it may a steady noise,
-            and it needs nothing but the corpus.
-        snr: signal-to-noise ratios in decibels, each for every noise; the ratio of the
+            of MUSAN. The default is babble: it has the band of speech and changes as
+            speech does, so no front end can subtract it like a steady noise, and it
+            needs only the corpus.
+        snr: signal-to-noise ratios in decibels, for every noise: the ratio of the
             mean squares over all samples of a recording.
         reverberation: `simulated`, in shoebox rooms; a folder of impulse responses; or
             `none`.
-        t60: seconds in which the sound of a simulated room falls by 60 dB. By default
-            those of a furnished living room or a small office.
+        t60: seconds in which the sound of a simulated room falls by 60 dB. The default
+            is that of a furnished living room or a small office.
     """
 
     noise: tuple[str, ...] = ("babble",)
@@ -37,10 +40,10 @@ class RobustnessParams:
     t60: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse what no recording can be spoilt by.
+        """Check every value.
 
         Raises:
-            ConfigurationError: names the parameter, what it is and what it may be.
+            ConfigurationError: names the parameter, its value and what is expected.
         """
         names = [noise_name(noise) for noise in self.noise]
         rules = {
@@ -66,15 +69,9 @@ class RobustnessParams:
                 "impulse responses as robustness.reverberation",
             ),
         }
-        for name, (holds, expected) in rules.items():
-            if not holds:
-                raise ConfigurationError(
-                    f"robustness.{name} cannot be used",
-                    found=repr(getattr(self, name)),
-                    expected=expected,
-                )
+        check_rules("robustness", self, rules)
 
 
 def noise_name(noise: str) -> str:
-    """What a kind of noise, or a folder of it, is called; also as a folder's name."""
+    """The name of a kind of noise, or of a folder of it; also of its cache folders."""
     return noise if noise in NOISES else re.sub(r"[^\w.-]", "_", Path(noise).name)

@@ -1,25 +1,27 @@
-"""Robustness: the test split spoilt in known ways, and what the students make of it.
+"""Robustness: degrade the test split in known ways, and let every student classify it.
 
-Reads the manifest with `intents.json` beside it, the recordings of test (and of train,
-where noise is made of them), the encoder, the corpus's acoustic features, and the
-trained students. Writes below `output`:
+Reads the tables of the corpus, the recordings of test (and of train, where noise is
+made of them), the encoder, the corpus's acoustic features, and the trained students.
+Writes below `output`:
 
-    <condition>/          features of the test split under a condition, a feature cache
-    <condition>.digest    its digest; none of a condition that is no longer asked for
-    predictions.csv       condition,snr,system,seed,id,intent,predicted: every student
-                          on every condition; snr in decibels, empty without noise
+    <degradation>/         features of the degraded test split, a feature cache
+    <degradation>.digest   its digest; removed when the degradation is not asked for
+    predictions.csv        degradation,snr,system,seed,id,intent,predicted: of every
+                           student under every degradation; snr in decibels, empty
+                           without noise
+    identity.json          what the predictions were made from
 
 `clean`, the recordings as they are, is classified from the corpus's own features. A
-degraded recording is never written: it goes from memory into the encoder, and its
-features are known by the hash of the recording and a fingerprint of the encoder, the
-condition and `conditions.REVISION`. What is cached for that pair is never computed
-again, and an interrupted run goes on from its finished parts.
+degraded recording is never written: it goes from memory into the encoder. Its features
+are keyed by the hash of the recording and a fingerprint of the encoder, the degradation
+and `REVISION`. Cached features are not computed again, and an interrupted run resumes
+from its finished parts.
 """
 
 import json
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,41 +39,46 @@ from stages.acoustic.encoding import (
     load_encoder,
 )
 from stages.acoustic.params import AcousticParams
-from stages.cache.digest import write_digest
+from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheReader, CacheWriter
+from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError, RecordingError
 from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint
-from stages.core.runtime import choose_device, one_thread, progress
-from stages.robustness.degradations import Condition, make_conditions
-from stages.robustness.params import RobustnessParams
+from stages.core.results import identify, is_finished, record
+from stages.core.runtime import RunOptions, choose_device, one_thread, progress
+from stages.robustness.degradations import Degradation, make_degradations
+from stages.robustness.params import REVISION, RobustnessParams
 from stages.student.batches import Utterances
-from stages.student.inputs import Inputs, Job
+from stages.student.inputs import Inputs, Sources
 from stages.student.model import AcousticLinguisticNetwork, load_student
-from stages.student.params import StudentParams
 from stages.student.training import classify
 
-COLUMNS = ("condition", "snr", "system", "seed", "id", "intent", "predicted")
+COLUMNS = ("degradation", "snr", "system", "seed", "id", "intent", "predicted")
+_PREDICTIONS = "predictions.csv"
 _STUDENT_FIX = "run `dvc repro -s student baseline2`, or `aln-pipeline train-student`"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the stage wrote."""
+    """What the stage wrote, or found."""
 
     output: Path
-    conditions: int
+    degradations: int
     recordings: int
     students: int
-    extracted: int
+    extracted: int | None  # None: up to date
     kept: int
 
     def __str__(self) -> str:
+        """One line for the terminal."""
+        state, done = "up to date; ", ""
+        if self.extracted is not None:
+            state, done = "", f", {self.extracted} extracted now, {self.kept} kept"
         return (
-            f"{self.output}: {self.students} students on {self.recordings} recordings "
-            f"under {self.conditions} conditions, {self.extracted} extracted now, "
-            f"{self.kept} kept"
+            f"{self.output}: {state}{self.students} students on {self.recordings} "
+            f"recordings, clean and under {self.degradations} degradations{done}"
         )
 
 
@@ -84,163 +91,186 @@ class Classifier:
     model: AcousticLinguisticNetwork
 
 
+@dataclass(frozen=True)
+class _Extraction:
+    """How degraded recordings become cached features."""
+
+    audio: Path
+    output: Path
+    encoder: FrozenEncoder
+    header: Header  # of the corpus's own features
+    runtime: Runtime
+    bar: Any
+
+    def extract(
+        self, degradation: Degradation, test: pd.DataFrame
+    ) -> tuple[CacheReader, int]:
+        """Bring a degradation's cache and digest up to date.
+
+        Returns:
+            Its reader, and how many recordings were extracted now.
+        """
+        own = degraded_header(degradation, self.header)
+        folder = self.output / degradation.name
+        with CacheWriter(folder, own) as writer:
+            distinct = test.drop_duplicates("audio_sha256")
+            absent = set(writer.missing(distinct["audio_sha256"]))
+            todo = distinct[distinct["audio_sha256"].isin(absent)]
+            self.bar.update(len(distinct) - len(todo))
+            encoded = encode_recordings(
+                todo.sort_values(["seconds", "id"]),
+                self.audio,
+                self.encoder,
+                self.runtime,
+                graphs=self.output,
+                change=degradation.change,
+            )
+            with closing(encoded):
+                for row, one in encoded:
+                    if isinstance(one, RecordingError):
+                        raise one
+                    writer.add(row.id, row.audio_sha256, as_stored(one, own.dtype))
+                    self.bar.update()
+            writer.flush()
+            pairs = zip(test["id"], test["audio_sha256"], strict=True)
+            write_digest(digest_path(folder), folder, own.fingerprint, pairs)
+        return CacheReader(folder, fingerprint=own.fingerprint), len(todo)
+
+
 def run(
     params: RobustnessParams,
     acoustic: AcousticParams,
+    corpus: CorpusFiles,
     *,
-    manifest: Path,
     audio: Path,
     features: Path,
-    digest: Path,
-    quarantine: Path,
     students: Mapping[str, Path],
     output: Path,
-    device: str = "auto",
-    workers: int = 2,
-    backend: str = "auto",
+    options: RunOptions,
 ) -> Summary:
-    """Bring every condition's features up to date, and classify them all.
+    """Bring every degradation's features up to date, and classify them all.
 
     Args:
-        params: the conditions.
+        params: the degradations.
         acoustic: encoder and storage, as of the corpus's features.
-        manifest: the utterance table, with `intents.json` beside it.
-        audio: the folder that its paths are relative to.
+        corpus: its tables.
+        audio: the folder that the manifest's paths are relative to.
         features: the corpus's acoustic cache.
-        digest: its digest.
-        quarantine: names the recordings that are left out.
         students: folder by name, `baseline2` or `aln-0.8`.
-        output: folder of the caches and of the predictions.
-        device: auto, cpu or cuda.
-        workers: as of extraction.
-        backend: as of extraction.
+        output: folder of the caches and the predictions.
+        options: as of extraction, and force.
 
     Raises:
         ConfigurationError: parameters that cannot be used.
         InputError: a recording is missing or has changed; noise or impulse responses
-            that cannot be used. What was extracted before is kept.
+            that cannot be used. Finished extraction is kept.
         CacheError: features or a student that are missing, damaged or of another
             encoder or corpus; or another run is writing.
     """
-    inputs = Inputs(
-        Job(
-            params=StudentParams(),
-            system="baseline2",
-            alpha=None,
-            manifest=manifest,
-            acoustic=features,
-            acoustic_digest=digest,
-            quarantine=quarantine,
-            targets=None,
-            targets_digest=None,
-            device=device,
+    degradations = make_degradations(params, corpus.read_usable(), audio)
+    identity = _identify(degradations, acoustic, corpus, features, students)
+    digests = {digest_path(output / one.name) for one in degradations if one.change}
+    complete = is_finished(output, identity) and all(map(Path.is_file, digests))
+    if complete and not options.force:
+        return _summarise(
+            output, len(degradations) - 1, pd.read_csv(output / _PREDICTIONS)
         )
-    )
+    inputs = Inputs(Sources(corpus, features), with_targets=False)
     encoder = load_encoder(acoustic)
     header = feature_header(encoder, acoustic)
     check_features(
-        digest,
+        digest_path(features),
         inputs.acoustic.header,
         header,
         encoder=acoustic.encoder,
         fix="run `aln-pipeline extract-acoustic`, then train the students",
     )
-    runtime = choose_runtime(encoder, acoustic, device, backend, workers)
-    # Before anything is extracted, which takes longer.
+    runtime = choose_runtime(
+        encoder, acoustic, options.device, options.backend, options.workers
+    )
+    # Before extraction, which takes longer.
     classifiers = [
         one
         for name, folder in students.items()
         for one in _load_classifiers(name, folder, inputs.intents, header)
     ]
-    table = pd.concat(inputs.tables.values())
-    conditions = make_conditions(params, table, audio)
     test = inputs.tables["test"]
+    recordings = (len(degradations) - 1) * test["audio_sha256"].nunique()
+    steps = recordings + len(degradations) * len(classifiers)
     blocks: list[pd.DataFrame] = []
-    extracted = kept = 0
-    with progress(
-        total=(len(conditions) - 1) * test["audio_sha256"].nunique()
-        + len(conditions) * len(classifiers),
-        description="robustness",
-        unit="step",
-    ) as bar:
-        for condition in conditions:
+    extracted = 0
+    with progress(total=steps, description="robustness", unit="step") as bar:
+        extraction = _Extraction(audio, output, encoder, header, runtime, bar)
+        for degradation in degradations:
             reader = inputs.acoustic
-            if condition.change is not None:
-                found, fresh, old = _extract(
-                    condition, test, audio, encoder, header, runtime, output, bar
-                )
-                reader, extracted, kept = found, extracted + fresh, kept + old
-            utterances = _load(reader, test, inputs, device)
+            if degradation.change is not None:
+                reader, fresh = extraction.extract(degradation, test)
+                extracted += fresh
+            utterances = _load(reader, test, inputs, options.device)
             for one in classifiers:
-                blocks.append(_classify(one, utterances, condition, test, inputs))
+                blocks.append(_classify(one, utterances, degradation, test, inputs))
                 bar.update()
-    names = {condition.name for condition in conditions}
-    for path in output.glob("*.digest"):
-        if path.name.removesuffix(".digest") not in names:
-            path.unlink()
-    with atomic_path(output / "predictions.csv") as beside:
-        pd.concat(blocks).to_csv(beside, index=False, lineterminator="\n")
-    return Summary(
-        output, len(conditions), len(test), len(classifiers), extracted, kept
-    )
+    for path in set(output.glob("*.digest")) - digests:
+        path.unlink()
+    predictions = pd.concat(blocks)
+    with atomic_path(output / _PREDICTIONS) as temporary:
+        predictions.to_csv(temporary, index=False, lineterminator="\n")
+    record(output, identity, [_PREDICTIONS])
+    done = _summarise(output, len(degradations) - 1, predictions)
+    return replace(done, extracted=extracted, kept=recordings - extracted)
 
 
-def condition_header(condition: Condition, header: Header) -> Header:
-    """What a condition's cache says of its features.
+def degraded_header(degradation: Degradation, header: Header) -> Header:
+    """The header of the cache of degraded features.
 
     Args:
-        condition: another than `clean`.
+        degradation: not `clean`.
         header: of the corpus's own features.
     """
-    identity = {"features": header.fingerprint, "condition": condition.identity}
+    made_from = degradation.identity
+    named = {f"degradation {key}": value for key, value in made_from.items()}
     return replace(
         header,
         kind="robustness",
-        fingerprint=fingerprint(identity),
-        parameters={
-            **header.parameters,
-            **{f"condition {key}": value for key, value in condition.identity.items()},
-        },
+        fingerprint=fingerprint(
+            {"features": header.fingerprint, "degradation": made_from}
+        ),
+        parameters={**header.parameters, **named},
     )
 
 
-def _extract(
-    condition: Condition,
-    test: pd.DataFrame,
-    audio: Path,
-    encoder: FrozenEncoder,
-    header: Header,
-    runtime: Runtime,
-    output: Path,
-    bar: Any,
-) -> tuple[CacheReader, int, int]:
-    """Bring a condition's cache and digest up to date.
+def _identify(
+    degradations: list[Degradation],
+    acoustic: AcousticParams,
+    corpus: CorpusFiles,
+    features: Path,
+    students: Mapping[str, Path],
+) -> dict[str, Any]:
+    """What the predictions are made from."""
+    parameters = {
+        "acoustic": asdict(acoustic),
+        # These have the contents of folders of noise, not only their names.
+        "degradations": [{"name": one.name, **one.identity} for one in degradations],
+        "students": list(students),
+    }
+    inputs: dict[str, Path | None] = {
+        "manifest": corpus.manifest,
+        "quarantine": corpus.quarantine,
+        "acoustic": digest_path(features),
+        **{f"student {name}": folder for name, folder in students.items()},
+    }
+    return identify("robustness", REVISION, parameters, inputs)
 
-    Returns:
-        Its reader, and how many recordings were extracted now and before.
-    """
-    own = condition_header(condition, header)
-    folder = output / condition.name
-    with CacheWriter(folder, own) as writer:
-        distinct = test.drop_duplicates("audio_sha256").sort_values(["seconds", "id"])
-        absent = set(writer.missing(distinct["audio_sha256"]))
-        todo = distinct[distinct["audio_sha256"].isin(absent)]
-        bar.update(len(distinct) - len(todo))
-        encoded = encode_recordings(
-            todo, audio, encoder, runtime, graphs=output, change=condition.change
-        )
-        with closing(encoded):
-            for row, one in encoded:
-                if isinstance(one, RecordingError):
-                    raise one
-                writer.add(row.id, row.audio_sha256, as_stored(one, own.dtype))
-                bar.update()
-        writer.flush()
-        pairs = zip(test["id"], test["audio_sha256"], strict=True)
-        digest = output / f"{condition.name}.digest"
-        write_digest(digest, folder, own.fingerprint, pairs)
-    reader = CacheReader(folder, fingerprint=own.fingerprint)
-    return reader, len(todo), len(distinct) - len(todo)
+
+def _summarise(output: Path, degradations: int, predictions: pd.DataFrame) -> Summary:
+    return Summary(
+        output,
+        degradations,
+        recordings=predictions["id"].nunique(),
+        students=len(predictions[["system", "seed"]].drop_duplicates()),
+        extracted=None,
+        kept=0,
+    )
 
 
 def _load(
@@ -254,20 +284,20 @@ def _load(
 def _classify(
     one: Classifier,
     utterances: Utterances,
-    condition: Condition,
+    degradation: Degradation,
     test: pd.DataFrame,
     inputs: Inputs,
 ) -> pd.DataFrame:
-    """What a student predicts under a condition, columns as `COLUMNS`."""
-    # As in training, so that `clean` gives what training gave.
+    """A student's predictions under a degradation, columns as `COLUMNS`."""
+    # As in training, so `clean` gives the same predictions.
     with one_thread():
         model = one.model.to(utterances.frames.device)
         logits = classify(model, utterances)
     predicted = np.array(inputs.intents)[logits.argmax(1).numpy()]
     return pd.DataFrame(
         {
-            "condition": condition.kind,
-            "snr": "" if condition.snr is None else f"{condition.snr:g}",
+            "degradation": degradation.kind,
+            "snr": "" if degradation.snr is None else f"{degradation.snr:g}",
             "system": one.system,
             "seed": one.seed,
             "id": test["id"].to_numpy(),
@@ -280,10 +310,10 @@ def _classify(
 def _load_classifiers(
     name: str, folder: Path, intents: list[str], header: Header
 ) -> list[Classifier]:
-    """A student's networks, one a seed, held against corpus and encoder.
+    """A student's networks, one for each seed, checked against corpus and encoder.
 
     Raises:
-        CacheError: a file is missing or damaged, or of other intents or features.
+        CacheError: a file is missing or damaged, or has other intents or features.
     """
     path = folder / "metrics.json"
     try:
@@ -304,9 +334,8 @@ def _load_classifiers(
             raise CacheError(
                 "a student of another encoder's features",
                 path=path,
-                # Files of former versions do not name it.
-                found=f"{about.get('acoustic_encoder', 'one without a name')} "
-                + about["acoustic_fingerprint"][:12],
+                found=f"{about['acoustic_encoder']} "
+                f"{about['acoustic_fingerprint'][:12]}",
                 expected=f"{header.encoder} {header.fingerprint[:12]}",
                 fix=_STUDENT_FIX,
             )
