@@ -176,18 +176,7 @@ def run(
             output, len(degradations) - 1, pd.read_csv(output / _PREDICTIONS)
         )
     inputs = Inputs(Sources(corpus, features), with_targets=False)
-    encoder = load_encoder(acoustic)
-    header = feature_header(encoder, acoustic)
-    check_features(
-        digest_path(features),
-        inputs.acoustic.header,
-        header,
-        encoder=acoustic.encoder,
-        fix="run `aln-pipeline extract-acoustic`, then train the students",
-    )
-    runtime = choose_runtime(
-        encoder, acoustic, options.device, options.backend, options.workers
-    )
+    encoder, header, runtime = _load_encoder(acoustic, inputs, features, options)
     # Before extraction, which takes longer.
     classifiers = [
         one
@@ -237,6 +226,29 @@ def degraded_header(degradation: Degradation, header: Header) -> Header:
         ),
         parameters={**header.parameters, **named},
     )
+
+
+def _load_encoder(
+    acoustic: AcousticParams, inputs: Inputs, features: Path, options: RunOptions
+) -> tuple[FrozenEncoder, Header, Runtime]:
+    """The encoder, the header of the corpus's features, and how the encoder runs.
+
+    Raises:
+        CacheError: the features are of another encoder.
+    """
+    encoder = load_encoder(acoustic)
+    header = feature_header(encoder, acoustic)
+    check_features(
+        digest_path(features),
+        inputs.acoustic.header,
+        header,
+        encoder=acoustic.encoder,
+        fix="run `aln-pipeline extract-acoustic`, then train the students",
+    )
+    runtime = choose_runtime(
+        encoder, acoustic, options.device, options.backend, options.workers
+    )
+    return encoder, header, runtime
 
 
 def _identify(
