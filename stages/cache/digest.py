@@ -1,4 +1,9 @@
-"""The digest: which features a corpus has, in one file that later stages depend on."""
+"""The digest: the hashes of all features of a corpus, on which later stages depend.
+
+`<directory>.digest` is next to the cache `<directory>/`: one line of JSON with the
+header, then a line `id key hash-of-features` for each utterance, sorted. It is the same
+whatever the order, the parts or the number of runs that filled the cache.
+"""
 
 import json
 from collections.abc import Iterable
@@ -8,10 +13,10 @@ from pathlib import Path
 from stages.cache.format import (
     COMMANDS,
     Header,
-    _check_names,
-    _describe,
-    _make_header,
+    check_names,
+    describe_header,
     no_features,
+    parse_header,
     unwritable,
 )
 from stages.cache.store import CacheReader
@@ -21,7 +26,7 @@ from stages.core.files import write_text
 
 @dataclass(frozen=True)
 class Digest:
-    """A digest file: the header and, by id, (key, hash of features)."""
+    """The content of a digest: the header and, by id, (key, hash of features)."""
 
     header: Header
     rows: dict[str, tuple[str, str]]
@@ -35,11 +40,17 @@ def digest_path(folder: Path) -> Path:
 def write_digest(
     path: Path, directory: Path, fingerprint: str, rows: Iterable[tuple[str, str]]
 ) -> None:
-    """Write the digest of `rows`, the (id, key) of every utterance of the corpus.
+    """Write the digest of a corpus.
+
+    Args:
+        path: the digest.
+        directory: the cache.
+        fingerprint: of the encoder.
+        rows: (id, key) of every utterance.
 
     Raises:
-        CacheError: as `CacheReader`; a row whose features are not there; an id twice;
-            a damaged part, or the disk refuses.
+        CacheError: as `CacheReader`; features that are missing; an id twice; a damaged
+            part; or the digest cannot be written.
     """
     rows = sorted(rows)
     reader = CacheReader(directory, fingerprint=fingerprint)
@@ -48,13 +59,13 @@ def write_digest(
         raise no_features(directory, absent, len(rows), reader.header.kind)
     keys: dict[str, str] = {}
     for id, key in rows:
-        _check_names(path, id, key)
+        check_names(path, id, key)
         if id in keys:
-            raise CacheError(f"id {id!r} stands twice in the corpus", path=path)
+            raise CacheError(f"the corpus has id {id!r} twice", path=path)
         keys[id] = key
-    # Of what is not damaged, or the digest would make it the truth.
+    # With checksums, so that damaged features do not get into the digest.
     hashes = reader.hashes(dict.fromkeys(keys.values()))
-    lines = [json.dumps(_describe(reader.header), sort_keys=True)]
+    lines = [json.dumps(describe_header(reader.header), sort_keys=True)]
     lines += [f"{id} {key} {hashes[key]}" for id, key in keys.items()]
     try:
         write_text(path, "\n".join(lines) + "\n")
@@ -63,7 +74,7 @@ def write_digest(
 
 
 def read_digest(path: Path) -> Digest:
-    """The digest in `path`.
+    """Read a digest.
 
     Raises:
         CacheError: the file is missing or not a digest.
@@ -71,11 +82,11 @@ def read_digest(path: Path) -> Digest:
     fix = f"run {COMMANDS.get(path.stem, 'the stage that writes it')}"
     try:
         first, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        header = _make_header(json.loads(first))
+        header = parse_header(json.loads(first))
         triples = [line.rsplit(" ", 2) for line in lines]
         rows = {id: (key, features) for id, key, features in triples}
     except FileNotFoundError:
-        raise CacheError("no digest there", path=path, fix=fix) from None
+        raise CacheError("no digest", path=path, fix=fix) from None
     except (KeyError, TypeError, ValueError, PipelineError) as error:
         raise CacheError(f"not a digest ({error})", path=path, fix=fix) from error
     return Digest(header, rows)

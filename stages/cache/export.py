@@ -1,4 +1,12 @@
-"""Features in one HDF5 file for other programs."""
+"""Export: features of a cache in one HDF5 file that any program can read.
+
+    frames   (N, D)   as they are cached, contiguous
+    offsets  (U + 1)  int64: utterance u is frames[offsets[u]:offsets[u + 1]]
+    ids      (U)      UTF-8 of fixed length, and so `keys` and each extra column
+
+Nothing is compressed. The attributes of the file are the fields of `Header`,
+`parameters` as JSON, and a `format` of its own.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from stages.cache.format import _LIBVER, _cumulate, _describe, unwritable
+from stages.cache.format import LIBVER, describe_header, offsets_of, unwritable
 from stages.cache.store import CacheReader
 from stages.core.files import atomic_path
 
@@ -23,42 +31,33 @@ def write_plain(
     hashes: Mapping[str, str],
     slice_frames: int = 8192,
 ) -> None:
-    """Write the features of `rows`, (id, key) of U utterances, for other programs.
-
-    One HDF5 file, the utterances in the order of `rows`, nothing compressed:
-
-        frames   (N, D)   as they are cached, contiguous
-        offsets  (U + 1)  int64: utterance u is frames[offsets[u]:offsets[u + 1]]
-        ids      (U)      UTF-8 of fixed length, and so `keys` and each of `columns`
-
-    Its attributes are the fields of `Header`, `parameters` as JSON, and a `format` of
-    its own. Memory: about three slices, however many features there are.
+    """Write the features of U utterances to one file, in the order of `rows`.
 
     Args:
         path: the file, replaced if it is there.
         reader: of the cache.
-        rows: what to write.
-        columns: more about each row by name, (U).
-        hashes: of the features by key, which must be those that are written.
-        slice_frames: at least so many frames are written at once.
+        rows: (id, key) of each utterance.
+        columns: text columns to add, by name, (U).
+        hashes: of the features by key, checked before they are written.
+        slice_frames: so many frames are written at once; memory is about three slices.
 
     Raises:
-        CacheError: features that are missing, damaged or others than `hashes` say, or
-            the disk refuses.
+        CacheError: features that are missing, damaged or do not have their hash, or the
+            file cannot be written.
     """
     header = reader.header
     keys = [key for _, key in rows]
-    offsets = _cumulate(reader.lengths(keys))
+    offsets = offsets_of(reader.lengths(keys))
     texts = {"ids": [id for id, _ in rows], "keys": keys, **columns}
     attributes = {
-        **_describe(header),
+        **describe_header(header),
         "format": PLAIN_FORMAT,
         "parameters": json.dumps(header.parameters, sort_keys=True),
     }
     try:
         with (
-            atomic_path(path) as beside,
-            h5py.File(beside, "w", libver=_LIBVER) as file,
+            atomic_path(path) as temporary,
+            h5py.File(temporary, "w", libver=LIBVER) as file,
         ):
             for name, value in attributes.items():
                 file.attrs[name] = value
@@ -83,6 +82,6 @@ def write_plain(
                 matrices = [reader[key] for key in keys[first:last]]
                 frames[offsets[first] : offsets[last]] = np.concatenate(matrices)
                 first = last
-    # Closing, h5py hides what the disk said behind an error of its own.
+    # When the disk is full, h5py raises RuntimeError on closing.
     except (OSError, RuntimeError) as error:
         raise unwritable(path, error) from error

@@ -1,13 +1,12 @@
-"""The feature cache: a matrix an utterance, in HDF5. Only this module imports h5py.
-
-Maintenance, which no stage needs, is in `pipeline/cache/`.
+"""The format of the feature cache: header, parts, and the errors that name them.
 
     <directory>/
-        .lock         held with flock by the one process that writes, and names it
+        .lock         held with flock by the process that writes; contains its number
         <32 hex>.h5   a part, named after the SHA-256 of its own bytes
+    <directory>.digest   see `stages/cache/digest.py`
 
-A part is a complete HDF5 file (format of HDF5 1.10, whose metadata bear checksums)
-and never changes once it has its name. Its U utterances are sorted by id:
+A part is a complete HDF5 file (format of HDF5 1.10, whose metadata have checksums) and
+never changes once it has its name. Its U utterances are sorted by id:
 
     frames   (N, D)   float32 or float16, little-endian, contiguous: all end to end
     offsets  (U + 1)  int64: utterance u is frames[offsets[u]:offsets[u + 1]]
@@ -15,14 +14,10 @@ and never changes once it has its name. Its U utterances are sorted by id:
     keys     (U)      SHA-256 of the audio file's bytes (acoustic, robustness) or of
                       the normalised text (targets), hexadecimal
 
-Each dataset has the attribute `sha256` (`provenance.hash_array`); the file has
-`format`, `version` and the fields of `Header`, `parameters` as JSON. Features belong
-to a key, so utterances of one audio or one text share them. Nothing depends on the
-time or the machine: the same utterances give the same bytes.
-
-Beside the directory stands the digest, which later stages depend on: a line of JSON
-with the header, then a line `id key hash-of-features` for each utterance, sorted; the
-same whatever the order, the parts or the number of runs that filled the cache.
+Each dataset has the attribute `sha256` (`stages.core.hashing.hash_array`). The file has
+the attributes `format`, `version` and the fields of `Header`, `parameters` as JSON.
+Features belong to a key, so utterances with the same audio or text share them. Nothing
+depends on the time or the machine: the same utterances give the same bytes.
 """
 
 import io
@@ -39,47 +34,38 @@ import numpy as np
 from stages.core.errors import CacheError, ConfigurationError
 from stages.core.files import atomic_path
 from stages.core.hashing import hash_array, hash_bytes
+from stages.core.text import name_some
 
 FORMAT = "aln-features"
-
-
 VERSION = 1
-
-
 COMMANDS = {
     "acoustic": "`aln-pipeline extract-acoustic`",
     "targets": "`aln-pipeline cache-targets`",
     "robustness": "`aln-pipeline robustness`",
 }
-
-
 DTYPES = ("float32", "float16")
 PART_FRAMES = {"acoustic": 8192, "targets": 65_536, "robustness": 8192}
 """A part is written once it has so many frames. 8,192 are about 20 minutes of speech,
-8 MB: what a killed run loses at most."""
-
-
-# HDF5 1.10 whatever the library: the bytes must not depend on it.
-_LIBVER = ("v110", "v110")
-
-
+8 MB: the most that a killed run loses."""
+# HDF5 1.10 whatever the library's version, on which the bytes must not depend.
+LIBVER = ("v110", "v110")
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What every part of one cache shares."""
+    """What all parts with features of one encoder have in common."""
 
     kind: str  # acoustic, targets or robustness
-    encoder: str  # the name people know it by
-    fingerprint: str  # of all that decides a value: weights, front end, dtype …
-    parameters: dict[str, Any]  # the same for people to read; JSON-able
+    encoder: str  # its name, for messages
+    fingerprint: str  # of everything that decides a value: weights, front end, dtype
+    parameters: dict[str, Any]  # the same in readable form; JSON-able
     dim: int  # values a frame
     dtype: str  # float32 or float16, as stored
     frame_step: int  # samples at 16 kHz between frames; 0 for one vector a text
 
     def __post_init__(self) -> None:
-        """Refuse a kind or dtype that the format has no room for."""
+        """Refuse a kind or dtype that the format does not have."""
         if self.kind not in COMMANDS or self.dtype not in DTYPES:
             raise ConfigurationError(
                 "features of this kind or dtype cannot be cached",
@@ -88,7 +74,7 @@ class Header:
             )
 
     def difference(self, other: "Header") -> str:
-        """What sets features of `other` apart from these: `dtype float16, here …`."""
+        """How the encoder of `other` differs: `dtype float16, here float32`."""
         own = {"encoder": self.encoder, **self.parameters}
         others = {"encoder": other.encoder, **other.parameters}
         return ", ".join(
@@ -105,7 +91,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Part:
-    """A part's content but its frames: U utterances, offsets (U + 1)."""
+    """A part without its frames: U utterances, offsets (U + 1)."""
 
     path: Path
     header: Header
@@ -131,14 +117,14 @@ class Part:
         return mapped.view(np.ndarray)
 
     def check_frames(self) -> np.ndarray:
-        """The part's frames, as `map_frames`, held against their checksum.
+        """The part's frames, as `map_frames`, after checking their checksum.
 
         Raises:
             CacheError: they are damaged.
         """
         frames = self.map_frames()
         if hash_array(frames) != self.frames_sha256:
-            raise damaged(self.path, "the checksum of frames does not hold")
+            raise damaged(self.path, "wrong checksum of frames")
         return frames
 
 
@@ -148,22 +134,22 @@ def part_paths(directory: Path) -> list[Path]:
 
 
 def part_bytes(header: Header, pending: Mapping[str, tuple[str, np.ndarray]]) -> bytes:
-    """A part as a file's content; `pending` has (id, features) by key."""
+    """The bytes of a part with `pending`: (id, features (T, D)) by key."""
     rows = sorted((id, key) for key, (id, _) in pending.items())
     matrices = [pending[key][1] for _, key in rows]
     arrays = {
         "ids": np.array([id.encode() for id, _ in rows]),
         "keys": np.array([key.encode() for _, key in rows]),
-        "offsets": _cumulate([len(matrix) for matrix in matrices]),
+        "offsets": offsets_of([len(matrix) for matrix in matrices]),
         "frames": np.concatenate(matrices, dtype=header.stored_dtype),
     }
     parameters = json.dumps(header.parameters, sort_keys=True)
-    attributes = {**_describe(header), "parameters": parameters}
+    attributes = {**describe_header(header), "parameters": parameters}
     buffer = io.BytesIO()
     # Fixed-length strings and no times: nothing varies between runs.
     # Aligned to a cache line, so that mapped frames can be used as they are.
     alignment = {"alignment_threshold": 1, "alignment_interval": 64}
-    with h5py.File(buffer, "w", libver=_LIBVER, **alignment) as file:
+    with h5py.File(buffer, "w", libver=LIBVER, **alignment) as file:
         for name, value in attributes.items():
             text = isinstance(value, str)
             file.attrs[name] = np.bytes_(value.encode()) if text else value
@@ -174,12 +160,12 @@ def part_bytes(header: Header, pending: Mapping[str, tuple[str, np.ndarray]]) ->
 
 
 def part_name(content: bytes) -> str:
-    """What a part is called, by all its bytes."""
+    """The file name of a part, from its bytes."""
     return f"{hash_bytes(content)[:32]}.h5"
 
 
 def write_part(directory: Path, content: bytes) -> None:
-    """Write a part under its name, if it is not there.
+    """Write a part under its name, unless it is there.
 
     Raises:
         CacheError: the disk refuses.
@@ -187,20 +173,20 @@ def write_part(directory: Path, content: bytes) -> None:
     path = directory / part_name(content)
     try:
         if not path.exists():
-            with atomic_path(path) as beside:
-                beside.write_bytes(content)
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
     except OSError as error:
         raise unwritable(path, error) from error
 
 
 def read_part(path: Path) -> Part:
-    """All of a part but its frames.
+    """Read a part without its frames.
 
     Raises:
         CacheError: it cannot be read, is damaged, or is of another version.
     """
     try:
-        # Parts never change, and some file systems have no locks to give.
+        # Parts never change, and some file systems have no locks.
         with h5py.File(path, "r", locking=False) as file:
             head = {name: value.item() for name, value in file.attrs.items()}
             names = ("ids", "keys", "offsets")
@@ -209,13 +195,13 @@ def read_part(path: Path) -> Part:
             frames = file["frames"]
             shape, dtype, start = frames.shape, frames.dtype, frames.id.get_offset()
         head = {k: v.decode() if isinstance(v, bytes) else v for k, v in head.items()}
-        header = _make_header({**head, "parameters": json.loads(head["parameters"])})
+        header = parse_header({**head, "parameters": json.loads(head["parameters"])})
         for name, array in arrays.items():
             if hash_array(array) != hashes[name]:
-                raise ValueError(f"the checksum of {name} does not hold")
+                raise ValueError(f"wrong checksum of {name}")
         ids, keys, offsets = (arrays[name].tolist() for name in names)
         if offsets[0] != 0 or np.diff(offsets).min() < 1:
-            raise ValueError("offsets do not rise from 0")
+            raise ValueError("offsets do not increase from 0")
         if not len(ids) == len(keys) == len(offsets) - 1:
             raise ValueError("ids, keys and offsets differ in length")
         if shape != (offsets[-1], header.dim) or dtype != header.stored_dtype:
@@ -231,25 +217,32 @@ def read_part(path: Path) -> Part:
             start=start,
             frames_sha256=hashes["frames"],
         )
-    # h5py meets a damaged file with almost any exception.
+    # A damaged file makes h5py raise almost any exception.
     except Exception as error:
         raise damaged(path, error) from error
 
 
-def _describe(header: Header) -> dict[str, Any]:
+def describe_header(header: Header) -> dict[str, Any]:
+    """The header as a file has it, with format and version."""
     return {"format": FORMAT, "version": VERSION, **asdict(header)}
 
 
-def _make_header(head: Mapping[str, Any]) -> Header:
+def parse_header(head: Mapping[str, Any]) -> Header:
+    """The header that `describe_header` describes.
+
+    Raises:
+        ConfigurationError, KeyError, TypeError, ValueError: it is not one, or of
+            another version.
+    """
     if (head["format"], head["version"]) != (FORMAT, VERSION):
         raise ValueError(f"{head['format']!r}, version {head['version']}")
     if not isinstance(head["parameters"], dict):
-        raise ValueError("its parameters are no object")
+        raise ValueError("its parameters are not an object")
     return Header(**{field.name: head[field.name] for field in fields(Header)})
 
 
 def check_header(part: Part, expected: Header) -> None:
-    """Hold a part against the header that others of its fingerprint have.
+    """Check a part against the header that goes with its fingerprint.
 
     Raises:
         CacheError: they differ; names the fields.
@@ -266,8 +259,8 @@ def check_header(part: Part, expected: Header) -> None:
         )
 
 
-def _check_names(path: Path, id: str, key: str) -> None:
-    """Hold an id and its key against what a line of the digest can keep."""
+def check_names(path: Path, id: str, key: str) -> None:
+    """Check that a line of the digest can hold an id and its key."""
     if not id or _UNSTORABLE.search(id) or not re.fullmatch("[!-~]+", key):
         raise CacheError(
             f"id {id!r} with key {key!r} cannot be stored",
@@ -279,18 +272,17 @@ def _check_names(path: Path, id: str, key: str) -> None:
 def no_features(
     directory: Path, names: Sequence[str], total: int, kind: str | None = None
 ) -> CacheError:
-    """An error that says how many features are not there and how to get them."""
-    first = ", ".join(names[:3]) + ", …" * (len(names) > 3)
+    """The error for features that are not cached."""
     return CacheError(
-        f"no features of {len(names)} of {total} utterances ({first})",
+        f"no features of {len(names)} of {total} utterances ({name_some(names)})",
         path=directory,
         fix=f"run {command(directory, kind)}",
     )
 
 
 def damaged(path: Path, why: object) -> CacheError:
-    """An error that says what is wrong with a part and how to replace it."""
-    clause = " ".join(str(why).split())  # HDF5 breaks its lines
+    """The error for a part that cannot be read or is damaged."""
+    clause = " ".join(str(why).split())  # HDF5's messages have several lines
     if isinstance(why, OSError) and why.errno:
         return CacheError(f"cannot be read ({clause})", path=path)
     return CacheError(
@@ -301,18 +293,19 @@ def damaged(path: Path, why: object) -> CacheError:
 
 
 def unwritable(path: Path, why: Exception) -> CacheError:
-    """An error that says that the disk refuses."""
+    """The error for a file that cannot be written."""
     return CacheError(
         f"cannot be written ({why})",
         path=path,
-        fix="make room or mend the permissions; what is finished is kept",
+        fix="free disk space or correct the permissions; finished work is kept",
     )
 
 
 def command(directory: Path, kind: str | None = None) -> str:
-    """What fills the cache; where nothing can be read, its folder's name tells."""
+    """The command that fills a cache; without `kind`, by its folder's name."""
     return COMMANDS.get(kind or directory.name, " or ".join(COMMANDS.values()))
 
 
-def _cumulate(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Where each of U matrices starts and the last ends, (U + 1) int64."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")

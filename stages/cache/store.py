@@ -1,4 +1,4 @@
-"""Adding features to a cache, and reading them by key."""
+"""Writing features to a cache, and reading them by key."""
 
 import logging
 import os
@@ -12,12 +12,12 @@ import numpy as np
 from stages.cache.format import (
     PART_FRAMES,
     Header,
-    _check_names,
-    _cumulate,
     check_header,
+    check_names,
     command,
     damaged,
     no_features,
+    offsets_of,
     part_bytes,
     part_paths,
     read_part,
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 class CacheWriter:
     """Adds features to a cache, part by part; a context manager.
 
-    Holds the directory's lock. On leaving, by an exception too, what is complete is
-    written. Finished parts are never touched. Memory: about three times a part.
+    Holds the directory's lock. On exit, also after an exception, all utterances added
+    so far are written. Finished parts are never changed. Memory: about three parts.
 
     Args:
-        directory: the cache, made if it is not there.
-        header: what is going to be added.
-        part_frames: a part is written once it has so many frames; `PART_FRAMES` by
-            default.
+        directory: the cache, created if it is not there.
+        header: of the features that will be added.
+        part_frames: a part is written once it has so many frames; by default that of
+            `PART_FRAMES`.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class CacheWriter:
         self._stack: ExitStack | None = None
 
     def __enter__(self) -> Self:
-        """Take the lock and read what is there.
+        """Take the lock and read which features are there.
 
         Raises:
-            CacheError: another process writes, a part is damaged, or one of the same
-                fingerprint has another header.
+            CacheError: another process is writing, a part is damaged, or one with the
+                same fingerprint has another header.
         """
         with ExitStack() as stack:
             stack.enter_context(locked(self.directory))
@@ -76,8 +76,8 @@ class CacheWriter:
                     unused += len(part.keys)
             if others:
                 logger.warning(
-                    "%d cached utterances are not used, their features being others: "
-                    "%s; `aln-pipeline cache gc` reclaims the space",
+                    "%d cached utterances are not used, because their features are "
+                    "from another encoder: %s; `aln-pipeline cache gc` removes them",
                     unused,
                     " and ".join(
                         self.header.difference(others[name]) for name in sorted(others)
@@ -87,42 +87,42 @@ class CacheWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Write what is in hand and release the lock."""
+        """Write the remaining utterances and release the lock."""
         assert self._stack is not None
         with self._stack:
             self.flush()
         self._stack = None
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Those of `keys` that no finished part has, each once, in their order."""
+        """Those of `keys` that no part has, in order, without repetitions."""
         return [key for key in dict.fromkeys(keys) if key not in self._finished]
 
     def add(self, id: str, key: str, frames: np.ndarray) -> None:
-        """Add `frames` (T, D) computed from utterance `id`; a known `key` is a no-op.
+        """Add `frames` (T, D) of utterance `id`; does nothing if `key` is known.
 
         Raises:
-            CacheError: not (T, D) with T > 0, another dtype, NaN or infinite values,
-                an id added before with another key; names the id.
+            CacheError: not (T, D) with T > 0, another dtype, NaN or infinite values, or
+                an id that was added with another key; names the id.
         """
-        assert self._stack is not None, "add() outside of the with block"
+        assert self._stack is not None, "add() outside the with block"
         header = self.header
-        _check_names(self.directory, id, key)
+        check_names(self.directory, id, key)
         what, found, expected = f"the features of {id!r} cannot be cached", None, None
         shaped = frames.ndim == 2 and len(frames) and frames.shape[1] == header.dim
         if not shaped or frames.dtype != header.dtype:
             found = f"{frames.dtype} {frames.shape}"
             expected = f"{header.dtype} (T, {header.dim}) with T > 0"
         elif not np.isfinite(frames).all():
-            found, expected = "NaN or infinite values", "finite ones"
+            found, expected = "NaN or infinite values", "finite values"
             if header.dtype == "float16" and not np.isnan(frames).any():
                 expected += ", up to 65,504 in float16: use float32"
         elif key in self._finished or key in self._pending:
             return
         elif id in self._ids:
-            found, expected = "an id with two keys", "an id for each utterance"
+            found, expected = "an id with two keys", "one id for each utterance"
         if found:
             raise CacheError(what, path=self.directory, found=found, expected=expected)
-        # A copy, since a view would keep the batch alive or change with its buffer.
+        # A view would keep the whole batch in memory, or change with its buffer.
         self._pending[key] = (id, np.array(frames, order="C"))
         self._pending_frames += len(frames)
         self._ids.add(id)
@@ -130,10 +130,10 @@ class CacheWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is in hand as a part, if there is anything.
+        """Write the utterances added since the last part as a part, if any.
 
         Raises:
-            CacheError: the disk refuses.
+            CacheError: the part cannot be written.
         """
         if not self._pending:
             return
@@ -144,16 +144,16 @@ class CacheWriter:
 
 
 class CacheReader:
-    """Reads features by key; maps each part on first use, in each process anew.
+    """Reads features by key; memory-maps each part on first use, once per process.
 
-    Safe to pickle and to fork. Sees the parts that were there when it was made.
+    Safe to pickle and to fork. Knows the parts that existed when it was created.
 
     Args:
         directory: the cache.
-        fingerprint: of the encoder wanted; may be left out where there is only one.
+        fingerprint: of the encoder; not needed if the cache has only one.
 
     Raises:
-        CacheError: nothing of that encoder, several encoders and none named, a
+        CacheError: no features of that encoder, several encoders and no fingerprint, a
             damaged part, or parts of one fingerprint with different headers.
     """
 
@@ -167,13 +167,13 @@ class CacheReader:
         if chosen not in encoders:
             several = fingerprint is None and encoders
             names = [f"{encoders[code]} {code}" for code in sorted(encoders)]
-            stage = command(directory, parts[0].header.kind if parts else None)
+            fix = f"run {command(directory, parts[0].header.kind if parts else None)}"
             raise CacheError(
-                "features of several encoders" if several else "no such features there",
+                "features of several encoders" if several else "no such features",
                 path=directory,
                 found=", ".join(names) or "nothing",
                 expected=fingerprint or "one encoder's features",
-                fix=f"run {stage}" + ", then `aln-pipeline cache gc`" * bool(several),
+                fix=f"{fix}, then `aln-pipeline cache gc`" if several else fix,
             )
         self._parts = [p for p in parts if p.header.fingerprint == chosen]
         self.header = self._parts[0].header
@@ -187,7 +187,7 @@ class CacheReader:
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the maps, which another process must open for itself."""
+        """Everything but the maps, which each process opens itself."""
         return {**self.__dict__, "_maps": {}}
 
     def __contains__(self, key: object) -> bool:
@@ -209,24 +209,26 @@ class CacheReader:
         return np.array([stop - start for _, start, stop in places], dtype=np.int64)
 
     def load(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (N, D) float32 of `keys`, end to end in their order, and offsets.
+        """Read the features of U `keys` into memory, in the order of `keys`.
 
-        Utterance u is frames[offsets[u]:offsets[u + 1]]; offsets (U + 1) int64.
+        Returns:
+            frames (N, D) float32 and offsets (U + 1) int64: utterance u is
+            frames[offsets[u]:offsets[u + 1]].
 
         Raises:
-            CacheError: a key is not there; says how many and names the first.
+            CacheError: keys that are not there.
         """
-        offsets = _cumulate(self.lengths(keys))
+        offsets = offsets_of(self.lengths(keys))
         frames = np.empty((offsets[-1], self.header.dim), dtype=np.float32)
         for key, start, stop in zip(keys, offsets[:-1], offsets[1:], strict=True):
             frames[start:stop] = self[key]
         return frames, offsets
 
     def check(self, hashes: Mapping[str, str]) -> None:
-        """Hold features against hashes of them, by key.
+        """Check features against their hashes, by key.
 
         Raises:
-            CacheError: features that are missing, or others.
+            CacheError: features that are missing or different.
         """
         self._locate(list(hashes))
         for key, expected in hashes.items():
@@ -235,9 +237,9 @@ class CacheReader:
                 raise damaged(path, f"the features of {key:.12} are not the digest's")
 
     def hashes(self, keys: Iterable[str]) -> dict[str, str]:
-        """The hash of the features of each of `keys`, none of them damaged.
+        """The hash of the features of each key, after checking the parts' checksums.
 
-        One part after another, so that memory does not grow with the cache.
+        Goes part by part, so memory does not grow with the cache.
 
         Raises:
             CacheError: features that are missing, or a damaged part.
