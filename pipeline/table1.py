@@ -1,4 +1,4 @@
-"""A manifest's figures as in the paper's Table 1, beside the published ones."""
+"""A corpus' figures as in the paper's Table 1, next to the published ones."""
 
 from pathlib import Path
 
@@ -6,16 +6,20 @@ from pipeline.formatting import format_table
 
 
 def describe_manifest(corpus: str, manifest: Path) -> str:
-    """The table, and a line for each figure in which the corpus is not the paper's.
+    """The table, and a line for each figure that differs from the paper's.
 
     Args:
         corpus: its name; the paper has `fsc` and `atis`.
         manifest: the utterance table.
     """
     from stages.core.manifest import read_manifest
-    from stages.report.counts import describe_corpus
+    from stages.report.corpus_table import (
+        TABLE1_ROWS,
+        describe_corpus,
+        table1_differences,
+    )
+    from stages.report.markdown import format_count
     from stages.report.published import TABLE1
-    from stages.report.tables import TABLE1_ROWS, format_count, table1_differences
 
     found = describe_corpus(read_manifest(manifest))
     rows = [("", *TABLE1_ROWS.values())]

@@ -1,12 +1,12 @@
-"""The report's pictures, each a PNG as bytes: the same data gives the same bytes.
+"""The report's figures as PNG bytes: the same data gives the same bytes.
 
-Drawn on `Figure` objects with matplotlib's defaults and `STYLE`, so that neither a
-display nor a user's own settings take part and none are changed.
+They use `Figure` objects with matplotlib's defaults and `STYLE`, so they need no
+display and neither follow nor change the user's matplotlib settings.
 """
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.style
@@ -19,9 +19,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from stages.report.findings import Findings
 from stages.report.params import MOST_INTENTS
+from stages.report.projection import Panel, Projection
 from stages.report.published import published_accuracy
-from stages.report.robustness import CLEAN, Spoilt
+from stages.report.robustness import CLEAN, DegradedScores
 from stages.report.systems import System
 
 INK = "#22272e"
@@ -58,7 +60,7 @@ KIND_COLOURS = {
     "aln_linguistic": "#d08a2e",
     "aln": "#23659b",
 }
-# Distinct to the colour-blind too: Paul Tol's «bright» and four of his «muted».
+# Distinct for colour-blind readers too: Paul Tol's «bright» and four of his «muted».
 INTENT_COLOURS = (
     "#4477aa",
     "#ee6677",
@@ -72,14 +74,14 @@ INTENT_COLOURS = (
     "#777777",
 )
 assert len(INTENT_COLOURS) == MOST_INTENTS
-# Rare errors must show: their colour rises fastest at the start.
+# Rare errors must be visible, so their colour rises fastest at the start.
 _RIGHT = LinearSegmentedColormap.from_list("right", ["#ffffff", "#6fa3cc", "#1d4f7c"])
 _WRONG = LinearSegmentedColormap.from_list(
     "wrong", [(0.0, "#ffffff"), (0.05, "#faecd9"), (0.4, "#e0a052"), (1.0, "#a85f12")]
 )
 _LONGEST_LABEL = 40
-# A legend on the title's line, right.
-_BESIDE_TITLE: dict[str, Any] = {
+# A legend on the right of the title's line.
+_NEXT_TO_TITLE: dict[str, Any] = {
     "loc": "lower right",
     "bbox_to_anchor": (1, 1),
     "ncols": 3,
@@ -91,26 +93,28 @@ _BESIDE_TITLE: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One t-SNE plane of Figure 2.
+def draw(found: Findings) -> dict[str, bytes]:
+    """Every figure of the report, by file name."""
+    students = found.students
+    files = {
+        "accuracy.png": accuracy_figure(found),
+        "confusion.png": confusion_figure(
+            found.chosen.test,
+            list(found.intents.index),
+            f"Confusion on test, {found.chosen.title}",
+        ),
+        "figure2.png": projection_figure(found.projection),
+        "history.png": history_figure(students),
+    }
+    if found.robustness:
+        files["robustness.png"] = robustness_figure(
+            students, found.robustness, found.corpus
+        )
+    return files
 
-    Attributes:
-        title: which epoch.
-        teacher: where E_lang lies, (n, 2).
-        student: where the pooled ê_lang lies, (n, 2).
-    """
 
-    title: str
-    teacher: np.ndarray
-    student: np.ndarray
-
-
-def confusion_figure(
-    predictions: pd.DataFrame, intents: Sequence[str], title: str
-) -> bytes:
-    """Which intent is taken for which on test, a row's shares in percent."""
-    test = predictions[predictions["split"] == "test"]
+def confusion_figure(test: pd.DataFrame, intents: Sequence[str], title: str) -> bytes:
+    """Actual against predicted intents; each row in percent of its actual intent."""
     counts = pd.crosstab(test["intent"], test["predicted"]).reindex(
         index=list(intents), columns=list(intents), fill_value=0
     )
@@ -149,53 +153,21 @@ def confusion_figure(
         return _png(figure)
 
 
-def projection_figure(
-    panels: Sequence[Panel], intents: np.ndarray, shown: Sequence[str]
-) -> bytes:
-    """Figure 2: teacher and student embeddings, a plane an epoch.
-
-    Args:
-        panels: left to right.
-        intents: of the points, (n,).
-        shown: the distinct intents, in the order of their colours.
-    """
+def projection_figure(projection: Projection) -> bytes:
+    """Figure 2: the embeddings of teacher and student, one plot per epoch."""
+    panels, shown = projection.panels, projection.shown
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(4.2 * len(panels), 4.2))
         width = 1 / len(panels)
         for place, panel in enumerate(panels):
             axes = figure.add_axes((place * width, 0, 0.95 * width, 1))
-            for intent, colour in zip(shown, INTENT_COLOURS, strict=False):
-                chosen = intents == intent
-                axes.scatter(
-                    panel.student[chosen, 0],
-                    panel.student[chosen, 1],
-                    s=13,
-                    marker="o",
-                    color=colour,
-                    alpha=0.6,
-                    linewidths=0,
-                )
-                axes.scatter(
-                    panel.teacher[chosen, 0],
-                    panel.teacher[chosen, 1],
-                    s=26,
-                    marker="^",
-                    color=colour,
-                    edgecolors="white",
-                    linewidths=0.5,
-                    zorder=3,
-                )
-            axes.set_title(panel.title)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.margins(0.06)
-            axes.spines[:].set_visible(True)
+            _scatter(axes, panel, projection.intents, shown)
         axes.legend(
             handles=[
                 _dot("^", INK, r"BERT, $E_{\mathrm{lang}}$", size=6),
                 _dot("o", FAINT, r"student, $\hat{E}_{\mathrm{lang}}$", size=5),
             ],
-            **_BESIDE_TITLE,
+            **_NEXT_TO_TITLE,
         )
         labels = [_label(intent) for intent in shown]
         figure.legend(
@@ -213,63 +185,66 @@ def projection_figure(
         return _png(figure)
 
 
-def accuracy_figure(
-    systems: Sequence[System],
-    rows: Mapping[str, Mapping[str, float]],
-    intervals: Mapping[str, tuple[float, float]],
-    corpus: str,
-) -> bytes:
-    """Test and valid accuracy of each system.
+def _scatter(
+    axes: Axes, panel: Panel, intents: np.ndarray, shown: Sequence[str]
+) -> None:
+    """The points of one epoch, coloured by intent."""
+    for intent, colour in zip(shown, INTENT_COLOURS, strict=False):
+        chosen = intents == intent
+        axes.scatter(
+            panel.student[chosen, 0],
+            panel.student[chosen, 1],
+            s=13,
+            marker="o",
+            color=colour,
+            alpha=0.6,
+            linewidths=0,
+        )
+        axes.scatter(
+            panel.teacher[chosen, 0],
+            panel.teacher[chosen, 1],
+            s=26,
+            marker="^",
+            color=colour,
+            edgecolors="white",
+            linewidths=0.5,
+            zorder=3,
+        )
+    axes.set_title(panel.title)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.margins(0.06)
+    axes.spines[:].set_visible(True)
 
-    The figures have the deviation over seeds, test's bars the interval over utterances.
-    The paper's accuracies stand beside only where the corpus is one of the paper's.
+
+def accuracy_figure(found: Findings) -> bytes:
+    """Test and valid accuracy of each system, next to the paper's on the same corpus.
+
+    Numbers have the deviation over seeds, test's bars the interval over utterances.
     """
+    systems = found.systems
     with matplotlib.style.context(["default", STYLE]):
         figure, axes = _canvas(5.0, 0.7 * len(systems))
-        known = False
         for place, system in enumerate(systems):
-            row, colour = rows[system.name], KIND_COLOURS[system.kind]
-            for split, shift, tone in (
-                ("test", -0.19, 0.0),
-                ("valid", 0.19, 0.55),
-            ):
-                mean = row[f"{split}_accuracy"]
-                deviation = row[f"{split}_accuracy_std"]
-                axes.barh(place + shift, mean, 0.34, color=_paler(colour, tone))
-                label = f"{mean:.1f}"
-                if row["seeds"] > 1:
-                    label += f" ± {deviation:.1f}"
-                axes.text(
-                    103,
-                    place + shift,
-                    label,
-                    va="center",
-                    fontsize=7.5,
-                    color=INK if split == "test" else FAINT,
-                )
-            low, high = intervals[system.name]
-            mean = row["test_accuracy"]
+            _accuracy_bars(axes, place, system, found.rows[system.name])
+            low, high = found.rows[system.name]["test_interval"]
+            mean = found.rows[system.name]["test_accuracy"]
             axes.errorbar(
                 mean,
                 place - 0.19,
-                # The percentiles of a resample may miss the mean itself by rounding.
+                # Rounding can put the mean just outside the resamples' percentiles.
                 xerr=[[max(mean - low, 0)], [max(high - mean, 0)]],
                 color=INK,
                 elinewidth=0.8,
                 capsize=2,
             )
-            published = published_accuracy(system.kind, system.alpha).get(corpus)
-            if published is not None:
-                known = True
-                axes.plot(
-                    published,
-                    place - 0.19,
-                    marker="D",
-                    markersize=4.5,
-                    color="white",
-                    markeredgecolor=INK,
-                    zorder=4,
-                )
+        handles: list[Patch | Line2D] = [
+            Patch(color=INK, label="test"),
+            Patch(color=_paler(INK, 0.55), label="valid"),
+            _dot("_", INK, "95% interval", size=9, edge=INK),
+        ]
+        if _mark_published(axes, systems, found.corpus):
+            handles.append(_dot("D", "white", "the paper, test", size=4.5, edge=INK))
         axes.set_yticks(range(len(systems)), [system.title for system in systems])
         axes.invert_yaxis()
         axes.set_xlim(0, 118)
@@ -278,20 +253,53 @@ def accuracy_figure(
         axes.grid(axis="x")
         axes.tick_params(length=0)
         axes.spines[["left", "bottom"]].set_visible(False)
-        axes.set_title(f"Intent accuracy, {corpus}")
-        handles: list[Patch | Line2D] = [
-            Patch(color=INK, label="test"),
-            Patch(color=_paler(INK, 0.55), label="valid"),
-            _dot("_", INK, "95% interval", size=9, edge=INK),
-        ]
-        if known:
-            handles.append(_dot("D", "white", "the paper, test", size=4.5, edge=INK))
-        axes.legend(handles=handles, **_BESIDE_TITLE)
+        axes.set_title(f"Intent accuracy, {found.corpus}")
+        axes.legend(handles=handles, **_NEXT_TO_TITLE)
         return _png(figure)
 
 
+def _accuracy_bars(
+    axes: Axes, place: int, system: System, row: Mapping[str, float]
+) -> None:
+    """A system's bar for test, above it the one for valid, and their numbers."""
+    colour = KIND_COLOURS[system.kind]
+    for split, shift, tone in (("test", -0.19, 0.0), ("valid", 0.19, 0.55)):
+        mean = row[f"{split}_accuracy"]
+        axes.barh(place + shift, mean, 0.34, color=_paler(colour, tone))
+        label = f"{mean:.1f}"
+        if row["seeds"] > 1:
+            label += f" ± {row[f'{split}_accuracy_std']:.1f}"
+        axes.text(
+            103,
+            place + shift,
+            label,
+            va="center",
+            fontsize=7.5,
+            color=INK if split == "test" else FAINT,
+        )
+
+
+def _mark_published(axes: Axes, systems: Sequence[System], corpus: str) -> bool:
+    """Mark the paper's test accuracies on this corpus; whether there are any."""
+    marked = False
+    for place, system in enumerate(systems):
+        published = published_accuracy(system.kind, system.alpha).get(corpus)
+        if published is not None:
+            marked = True
+            axes.plot(
+                published,
+                place - 0.19,
+                marker="D",
+                markersize=4.5,
+                color="white",
+                markeredgecolor=INK,
+                zorder=4,
+            )
+    return marked
+
+
 def history_figure(systems: Sequence[System]) -> bytes:
-    """Accuracy on valid by epoch, the mean over seeds, a line a student."""
+    """Valid accuracy by epoch, mean over seeds, one line per student."""
     with matplotlib.style.context(["default", STYLE]):
         figure, axes = _canvas(4.6, 3.2)
         for system in systems:
@@ -316,88 +324,44 @@ def history_figure(systems: Sequence[System]) -> bytes:
 
 
 def robustness_figure(
-    systems: Sequence[System], conditions: Sequence[Spoilt], corpus: str
+    students: Sequence[System], scores: Sequence[DegradedScores], corpus: str
 ) -> bytes:
-    """Accuracy against the signal-to-noise ratio, a plane a noise; then without noise.
+    """Accuracy against the signal-to-noise ratio, a plot per noise; then without noise.
 
     Lines are means over seeds, bands and bars one deviation to either side.
     """
-    noises = list(dict.fromkeys(c.kind for c in conditions if c.snr is not None))
-    (clean,) = (c for c in conditions if c.kind == CLEAN)
-    others = [c for c in conditions if c.snr is None and c.kind != CLEAN]
+    noises = list(dict.fromkeys(s.degradation for s in scores if s.snr is not None))
+    (clean,) = (s for s in scores if s.degradation == CLEAN)
+    others = [s for s in scores if s.snr is None and s is not clean]
+    widths = [3.4] * len(noises) + [0.9] * len(others)
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(1, 1))
-        left, first = 0.0, None
-        for noise in noises:
-            # The loudest noise right; `clean` a step beyond the faintest, left.
-            marks = {
-                -c.snr: c for c in conditions if c.snr is not None and c.kind == noise
-            }
-            step = max(5.0, (max(marks) - min(marks)) / 4)
-            marks[min(marks) - step] = clean
-            places = sorted(marks)
-            axes = figure.add_axes((left, 0, 3.4, 3.2), sharey=first)
-            first = first or axes
-            for system in systems:
-                mean, deviation = _means([marks[place] for place in places], system)
-                colour = _system_colour(system, systems)
-                # Dotted where the slope says nothing, `clean` having no ratio.
-                for part, style in ((slice(0, 2), ":"), (slice(1, None), "-")):
-                    axes.plot(
-                        places[part],
-                        mean[part],
-                        style,
-                        color=colour,
-                        marker="o",
-                        markersize=3.5,
-                        linewidth=1.5,
-                    )
-                axes.fill_between(
-                    places,
-                    mean - deviation,
-                    mean + deviation,
-                    color=colour,
-                    alpha=0.18,
-                    linewidth=0,
-                )
-            axes.set_xticks(places, [CLEAN, *(f"{-place:g}" for place in places[1:])])
-            axes.set_xlabel(f"{noise}, signal-to-noise ratio (dB)")
-            left += 3.4 + 0.2
-        for condition in others:
-            assert first is not None
-            axes = figure.add_axes((left, 0, 0.9, 3.2), sharey=first)
-            for place, system in enumerate(systems):
-                mean, deviation = _means([condition], system)
-                axes.errorbar(
-                    place,
-                    mean[0],
-                    yerr=deviation[0],
-                    color=_system_colour(system, systems),
-                    marker="o",
-                    markersize=4.5,
-                    elinewidth=1.2,
-                )
-            axes.set_xticks([])
-            axes.margins(x=0.2)
-            axes.set_xlabel(condition.kind.replace(", ", ",\n"))
-            left += 0.9 + 0.2
-        for axes in figure.axes:
+        first = figure.add_axes((0, 0, widths[0], 3.2))
+        panels, left = [first], 0.0
+        for before, width in pairwise(widths):
+            left += before + 0.2
+            panels.append(figure.add_axes((left, 0, width, 3.2), sharey=first))
+        for noise, axes in zip(noises, panels, strict=False):
+            noisy = [s for s in scores if s.degradation == noise]
+            _noise_lines(axes, students, clean, noisy)
+        for other, axes in zip(others, panels[len(noises) :], strict=True):
+            _points_without_noise(axes, students, other)
+        for axes in panels:
             axes.grid(axis="y")
             axes.tick_params(length=0, labelleft=axes is first)
-        assert first is not None
         first.set_ylabel("test accuracy (%)")
         first.set_title(f"Robustness, {corpus}")
-        figure.axes[-1].legend(
+        panels[-1].legend(
             handles=[
                 Line2D(
                     [],
                     [],
-                    color=_system_colour(system, systems),
+                    color=_system_colour(student, students),
                     marker="o",
                     markersize=3.5,
-                    label=system.title,
+                    label=student.title,
                 )
-                for system in systems
+                for student in students
             ],
             loc="center left",
             bbox_to_anchor=(1.05, 0.5),
@@ -406,11 +370,69 @@ def robustness_figure(
         return _png(figure)
 
 
+def _noise_lines(
+    axes: Axes,
+    students: Sequence[System],
+    clean: DegradedScores,
+    noisy: Sequence[DegradedScores],
+) -> None:
+    """Accuracy by signal-to-noise ratio, a line per student."""
+    # The loudest noise is on the right; `clean` is one step left of the faintest.
+    marks = {-scores.snr: scores for scores in noisy if scores.snr is not None}
+    step = max(5.0, (max(marks) - min(marks)) / 4)
+    marks[min(marks) - step] = clean
+    places = sorted(marks)
+    for student in students:
+        mean, deviation = _means([marks[place] for place in places], student)
+        colour = _system_colour(student, students)
+        # Dotted to `clean`, which has no ratio, so its slope has no meaning.
+        for part, style in ((slice(0, 2), ":"), (slice(1, None), "-")):
+            axes.plot(
+                places[part],
+                mean[part],
+                style,
+                color=colour,
+                marker="o",
+                markersize=3.5,
+                linewidth=1.5,
+            )
+        axes.fill_between(
+            places,
+            mean - deviation,
+            mean + deviation,
+            color=colour,
+            alpha=0.18,
+            linewidth=0,
+        )
+    axes.set_xticks(places, [CLEAN, *(f"{-place:g}" for place in places[1:])])
+    axes.set_xlabel(f"{noisy[0].degradation}, signal-to-noise ratio (dB)")
+
+
+def _points_without_noise(
+    axes: Axes, students: Sequence[System], scores: DegradedScores
+) -> None:
+    """Accuracy for one degradation, a point per student."""
+    for place, student in enumerate(students):
+        mean, deviation = _means([scores], student)
+        axes.errorbar(
+            place,
+            mean[0],
+            yerr=deviation[0],
+            color=_system_colour(student, students),
+            marker="o",
+            markersize=4.5,
+            elinewidth=1.2,
+        )
+    axes.set_xticks([])
+    axes.margins(x=0.2)
+    axes.set_xlabel(scores.degradation.replace(", ", ",\n"))
+
+
 def _means(
-    conditions: Sequence[Spoilt], system: System
+    scores: Sequence[DegradedScores], student: System
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A student's accuracy and its deviation under each condition, (conditions,)."""
-    rows = [condition.rows[system.name] for condition in conditions]
+    """A student's accuracy and its deviation for each degradation."""
+    rows = [one.rows[student.name] for one in scores]
     return (
         np.array([row["accuracy"] for row in rows]),
         np.array([row["accuracy_std"] for row in rows]),
@@ -418,13 +440,13 @@ def _means(
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """Axes of that size in inches; `_png` makes room for what stands around them."""
+    """Axes of that size in inches; `_png` adds room for labels and legends."""
     figure = Figure(figsize=(width, height))
     return figure, figure.add_axes((0, 0, 1, 1))
 
 
 def _png(figure: Figure) -> bytes:
-    """All that was drawn, without the version that matplotlib would add."""
+    """The figure as PNG, without matplotlib's version in the metadata."""
     stream = io.BytesIO()
     figure.savefig(
         stream,
@@ -454,7 +476,7 @@ def _dot(
 def _system_colour(
     system: System, systems: Sequence[System]
 ) -> tuple[float, float, float]:
-    """The hue of its kind, paler the smaller α is among those of its kind."""
+    """The colour of its kind, paler for a smaller α."""
     alphas = sorted(s.alpha or 0.0 for s in systems if s.kind == system.kind)
     above = len(alphas) - 1 - alphas.index(system.alpha or 0.0)
     return _paler(KIND_COLOURS[system.kind], 0.55 * above / max(len(alphas) - 1, 1))
@@ -467,6 +489,6 @@ def _paler(colour: str, share: float) -> tuple[float, float, float]:
 
 
 def _label(intent: str) -> str:
-    """An intent as a picture shows it, slots apart and of bearable length."""
+    """An intent as a figure shows it: slots separated, long names cut."""
     text = intent.replace("|", " · ")
     return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"

@@ -5,17 +5,19 @@ from dataclasses import dataclass
 
 from stages.core.errors import ConfigurationError
 
+# Bump it when the same inputs and parameters give another result.
+REVISION = 1
 MOST_INTENTS = 10
-"""In one scatter plot no more colours than these can be told apart."""
+"""As many colours as a reader can distinguish in one scatter plot."""
 
 
 @dataclass(frozen=True)
 class ReportParams:
-    """What a reader may want to change in the report.
+    """Parameters of Figure 2 and of the bootstrap.
 
     Attributes:
-        tsne_intents: how many intents Figure 2 shows, the most frequent of valid; the
-            paper shows 6.
+        tsne_intents: how many intents Figure 2 shows, the most frequent ones of valid;
+            the paper shows 6.
         tsne_perplexity: the effective number of neighbours of t-SNE.
         seed: of t-SNE and of the bootstrap.
     """
@@ -25,15 +27,15 @@ class ReportParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn.
+        """Check the values.
 
         Raises:
-            ConfigurationError: names the parameter, what it is and what it may be.
+            ConfigurationError: names the parameter, its value and what is allowed.
         """
         rules = {
             "tsne_intents": (
                 1 <= self.tsne_intents <= MOST_INTENTS,
-                f"1 to {MOST_INTENTS}, as many as colours can be told",
+                f"1 to {MOST_INTENTS}, as many as colours can be distinguished",
             ),
             "tsne_perplexity": (
                 0 < self.tsne_perplexity < math.inf,

@@ -1,19 +1,160 @@
-"""The t-SNE of Figure 2: where sentence embeddings lie, on a plane."""
+"""Figure 2 of the paper: the sentence embeddings of teacher and student, by t-SNE."""
 
 import logging
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from stages.core.errors import CacheError
+from stages.report.params import ReportParams
+from stages.report.systems import STUDENT_FIX
+
 log = logging.getLogger(__name__)
 
 
-def capped_perplexity(perplexity: float, points: int) -> float:
-    """The perplexity that `points` allow.
+@dataclass(frozen=True)
+class Embeddings:
+    """Sentence embeddings of the valid utterances.
 
-    Barnes-Hut t-SNE looks at three times as many neighbours as the perplexity asks
-    for (van der Maaten 2014, section 4.1), and a point has `points - 1` of them.
+    Attributes:
+        ids: of the utterances, (n,).
+        teacher: E_lang, (n, hidden).
+        first: the student's pooled ê_lang after the first epoch, (n, hidden).
+        last: the same after the last epoch, (n, hidden).
+    """
+
+    ids: np.ndarray
+    teacher: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+    def transfer_loss(self) -> dict[str, float]:
+        """Loss_TL (equation 1) after the first and after the last epoch."""
+        students = {"first": self.first, "last": self.last}
+        return {
+            epoch: round(
+                float(np.mean((student.astype(np.float64) - self.teacher) ** 2)), 6
+            )
+            for epoch, student in students.items()
+        }
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One scatter plot of Figure 2.
+
+    Attributes:
+        title: names the epoch.
+        teacher: the points of E_lang, (n, 2).
+        student: the points of the pooled ê_lang, (n, 2).
+    """
+
+    title: str
+    teacher: np.ndarray
+    student: np.ndarray
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Figure 2.
+
+    Attributes:
+        panels: left to right.
+        intents: of the points, (n,).
+        shown: the distinct intents, in the order of their colours.
+        asked: the perplexity in the parameters.
+        perplexity: the one used, lower if there are few points.
+    """
+
+    panels: list[Panel]
+    intents: np.ndarray
+    shown: list[str]
+    asked: float
+    perplexity: float
+
+
+def read_embeddings(folder: Path, ids: Sequence[str]) -> Embeddings:
+    """The embeddings in the folder of an ALN or ALN linguistic student.
+
+    Args:
+        folder: of the student.
+        ids: of the valid utterances.
+
+    Raises:
+        CacheError: the file is missing, damaged or from other utterances.
+    """
+    path = folder / "embeddings.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = Embeddings(
+                archive["ids"].astype(str),
+                archive["teacher"],
+                archive["student_first"],
+                archive["student_last"],
+            )
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        raise CacheError(
+            f"not readable embeddings ({error})", path=path, fix=STUDENT_FIX
+        ) from error
+    if sorted(found.ids) != sorted(ids):
+        raise CacheError(
+            "embeddings of other utterances",
+            path=path,
+            found=f"{len(found.ids)} ids",
+            expected=f"the {len(ids)} of valid",
+            fix=STUDENT_FIX,
+        )
+    return found
+
+
+def project_embeddings(
+    embeddings: Embeddings, intents: Mapping[str, str], params: ReportParams
+) -> Projection:
+    """Both epochs on a plane each, for the most frequent intents.
+
+    Args:
+        embeddings: of teacher and student.
+        intents: by id.
+        params: how many intents, perplexity and seed.
+    """
+    labels = np.array([intents[identifier] for identifier in embeddings.ids])
+    values, counts = np.unique(labels, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[: params.tsne_intents]
+    shown = sorted(str(value) for value in values[order])
+    chosen = np.isin(labels, shown)
+    asked = params.tsne_perplexity
+    perplexity = capped_perplexity(asked, 2 * int(chosen.sum()))
+    if perplexity < asked:
+        log.info("t-SNE: perplexity lowered to %g for few points", perplexity)
+    panels = [
+        Panel(
+            title,
+            *project(
+                embeddings.teacher[chosen],
+                student[chosen],
+                perplexity=perplexity,
+                seed=params.seed,
+            ),
+        )
+        for title, student in (
+            ("(a) first epoch", embeddings.first),
+            ("(b) last epoch", embeddings.last),
+        )
+    ]
+    return Projection(panels, labels[chosen], shown, asked, perplexity)
+
+
+def capped_perplexity(perplexity: float, points: int) -> float:
+    """The highest perplexity up to `perplexity` that works with so many points.
+
+    Barnes-Hut t-SNE looks at three times as many neighbours as the perplexity (van der
+    Maaten 2014, section 4.1), and a point has `points - 1` of them.
     """
     return min(perplexity, (points - 1) / 3)
 
@@ -26,22 +167,14 @@ def project(
     Args:
         teacher: (n, hidden).
         student: (m, hidden).
-        perplexity: lowered by `capped_perplexity` where the points are few.
+        perplexity: of t-SNE, at most `capped_perplexity` of n + m points.
         seed: of t-SNE.
 
     Returns:
         (n, 2) and (m, 2).
     """
     points = np.concatenate([teacher, student]).astype(np.float64)
-    allowed = capped_perplexity(perplexity, len(points))
-    if allowed < perplexity:
-        log.info(
-            "t-SNE: perplexity %g lowered to %g for %d points",
-            perplexity,
-            allowed,
-            len(points),
-        )
-    tsne = TSNE(n_components=2, perplexity=allowed, init="pca", random_state=seed)
+    tsne = TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=seed)
     # Several threads sum the gradient in any order, and t-SNE magnifies the rounding.
     with threadpool_limits(limits=1):
         placed = tsne.fit_transform(points)

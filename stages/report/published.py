@@ -1,6 +1,8 @@
-"""The figures of the paper (ICASSP 2021) that a result is shown beside."""
+"""The figures of the paper (ICASSP 2021), shown next to a result."""
 
-# Table 1; the paper has no valid split and counts neither speakers nor texts.
+CORPORA = {"atis": "ATIS", "fsc": "FSC"}
+
+# Table 1; the paper has no valid split and does not count speakers or texts.
 TABLE1: dict[str, dict[str, dict[str, float]]] = {
     "atis": {
         "train": {
@@ -32,7 +34,7 @@ TABLE1: dict[str, dict[str, dict[str, float]]] = {
     },
 }
 
-# Tables 2 and 3: test accuracy in percent by (system, alpha).
+# Tables 2 and 3: test accuracy in percent by (system, α).
 ACCURACY: dict[tuple[str, float | None], dict[str, float]] = {
     ("baseline1_text", None): {"atis": 93.73, "fsc": 100.0},
     ("baseline1_asr", None): {"atis": 89.65, "fsc": 95.33},
@@ -48,5 +50,5 @@ WORD_ERROR_RATE = {"atis": 11.57, "fsc": 20.43}
 
 
 def published_accuracy(kind: str, alpha: float | None) -> dict[str, float]:
-    """The paper's test accuracy in percent by corpus; empty where it has none."""
+    """The paper's test accuracy in percent by corpus; empty if it reports none."""
     return ACCURACY.get((kind, alpha), {})

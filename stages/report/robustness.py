@@ -1,4 +1,4 @@
-"""What the robustness stage left: the students' accuracy by condition."""
+"""The students' scores on degraded recordings, from the robustness stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,111 +6,71 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from stages.core.errors import CacheError
-from stages.report import scores
-from stages.report.systems import System, read_table
+from stages.report.scores import measure
+from stages.report.systems import System, check_cover, read_table
 
-FIX = "run `dvc repro robustness`"
 CLEAN = "clean"
-_COLUMNS = ("condition", "snr", "system", "seed", "id", "intent", "predicted")
-# Percent of predictions: more than rounding moves, which the device may.
-_AGREEMENT = 1.0
+_FIX = "run `dvc repro robustness`"
+_COLUMNS = {
+    "degradation": str,
+    "snr": float,
+    "system": str,
+    "seed": int,
+    "id": str,
+    "intent": str,
+    "predicted": str,
+}
 
 
 @dataclass(frozen=True)
-class Spoilt:
-    """The students on test under one condition.
+class DegradedScores:
+    """The students on test recordings that were degraded in one way.
 
     Attributes:
-        kind: `clean`, a noise, or a reverberation.
-        snr: decibels; None without noise.
-        rows: `scores.measure` of each system on test, by name.
+        degradation: `clean`, a noise, or reverberation.
+        snr: signal-to-noise ratio in decibels; None without noise.
+        rows: `measure` of each student, by name.
     """
 
-    kind: str
+    degradation: str
     snr: float | None
     rows: dict[str, dict[str, Any]]
 
     @property
     def title(self) -> str:
-        """What a reader calls the condition."""
-        return self.kind if self.snr is None else f"{self.kind}, {self.snr:g} dB"
+        """The name that readers see."""
+        if self.snr is None:
+            return self.degradation
+        return f"{self.degradation}, {self.snr:g} dB"
 
 
 def read_robustness(
-    path: Path, systems: Sequence[System], *, seed: int
-) -> list[Spoilt]:
-    """Every condition in `path`, in its order, held against the students' own results.
+    path: Path, students: Sequence[System], *, seed: int
+) -> list[DegradedScores]:
+    """The scores for every degradation in `path`, in its order.
 
     Args:
-        path: predictions of `systems` on test under each condition.
-        systems: the students.
-        seed: of the draws for the intervals.
+        path: `predictions.csv` of the robustness stage.
+        students: with their own predictions.
+        seed: of the bootstrap.
 
     Raises:
-        CacheError: the file is missing, damaged, or of other students, seeds or
-            utterances; or `clean` is not what the students themselves predict.
+        CacheError: the file is damaged, or from other students, seeds or utterances.
     """
-    table = read_table(path, _COLUMNS, FIX)
-    try:
-        table["seed"] = table["seed"].astype(int)
-        table["ratio"] = table["snr"].replace("", "nan").astype(float)
-    except ValueError as error:
-        raise CacheError(
-            f"seed or snr that is no number ({error})", path=path, fix=FIX
-        ) from None
-    if not {CLEAN} < set(table["condition"]) or table["ratio"].isna().all():
-        raise CacheError(
-            "not the predictions of the robustness stage",
-            path=path,
-            found=f"conditions {', '.join(table['condition'].unique())}",
-            expected=f"{CLEAN}, and a noise at least",
-            fix=FIX,
-        )
+    table = read_table(path, _COLUMNS, _FIX)
     found = []
-    for (kind, ratio), rows in table.groupby(
-        ["condition", "ratio"], sort=False, dropna=False
+    for (degradation, ratio), rows in table.groupby(
+        ["degradation", "snr"], sort=False, dropna=False
     ):
-        by_system = dict(list(rows.groupby("system")))
-        for system in systems:
-            if system.name not in by_system:
-                raise CacheError(
-                    f"no predictions of {system.name} under every condition",
-                    path=path,
-                    found=", ".join(by_system),
-                    expected=", ".join(one.name for one in systems),
-                    fix=FIX,
-                )
-            _check(path, system, by_system[system.name], clean=kind == CLEAN)
-        snr = None if np.isnan(ratio) else float(ratio)
-        measured = {
-            s.name: scores.measure(by_system[s.name], seed=seed) for s in systems
-        }
-        found.append(Spoilt(str(kind), snr, measured))
+        scores = DegradedScores(
+            str(degradation), None if np.isnan(ratio) else float(ratio), {}
+        )
+        for student in students:
+            own = rows[rows["system"] == student.name]
+            what = f"{scores.title}: predictions of {student.name}"
+            keys = ["id", "seed", "intent"]
+            check_cover(path, own, student.test, keys, what=what, fix=_FIX)
+            scores.rows[student.name] = measure(own, seed=seed)
+        found.append(scores)
     return found
-
-
-def _check(path: Path, system: System, rows: pd.DataFrame, *, clean: bool) -> None:
-    """Hold predictions under a condition against the student's own of test."""
-    own = system.predictions[system.predictions["split"] == "test"]
-    keys = ["seed", "id", "intent"]
-    both = own.merge(rows, on=keys, suffixes=("", "_here"), validate="one_to_many")
-    if not len(own) == len(rows) == len(both):
-        raise CacheError(
-            f"predictions of {system.name} on other utterances or seeds than its own",
-            path=path,
-            found=f"{len(rows)}, {len(both)} of them its own",
-            expected=f"{len(own)}",
-            fix=FIX,
-        )
-    share = 100 * float((both["predicted"] != both["predicted_here"]).mean())
-    if clean and share > _AGREEMENT:
-        raise CacheError(
-            f"predictions of another {system.name} than the one that is reported",
-            path=path,
-            found=f"{share:.1f}% of the clean ones differ",
-            expected=f"at most {_AGREEMENT:g}%",
-            fix=FIX,
-        )

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,7 @@ import pandas as pd
 from sklearn.metrics import precision_recall_fscore_support
 
 from stages.core import metrics
-from stages.core.text import normalise_text
-from stages.report.statistics import intervals, spread
+from stages.report.statistics import calibrate, intervals, spread
 from stages.report.systems import System
 
 
@@ -21,7 +19,7 @@ class Group:
 
     Attributes:
         name: what its utterances have in common, such as a speaker.
-        utterances: how many they are.
+        utterances: how many.
         rows: `measure` of each system, by name.
     """
 
@@ -34,11 +32,11 @@ def measure(rows: pd.DataFrame, *, seed: int | None = None) -> dict[str, Any]:
     """Accuracy and macro-F1 in percent, the metrics of `stages.core.metrics`.
 
     Args:
-        rows: one a seed and utterance; columns seed, id, intent, predicted.
-        seed: of the draws for the intervals; None for no intervals.
+        rows: one per seed and utterance; columns seed, id, intent, predicted.
+        seed: of the bootstrap; None for no intervals.
 
     Returns:
-        Keys seeds (how many), accuracy, macro_f1 (means over seeds), and of both
+        Keys seeds (how many), accuracy and macro_f1 (means over seeds), and for both
         `<metric>_std` (deviation over seeds) and `<metric>_interval` (lowest, highest).
     """
     runs = pd.DataFrame(
@@ -57,14 +55,13 @@ def measure(rows: pd.DataFrame, *, seed: int | None = None) -> dict[str, Any]:
     return found
 
 
-def intent_scores(predictions: pd.DataFrame, intents: Sequence[str]) -> pd.DataFrame:
-    """Precision, recall, F1 in percent and support by intent, on test.
+def intent_scores(test: pd.DataFrame, intents: Sequence[str]) -> pd.DataFrame:
+    """Precision, recall, F1 in percent and support by intent.
 
-    Each is the mean over seeds, beside `<name>_std`, its deviation. An intent that is
+    Each is the mean over seeds, with its deviation in `<name>_std`. An intent that is
     never predicted has precision 0; one without a test utterance has support 0 and no
     scores (NaN).
     """
-    test = predictions[predictions["split"] == "test"]
     runs = []
     for _, run in test.groupby("seed"):
         precision, recall, f1, support = precision_recall_fscore_support(
@@ -81,22 +78,37 @@ def intent_scores(predictions: pd.DataFrame, intents: Sequence[str]) -> pd.DataF
     return table.assign(support=support)
 
 
-def evaluate(system: System) -> dict[str, float]:
-    """A system's row: accuracy and macro-F1, mean and deviation over seeds."""
-    row: dict[str, float] = {"seeds": len(system.seeds)}
-    for split in ("valid", "test"):
-        found = measure(system.predictions[system.predictions["split"] == split])
-        del found["seeds"]
-        row |= {f"{split}_{name}": value for name, value in found.items()}
-    return row
+def evaluate(system: System, *, seed: int) -> dict[str, Any]:
+    """A system's row in the results, in percent.
+
+    Args:
+        system: with its predictions.
+        seed: of the bootstrap.
+
+    Returns:
+        `measure` of valid and test with the split's name before each key, intervals
+        for test only (`test_interval` is that of accuracy), and `calibrate`.
+    """
+    valid = system.predictions[system.predictions["split"] == "valid"]
+    row = {f"valid_{name}": value for name, value in measure(valid).items()}
+    row |= {f"test_{name}": value for name, value in measure(system.test).items()}
+    del row["valid_seeds"], row["test_seeds"]
+    bounds = intervals(system.test, seed=seed)
+    return {
+        "seeds": len(system.seeds),
+        **row,
+        "test_interval": bounds["accuracy"],
+        "test_macro_f1_interval": bounds["macro_f1"],
+        **calibrate(system),
+    }
 
 
 def best_by_valid(
-    systems: Sequence[System], rows: Mapping[str, Mapping[str, float]]
+    systems: Sequence[System], rows: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str]:
-    """The better α of each system that has one: its name by kind.
+    """The name of the system with the better α, by kind.
 
-    Chosen on valid alone; of equals the one that comes first.
+    Chosen on valid alone; the first of several equal ones.
     """
     best: dict[str, str] = {}
     for system in systems:
@@ -111,38 +123,20 @@ def best_by_valid(
 def group(
     systems: Sequence[System], column: str, *, seed: int | None = None
 ) -> list[Group]:
-    """Test by the values of a column of predictions, in their order.
+    """Test by the values of a column of the predictions, in their order.
 
     Args:
-        systems: which have the same utterances.
-        column: an utterance without a value is in no group.
-        seed: of the draws for the intervals; None for no intervals.
+        systems: with the same utterances.
+        column: utterances without a value are in no group; without the column there
+            are no groups.
+        seed: of the bootstrap; None for no intervals.
     """
     groups: dict[str, Group] = {}
     for system in systems:
-        test = system.predictions[system.predictions["split"] == "test"]
-        for value, rows in test.groupby(column, observed=True):
+        if column not in system.predictions:
+            continue
+        for value, rows in system.test.groupby(column, observed=True):
             name = str(value)
             made = groups.setdefault(name, Group(name, rows["id"].nunique(), {}))
             made.rows[system.name] = measure(rows, seed=seed)
     return list(groups.values())
-
-
-def mark_length(seconds: pd.Series) -> pd.Series:
-    """The quarter of all durations that each lies in, as `1.20 to 1.55 s`, ordered.
-
-    The bounds are the quartiles as they are shown, each belonging to the quarter below
-    it. Where many durations are equal there are fewer than four groups.
-    """
-    bounds = np.unique(np.quantile(seconds, [0.25, 0.5, 0.75]).round(2))
-    shown = [f"{bound:.2f}" for bound in bounds]
-    between = [f"{low} to {high} s" for low, high in pairwise(shown)]
-    labels = [f"up to {shown[0]} s", *between, f"over {shown[-1]} s"]
-    return pd.cut(seconds, [-np.inf, *bounds, np.inf], labels=labels)
-
-
-def mark_wording(manifest: pd.DataFrame) -> pd.Series:
-    """`heard` where an utterance's normalised text occurs in train, else `unheard`."""
-    texts = manifest["text"].map(normalise_text)
-    heard = texts.isin(set(texts[manifest["split"] == "train"]))
-    return heard.map({True: "heard", False: "unheard"})

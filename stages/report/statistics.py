@@ -1,7 +1,7 @@
-"""How far test's figures can be trusted: intervals, tests between systems, calibration.
+"""Bootstrap intervals, significance tests between systems, and calibration, on test.
 
-All of it is about the utterances of test: what another sample of the same kind could
-have given. What other seeds could have given is the deviation over seeds.
+All of these are about the sample of utterances: what another sample could have given.
+What other seeds could have given is the deviation over seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 from stages.report.systems import System
 
 LEVEL = 0.95
+INTERVAL = f"{100 * LEVEL:.0f}% interval"
 DRAWS = 10_000
 BINS = 15
 _ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
@@ -23,17 +24,16 @@ _DRAWS_AT_ONCE = 1000  # for memory
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on the utterances of test.
+    """Two systems on the test utterances.
 
     Attributes:
         first: name of a system.
         second: name of the other.
         seeds: how many pairs of runs are compared.
-        first_alone: utterances that `first` gets right and `second` wrong, mean over
-            seeds.
-        first_alone_std: its standard deviation over seeds; 0 for one.
-        second_alone: the other way round.
-        second_alone_std: likewise.
+        first_alone: utterances that only `first` gets right, mean over seeds.
+        first_alone_std: its standard deviation over seeds; 0 for one seed.
+        second_alone: utterances that only `second` gets right, mean over seeds.
+        second_alone_std: its standard deviation over seeds; 0 for one seed.
         p: of the hypothesis that both are right equally often, over all seeds.
     """
 
@@ -47,44 +47,24 @@ class Comparison:
     p: float
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """How the probability of what is predicted compares with the accuracy.
-
-    Attributes:
-        seeds: how many runs it is of.
-        confidence: that probability in percent, mean over test and seeds.
-        confidence_std: standard deviation over seeds of its mean over test; 0 for one.
-        error: expected calibration error in percentage points, mean over seeds.
-        error_std: its standard deviation over seeds; 0 for one.
-    """
-
-    seeds: int
-    confidence: float
-    confidence_std: float
-    error: float
-    error_std: float
-
-
 def spread(values: np.ndarray) -> tuple[float, float]:
-    """Mean and sample standard deviation; the latter 0 for one value."""
+    """Mean and sample standard deviation, which is 0 for one value."""
     deviation = values.std(ddof=1) if len(values) > 1 else 0.0
     return float(values.mean()), float(deviation)
 
 
 def hits(system: System) -> pd.DataFrame:
-    """What is right on test, (utterances, seeds) of bool, ids and seeds ascending."""
-    test = system.predictions[system.predictions["split"] == "test"]
-    right = test.assign(right=test["intent"] == test["predicted"])
+    """Which predictions on test are right: (utterances, seeds), both ascending."""
+    right = system.test.assign(right=system.test["intent"] == system.test["predicted"])
     return right.pivot(index="id", columns="seed", values="right")
 
 
 def bootstrap_interval(values: np.ndarray, *, seed: int) -> tuple[float, float]:
     """The 95% interval of the mean of `values`, (n,), by the percentile bootstrap.
 
-    A resample of n values is drawn as the number of times that each distinct value
-    stands in it, which is multinomial: the same distribution as drawing one by one, at
-    the cost of the few distinct values (Efron and Tibshirani 1993, chapter 13).
+    A resample of n values is drawn as the count of each distinct value, which is
+    multinomial: the same distribution as drawing values one by one, but faster, since
+    there are few distinct values (Efron and Tibshirani 1993, chapter 13).
     """
     distinct, counts = np.unique(values, return_counts=True)
     generator = np.random.default_rng(seed)
@@ -99,13 +79,13 @@ def macro_f1_interval(
 ) -> tuple[float, float]:
     """The 95% interval of the macro-F1, mean over runs, as a share.
 
-    By the percentile bootstrap over utterances, each with what every run predicts. As
-    in `bootstrap_interval` equal ones are drawn together. The mean is over the intents
-    that a resample has, as `stages.core.metrics` takes it over those of the sample.
+    By the percentile bootstrap over utterances, each with the predictions of every
+    run. Equal utterances are drawn together, as in `bootstrap_interval`. The mean is
+    over the intents that occur in a resample, as in `stages.core.metrics`.
 
     Args:
         actual: intents of n utterances, (n,).
-        predicted: those that each run gives them, (n, runs).
+        predicted: by each run, (n, runs).
         seed: of the draws.
     """
     number, runs = predicted.shape
@@ -122,7 +102,7 @@ def macro_f1_interval(
     for first in range(0, DRAWS, _DRAWS_AT_ONCE):
         size = min(_DRAWS_AT_ONCE, DRAWS - first)
         drawn = generator.multinomial(number, counts / number, size=size)
-        # (size, 1 + 2 runs, intents): how many are there, are predicted, are both.
+        # (size, 1 + 2 runs, intents): how many are actual, predicted, both.
         found = np.tensordot(drawn.astype(np.float32), columns, axes=1)
         true, guessed, both = np.split(found, [1, 1 + runs], axis=1)
         f1 = 2 * both / np.maximum(true + guessed, 1)  # 0 where nothing is true
@@ -135,10 +115,10 @@ def macro_f1_interval(
 def intervals(rows: pd.DataFrame, *, seed: int) -> dict[str, tuple[float, float]]:
     """The intervals of accuracy and macro-F1 in percent, by metric.
 
-    What is drawn are utterances, each with what every seed predicts.
+    The bootstrap draws utterances, each with the predictions of every seed.
 
     Args:
-        rows: one a seed and utterance; columns seed, id, intent, predicted.
+        rows: one per seed and utterance; columns seed, id, intent, predicted.
         seed: of the draws.
     """
     predicted = rows.pivot(index="id", columns="seed", values="predicted")
@@ -160,8 +140,8 @@ def mcnemar(first_alone: int, second_alone: int) -> float:
     """The two-sided p of McNemar's test (1947), exact: binomial, not chi-squared.
 
     Args:
-        first_alone: how many cases one classifier alone gets right.
-        second_alone: how many the other one alone gets right.
+        first_alone: how many cases only the first classifier gets right.
+        second_alone: how many only the second one gets right.
     """
     discordant = first_alone + second_alone
     return float(binomtest(first_alone, discordant).pvalue) if discordant else 1.0
@@ -170,11 +150,11 @@ def mcnemar(first_alone: int, second_alone: int) -> float:
 def combine(p_values: Sequence[float]) -> float:
     """One p-value from those of several seeds: twice their median, at most 1.
 
-    Valid however the p-values depend on each other: that k of n are t or less has a
-    probability of at most t·n/k under the hypothesis, and half of them are not above
-    their median (Rüger 1978, «Das maximale Signifikanzniveau des Tests: Lehne H0 ab,
-    wenn k unter n gegebenen Tests zur Ablehnung führen», Metrika 25, 171-178). One
-    alone is what it is.
+    Valid for any dependence between the p-values: under the hypothesis, the probability
+    that k of n are t or less is at most t·n/k, and half of them are not above their
+    median (Rüger 1978, «Das maximale Signifikanzniveau des Tests: Lehne H0 ab, wenn k
+    unter n gegebenen Tests zur Ablehnung führen», Metrika 25, 171-178). A single
+    p-value is returned unchanged.
     """
     if len(p_values) == 1:
         return p_values[0]
@@ -184,7 +164,7 @@ def combine(p_values: Sequence[float]) -> float:
 def compare(first: System, second: System) -> Comparison:
     """McNemar's test between two systems, seed by seed.
 
-    A system of a single run is held against every seed of the other.
+    A system with a single run is compared with every seed of the other.
     """
     one, other = hits(first), hits(second)
     assert one.index.equals(other.index)
@@ -205,7 +185,7 @@ def compare(first: System, second: System) -> Comparison:
 
 
 def compare_all(systems: Sequence[System], best: Mapping[str, str]) -> list[Comparison]:
-    """Every pair of the systems without an α and of the others at their `best` one."""
+    """Compare every pair of systems, those with an α only at their best one."""
     compared = [
         system
         for system in systems
@@ -217,12 +197,12 @@ def compare_all(systems: Sequence[System], best: Mapping[str, str]) -> list[Comp
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     """Expected calibration error (Guo et al. 2017, eq. 3), as a share.
 
-    The distance between accuracy and mean confidence within each of `BINS` equally wide
-    bins, open below and closed above, weighted by the utterances in it.
+    The distance between accuracy and mean confidence in each of `BINS` equally wide
+    bins, open below and closed above, weighted by the number of utterances in it.
 
     Args:
         confidence: probability of the predicted class, (n,).
-        right: whether it is the actual one, (n,).
+        right: 1 where the prediction is right, else 0, (n,).
     """
     bounds = np.linspace(0, 1, BINS + 1)[1:-1]
     places = np.digitize(confidence, bounds, right=True)
@@ -230,10 +210,15 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     return float(np.abs(surplus).sum() / len(confidence))
 
 
-def calibrate(system: System) -> Calibration:
-    """The calibration of a system on test."""
-    test = system.predictions[system.predictions["split"] == "test"]
-    runs = [run for _, run in test.groupby("seed")]
+def calibrate(system: System) -> dict[str, float]:
+    """A system's calibration on test, in percent.
+
+    Returns:
+        Keys test_confidence (probability of the predicted intent, mean over test and
+        seeds), test_calibration_error (mean over seeds), and for both `<name>_std`, the
+        deviation over seeds.
+    """
+    runs = [run for _, run in system.test.groupby("seed")]
     means = np.array([run["confidence"].mean() for run in runs])
     errors = [
         calibration_error(
@@ -243,10 +228,9 @@ def calibrate(system: System) -> Calibration:
         for run in runs
     ]
     confidence, error = spread(100 * means), spread(100 * np.array(errors))
-    return Calibration(
-        seeds=len(runs),
-        confidence=round(confidence[0], 4),
-        confidence_std=round(confidence[1], 4),
-        error=round(error[0], 4),
-        error_std=round(error[1], 4),
-    )
+    return {
+        "test_confidence": round(confidence[0], 4),
+        "test_confidence_std": round(confidence[1], 4),
+        "test_calibration_error": round(error[0], 4),
+        "test_calibration_error_std": round(error[1], 4),
+    }

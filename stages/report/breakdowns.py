@@ -1,0 +1,188 @@
+"""Sections on test accuracy by wording, condition, degradation, length and so on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from stages.report.findings import Findings
+from stages.report.markdown import (
+    code,
+    escape,
+    format_interval,
+    format_short_table,
+    format_spread,
+    format_table,
+)
+from stages.report.scores import Group
+from stages.report.statistics import INTERVAL
+from stages.report.systems import System
+
+
+def wording_sections(found: Findings) -> list[str]:
+    """By wording seen or unseen in training, and by condition where it is known."""
+    wording, conditions = found.groups["wording"], found.groups["condition"]
+    utterances = sum(group.utterances for group in wording)
+    unseen = sum(group.utterances for group in wording if group.name == "unseen")
+    test = found.table1["test"]
+    sections = [
+        "## Wordings seen and unseen in training"
+        + (", and conditions" if conditions else ""),
+        f"Test has {test['distinct_texts']:,} wordings; "
+        f"{test['texts_shared_with_train']:,} of them also occur in train, so the "
+        f"teacher was trained on them too. {unseen:,} of {utterances:,} test "
+        "utterances have a wording unseen in training. Test accuracy and macro-F1 "
+        "(over the intents that occur in the group) in percent, "
+        f"{found.over_seeds}. {_last_row_note(found)}",
+        _groups_table(found, wording, " wording", macro_f1=True),
+    ]
+    if conditions:
+        sections += [
+            "Accuracy by the condition of the recording:",
+            _groups_table(found, conditions),
+        ]
+    return sections
+
+
+def robustness_sections(found: Findings) -> list[str]:
+    """The students by degradation; nothing if it was not measured."""
+    if not found.robustness:
+        return []
+    header = ["system", *(escape(scores.title) for scores in found.robustness)]
+    accuracy, macro_f1 = (
+        _systems_table(
+            found,
+            found.students,
+            header,
+            [(scores.rows, metric) for scores in found.robustness],
+        )
+        for metric in ("accuracy", "macro_f1")
+    )
+    return [
+        "## Robustness",
+        "Test recordings with added noise or reverberation, classified by the students "
+        "above, which were trained on the original recordings (`clean`). The "
+        "signal-to-noise ratio compares the mean squares of speech and noise over the "
+        "whole recording; reverberation keeps a recording's length and power. Accuracy "
+        f"in percent, {found.over_seeds}. {_last_row_note(found)}",
+        accuracy,
+        "![Accuracy by degradation](robustness.png)",
+        "Macro-F1:",
+        macro_f1,
+    ]
+
+
+def length_sections(found: Findings) -> list[str]:
+    """By duration; nothing if all recordings are about equally long."""
+    lengths = found.groups["length"]
+    if len(lengths) < 2:
+        return []
+    return [
+        "## Length",
+        "Test accuracy in percent by the recording's duration, in quarters of test; "
+        f"{found.over_seeds}. {_last_row_note(found)}",
+        _groups_table(found, lengths),
+    ]
+
+
+def speaker_sections(found: Findings) -> list[str]:
+    """By speaker; nothing if fewer than two are known."""
+    speakers, chosen = found.groups["speaker"], found.chosen.name
+    if len(speakers) < 2:
+        return []
+    rows = []
+    for system in found.systems:
+        means = [group.rows[system.name]["accuracy"] for group in speakers]
+        rows.append(
+            [system.title, *(f"{end:.2f}" for end in np.quantile(means, (0, 0.5, 1)))]
+        )
+    listed = [
+        [
+            code(group.name),
+            f"{group.utterances:,}",
+            format_spread(group.rows[chosen], "accuracy"),
+        ]
+        for group in sorted(speakers, key=lambda group: group.rows[chosen]["accuracy"])
+    ]
+    counts = [group.utterances for group in speakers]
+    fewest, most = min(counts), max(counts)
+    each = f"{fewest:,} to {most:,}" if fewest < most else f"{most:,}"
+    unknown = found.table1["test"]["utterances"] - sum(counts)
+    without = f"; of unknown speakers: {unknown:,}" if unknown else ""
+    return [
+        "## Speakers",
+        "Test accuracy in percent by speaker, mean over seeds. Speakers: "
+        f"{len(speakers):,}; utterances of each: {each}{without}.",
+        format_table(["system", "lowest", "median", "highest"], rows),
+        f"{found.chosen.title}, the lowest first, {found.over_seeds}:",
+        format_short_table(["speaker", "utterances", "accuracy"], listed),
+    ]
+
+
+def intent_sections(found: Findings) -> list[str]:
+    """Precision, recall and F1 of every intent, and the confusion matrix."""
+    chosen = found.chosen
+    rows = [
+        [
+            code(str(intent)),
+            *(format_spread(scores, key) for key in ("precision", "recall", "f1")),
+            f"{int(scores['support']):,}",
+        ]
+        for intent, scores in found.intents.assign(seeds=len(chosen.seeds)).iterrows()
+    ]
+    return [
+        f"## Intents: {chosen.title}",
+        f"{chosen.title}, with its α chosen on valid. Test, percent, "
+        f"{found.over_seeds}; support is the number of test utterances.",
+        format_table(["intent", "precision", "recall", "F1", "support"], rows),
+        "![Confusion matrix](confusion.png)",
+    ]
+
+
+def _groups_table(
+    found: Findings, groups: Sequence[Group], what: str = "", *, macro_f1: bool = False
+) -> str:
+    """A column of accuracies per group, followed by its macro-F1 on request."""
+    header, columns = ["system"], []
+    for group in groups:
+        header.append(f"{escape(group.name)}{what} ({group.utterances:,})")
+        columns.append((group.rows, "accuracy"))
+        if macro_f1:
+            header.append("macro-F1")
+            columns.append((group.rows, "macro_f1"))
+    return _systems_table(found, found.systems, header, columns)
+
+
+def _systems_table(
+    found: Findings,
+    systems: Sequence[System],
+    header: Sequence[str],
+    columns: Sequence[tuple[Mapping[str, Mapping[str, Any]], str]],
+) -> str:
+    """A row per system; the last row has the intervals of the chosen one.
+
+    Args:
+        found: names the chosen system.
+        systems: of the rows.
+        header: of the columns.
+        columns: rows by system, and the name of the metric.
+    """
+    chosen = found.chosen
+    rows = [
+        [
+            system.title,
+            *(format_spread(part[system.name], name) for part, name in columns),
+        ]
+        for system in systems
+    ]
+    intervals = (part[chosen.name][f"{name}_interval"] for part, name in columns)
+    rows.append([f"{chosen.title}: {INTERVAL}", *map(format_interval, intervals)])
+    return format_table(header, rows)
+
+
+def _last_row_note(found: Findings) -> str:
+    """Explains the last row of `_systems_table`."""
+    return (
+        f"The last row is the {INTERVAL} of {found.chosen.title}; `results.json` has "
+        "the intervals of all systems."
+    )

@@ -1,0 +1,71 @@
+"""What the report shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from stages.core.word_errors import WordErrors
+from stages.report.projection import Projection
+from stages.report.robustness import DegradedScores
+from stages.report.scores import Group
+from stages.report.statistics import Comparison
+from stages.report.systems import STUDENT_KINDS, System
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The contents of the report.
+
+    Attributes:
+        corpus: its name.
+        table1: counts by split, of `describe_corpus`.
+        set_aside: by id, why a recording could not be used.
+        systems: in the order to show them.
+        rows: `evaluate` of each system, by name.
+        comparisons: the significance tests.
+        best: the name of the system with the better α, by kind.
+        chosen: ALN with the better α, which is shown in detail.
+        intents: its `intent_scores`.
+        groups: test by wording, length, speaker and condition. Speakers have no
+            intervals; a corpus without conditions has no such group.
+        transfer_loss: of the chosen system on valid after the first and last epoch.
+        projection: Figure 2, of the chosen system.
+        robustness: the students by degradation; empty if not measured.
+        encoder: the scores of the encoder; empty if not measured.
+        recogniser: the name of Baseline-1's.
+        word_errors: its errors by split.
+        intent_word_errors: its errors on test by intent, the highest rate first.
+    """
+
+    corpus: str
+    table1: Mapping[str, Mapping[str, Any]]
+    set_aside: Mapping[str, str]
+    systems: Sequence[System]
+    rows: Mapping[str, Mapping[str, Any]]
+    comparisons: Sequence[Comparison]
+    best: Mapping[str, str]
+    chosen: System
+    intents: pd.DataFrame
+    groups: Mapping[str, Sequence[Group]]
+    transfer_loss: Mapping[str, float]
+    projection: Projection
+    robustness: Sequence[DegradedScores]
+    encoder: Mapping[str, Any]
+    recogniser: str
+    word_errors: Mapping[str, WordErrors]
+    intent_word_errors: Mapping[str, WordErrors]
+
+    @property
+    def students(self) -> list[System]:
+        """The systems that were trained on audio."""
+        return [one for one in self.systems if one.kind in STUDENT_KINDS]
+
+    @property
+    def over_seeds(self) -> str:
+        """What a student's figure is, for captions; Baseline-1 has a single run."""
+        seeds = len(self.chosen.seeds)
+        if seeds == 1:
+            return "one seed"
+        return f"mean ± standard deviation over {seeds} seeds"

@@ -1,0 +1,99 @@
+"""`results.json`: every figure of the report, for programs and `dvc metrics`.
+
+Anything too long for a table of metrics is a list, since `dvc metrics show` leaves
+lists out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from stages.core.word_errors import WordErrors
+from stages.report.findings import Findings
+from stages.report.published import published_accuracy
+from stages.report.scores import Group
+from stages.report.systems import System
+
+
+def results(found: Findings) -> dict[str, Any]:
+    """The contents of `results.json`."""
+    wording, conditions = found.groups["wording"], found.groups["condition"]
+    return {
+        "corpus": found.corpus,
+        "table1": found.table1,
+        "set_aside": len(found.set_aside),
+        "systems": {system.name: _system(found, system) for system in found.systems},
+        "selection": found.chosen.selection,
+        "best": found.best,
+        "significance": [asdict(comparison) for comparison in found.comparisons],
+        "lengths": _group_list("length", found.groups["length"]),
+        "speakers": _group_list("speaker", found.groups["speaker"]),
+        "wording": _group_table(wording, "accuracy"),
+        "wording_macro_f1": _group_table(wording, "macro_f1"),
+        "conditions": _group_table(conditions, "accuracy"),
+        "groups": [
+            *_group_list("wording", wording),
+            *_group_list("condition", conditions),
+        ],
+        "recognition": _recognition(found),
+        "robustness": [
+            {"degradation": one.degradation, "snr": one.snr, "systems": one.rows}
+            for one in found.robustness
+        ],
+        "transfer_loss": found.transfer_loss,
+    }
+
+
+def _system(found: Findings, system: System) -> dict[str, Any]:
+    published = published_accuracy(system.kind, system.alpha)
+    row = found.rows[system.name]
+    return {**row, "paper": published} if published else dict(row)
+
+
+def _recognition(found: Findings) -> dict[str, Any]:
+    return {
+        "recogniser": found.recogniser,
+        **{split: _errors(errors) for split, errors in found.word_errors.items()},
+        "intents": [
+            {"intent": intent, **_errors(errors)}
+            for intent, errors in found.intent_word_errors.items()
+        ],
+        "confusions": [
+            {"said": said, "recognised": recognised, "times": count}
+            for (said, recognised), count in found.word_errors["test"].confusions
+            if count > 1
+        ],
+    }
+
+
+def _errors(errors: WordErrors) -> dict[str, Any]:
+    """Word errors without the confusions; the rate is null without words."""
+    rate = round(errors.rate, 4) if errors.words else None
+    counts = asdict(errors)
+    del counts["confusions"]
+    return {"word_error_rate": rate, **counts}
+
+
+def _group_list(name: str, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Every group in its order, with every figure of every system."""
+    figures = next(iter(groups[0].rows.values())) if groups else {}
+    return [
+        {
+            name: group.name,
+            "utterances": group.utterances,
+            **{
+                figure: {system: row[figure] for system, row in group.rows.items()}
+                for figure in figures
+                if figure != "seeds"
+            },
+        }
+        for group in groups
+    ]
+
+
+def _group_table(groups: Sequence[Group], metric: str) -> dict[str, dict[str, float]]:
+    """{group: {system: percent}}."""
+    return {
+        group.name: {system: row[metric] for system, row in group.rows.items()}
+        for group in groups
+    }

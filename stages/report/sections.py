@@ -1,0 +1,203 @@
+"""Sections on significance, calibration, recognition, transfer and the encoder."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from stages.core.word_errors import WordErrors
+from stages.report.findings import Findings
+from stages.report.markdown import (
+    code,
+    escape,
+    format_p,
+    format_percent,
+    format_spread,
+    format_table,
+)
+from stages.report.published import CORPORA, WORD_ERROR_RATE, published_accuracy
+from stages.report.statistics import BINS
+
+_CONFUSIONS = 15
+
+
+def significance_section(found: Findings) -> str:
+    """The tests between systems, a row per pair."""
+    titles = {system.name: system.title for system in found.systems}
+    rows = [
+        [
+            f"{titles[pair.first]} : {titles[pair.second]}",
+            *(
+                format_spread(asdict(pair), name, places=1)
+                for name in ("first_alone", "second_alone")
+            ),
+            format_p(pair.p),
+        ]
+        for pair in found.comparisons
+    ]
+    several = len(found.chosen.seeds) > 1
+    spread = ", mean ± standard deviation over seeds" if several else ""
+    text = (
+        "McNemar's exact test on test: the number of utterances that only one of the "
+        f"two systems gets right{spread}, and the probability of a split at least as "
+        "uneven if both were right equally often."
+    )
+    if several:
+        text += (
+            " Runs with the same seed are compared; a system with a single run is "
+            "compared with every seed. The p shown is twice the median over seeds, at "
+            "most 1, which is valid for any dependence between them (Rüger 1978)."
+        )
+    text += (
+        f" It is not corrected for the {len(rows)} pairs: for 5% over all of them, "
+        f"require p below {0.05 / len(rows):.2g} for each (Bonferroni)."
+    )
+    header = ["first : second", "first alone", "second alone", "p"]
+    return f"{text}\n\n{format_table(header, rows)}"
+
+
+def calibration_section(found: Findings) -> str:
+    """Confidence and calibration error, a row per system."""
+    rows = [
+        [
+            system.title,
+            *(
+                format_spread(found.rows[system.name], f"test_{name}")
+                for name in ("accuracy", "confidence", "calibration_error")
+            ),
+        ]
+        for system in found.systems
+    ]
+    text = (
+        "Confidence is the probability of the predicted intent, mean over test; a "
+        "system whose confidence exceeds its accuracy is overconfident. ECE, the "
+        "expected calibration error (Guo et al. 2017), is the mean distance between "
+        f"accuracy and confidence in {BINS} equally wide bins of confidence, weighted "
+        f"by utterances. Percent, {found.over_seeds}."
+    )
+    header = ["system", "accuracy", "confidence", "ECE"]
+    return f"{text}\n\n{format_table(header, rows)}"
+
+
+def recognition_sections(found: Findings) -> list[str]:
+    """The recogniser's word errors: by split, by intent, and the most frequent."""
+    compared = [
+        [
+            f"`{found.corpus}`",
+            found.rows["baseline1_text"]["test_accuracy"],
+            found.rows["baseline1_asr"]["test_accuracy"],
+            found.word_errors["test"].rate,
+        ],
+        *(
+            [
+                f"{title} (paper)",
+                published_accuracy("baseline1_text", None)[name],
+                published_accuracy("baseline1_asr", None)[name],
+                WORD_ERROR_RATE[name],
+            ]
+            for name, title in CORPORA.items()
+        ),
+    ]
+    counted = ["utterances", "nothing recognised", "words", "substituted", "deleted"]
+    counted += ["inserted", "word error rate"]
+    confused = [
+        [code(said), code(recognised), f"{count:,}"]
+        for (said, recognised), count in found.word_errors["test"].confusions
+    ]
+    sections = [
+        "## Speech recognition",
+        f"Baseline-1's recogniser: {found.recogniser}. Test accuracy from the "
+        "ground-truth text and from the recogniser's output, and its word error rate, "
+        "in percent, as in the paper's Table 2:",
+        format_table(
+            ["corpus", "ground truth", "ASR output", "word error rate"],
+            [[row[0], *map(format_percent, row[1:])] for row in compared],
+        ),
+        "The word error rate is substitutions, deletions and insertions divided by the "
+        "words of the reference; reference and transcript are normalised in the same "
+        "way. An utterance in which nothing was recognised is classified as the empty "
+        "text.",
+        format_table(
+            ["split", *counted],
+            [[split, *_counts(errors)] for split, errors in found.word_errors.items()],
+        ),
+        "Test by intent, the highest word error rate first:",
+        format_table(
+            ["intent", *counted],
+            [[code(i), *_counts(e)] for i, e in found.intent_word_errors.items()],
+        ),
+    ]
+    if confused:
+        sections += [
+            "The most frequent errors on test:",
+            format_table(["said", "recognised", "times"], confused[:_CONFUSIONS]),
+        ]
+    return sections
+
+
+def transfer_sections(found: Findings) -> list[str]:
+    """Figure 2 of the paper, and the transfer loss at both epochs."""
+    asked, used = found.projection.asked, found.projection.perplexity
+    lowered = (
+        f" (lowered from {asked:g}: t-SNE needs three times as many points)"
+        if used < asked
+        else ""
+    )
+    return [
+        "## Transfer",
+        "Figure 2 of the paper: the teacher's E_lang and the student's pooled ê_lang "
+        "of valid utterances after the first and after the last epoch, "
+        f"{found.chosen.title}, first seed. t-SNE, fitted to both sets together, "
+        f"perplexity {used:.3g}{lowered}. The mean squared error of equation 1 on "
+        f"valid went from {found.transfer_loss['first']:.4g} after the first epoch to "
+        f"{found.transfer_loss['last']:.4g} after the last.",
+        "![t-SNE of teacher and student embeddings](figure2.png)",
+    ]
+
+
+def encoder_sections(encoder: Mapping[str, Any]) -> list[str]:
+    """The encoder compared with two controls; nothing if it was not measured."""
+    if not encoder:
+        return []
+    columns = ("trained", "random", "log_mel")
+    rows = [
+        [escape(name), *(format_percent(scores[column]) for column in columns)]
+        for name, scores in sorted(encoder["conditions"].items())
+    ]
+    sections = [
+        "## The shipped encoder",
+        "Intent accuracy in percent of Baseline-2 on frozen features, by how the test "
+        "voices and channels relate to those of pretraining. Two controls: the same "
+        "encoder with random weights, and log-mel features.",
+        format_table(
+            ["condition", "trained encoder", "random encoder", "log-mel"], rows
+        ),
+    ]
+    scores = encoder.get("pretraining_scores")
+    if scores:
+        sections += [
+            "Scores of the pretraining itself on held-out voices and accents, percent: "
+            "frames whose phoneme or word is right (higher is better), and the phoneme "
+            "error rate of the CTC head (lower is better).",
+            format_table(
+                ["score", "percent"],
+                [[escape(name), f"{value:.4g}"] for name, value in _flatten(scores)],
+            ),
+        ]
+    return sections
+
+
+def _counts(errors: WordErrors) -> list[str]:
+    counts = [errors.utterances, errors.empty, errors.words, errors.substitutions]
+    counts += [errors.deletions, errors.insertions]
+    return [*(f"{count:,}" for count in counts), format_percent(errors.rate)]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """The numbers in nested mappings, sorted, nested names joined by commas."""
+    found: list[tuple[str, float]] = []
+    for name, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            found += _flatten(value, f"{prefix}{name}, ")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((f"{prefix}{name}", float(value)))
+    return found
