@@ -1,8 +1,8 @@
 """Loading a BERT-like model safely, and feeding it texts by length.
 
-No code that comes with a model is run. Weights are read from safetensors where there
-are any, else from a pickle of which only tensors are taken (`torch.load` with
-`weights_only`, which transformers always sets).
+No code from a model's folder is run. Weights are read from safetensors if there are
+any, otherwise only tensors are read from a pickle (`torch.load` with `weights_only`,
+which transformers always sets).
 """
 
 import copy
@@ -28,8 +28,9 @@ from transformers import (
 )
 
 from stages.core.errors import ConfigurationError, InputError
+from stages.core.text import name_some
 
-# A model is there if it has one of each row.
+# A model needs one file of each row.
 _FILES = (
     ("config.json",),
     (
@@ -53,8 +54,8 @@ def load(kind: Any, name: str, *, revision: str = "", **options: Any) -> Any:
         options: as `from_pretrained` takes them.
 
     Raises:
-        InputError: nothing usable there, or not reachable; names the files that are
-            missing and where to put them.
+        InputError: not usable or not reachable; names the missing files and where to
+            put them.
     """
     if _is_path(name) and not Path(name).is_dir():
         raise InputError(
@@ -63,14 +64,13 @@ def load(kind: Any, name: str, *, revision: str = "", **options: Any) -> Any:
             found="a file" if Path(name).exists() else None,
             expected="a folder with config.json, model.safetensors and tokenizer.json "
             "of one model, as `hf download NAME --local-dir FOLDER` makes it",
-            fix="put it there, or set teacher.model to where it lies, or to a name on "
-            "the hub",
+            fix="put it there, or set teacher.model to its path or a name on the hub",
         )
     try:
         return kind.from_pretrained(
             name, revision=revision or "main", trust_remote_code=False, **options
         )
-    # A pickle that is no checkpoint ends in almost any exception.
+    # A pickle that is not a checkpoint can raise almost anything.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
@@ -85,15 +85,15 @@ def load_config(name: str, *, revision: str = "") -> PreTrainedConfig:
     """The configuration of the encoder called `name`.
 
     Raises:
-        ConfigurationError: no encoder that transformers can make classify texts.
+        ConfigurationError: not an encoder that transformers can train as a classifier.
         InputError: as `load`.
     """
     config: PreTrainedConfig = load(AutoConfig, name, revision=revision)
     able = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     if not able or config.is_encoder_decoder:
         raise ConfigurationError(
-            f"{name} is no encoder of texts that can classify them",
-            found=f"{config.model_type}{', with a decoder' * able}",
+            f"{name} is not a text encoder that can be a classifier",
+            found=f"{config.model_type}, with a decoder" if able else config.model_type,
             fix="choose an encoder such as bert-base-uncased",
         )
     return config
@@ -103,19 +103,19 @@ def load_tokenizer(name: str, *, revision: str = "") -> PreTrainedTokenizerBase:
     """The tokenizer of the model called `name`.
 
     Raises:
-        InputError: as `load`, or the tokenizer's files are not there: transformers
-            then makes one that knows the special tokens alone.
+        InputError: as `load`, or the tokenizer's files are missing: transformers then
+            makes one that has only the special tokens.
     """
     tokenizer = load(AutoTokenizer, name, revision=revision)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
-            "the tokenizer knows no words",
+            "the tokenizer has no vocabulary",
             path=name,
-            expected="tokenizer.json or vocab.txt beside config.json",
+            expected="tokenizer.json or vocab.txt next to config.json",
             fix=_fix(name),
         )
     if tokenizer.pad_token is None:
-        raise InputError("the tokenizer has no token for padding", path=name)
+        raise InputError("the tokenizer has no padding token", path=name)
     return tokenizer
 
 
@@ -124,12 +124,13 @@ def load_model(
 ) -> PreTrainedModel:
     """The encoder called `name` under the head of `kind`, in float32.
 
-    The head of another task is made anew; the encoder, and a masked-LM head, must come
-    from the checkpoint.
+    A classification head is initialised at random if the checkpoint has none that fits;
+    the encoder, and a masked-LM head, must come from the checkpoint.
 
     Raises:
-        ConfigurationError: a masked-LM head is wanted, and there is none.
-        InputError: as `load`, or weights of the encoder are missing or of another size.
+        ConfigurationError: the checkpoint has no masked-LM head, and one is needed.
+        InputError: as `load`, or weights of the encoder are missing or have another
+            size.
     """
     masked = kind is AutoModelForMaskedLM
     if masked and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
@@ -141,7 +142,7 @@ def load_model(
         config=config,
         dtype=torch.float32,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # a classifier of other intents: a new head
+        ignore_mismatched_sizes=True,  # a classifier of other intents gets a new head
     )
     made = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     # A masked-LM checkpoint has no pooler, which only a classifier uses.
@@ -151,14 +152,14 @@ def load_model(
     lost = sorted(key for key in made & encoder if ".pooler." not in key)
     if lost:
         raise InputError(
-            "weights of the encoder are missing or of another size",
+            "weights of the encoder are missing or have another size",
             path=name,
-            found=f"none for {', '.join(lost[:3])}" + ", …" * (len(lost) > 3),
+            found=f"none for {name_some(lost)}",
             fix=_fix(name),
         )
     head = sorted(made - encoder)
     if masked and head:
-        raise _headless(name, f"no weights for {', '.join(head[:3])}")
+        raise _headless(name, f"no weights for {name_some(head)}")
     return model
 
 
@@ -182,7 +183,7 @@ def load_classifier(
 
 
 def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Make `tokenizer` give nothing that an encoder of this kind does not take.
+    """Limit what `tokenizer` gives to what an encoder of this kind takes.
 
     DistilBERT and ModernBERT, for instance, have no token types.
     """
@@ -195,19 +196,19 @@ def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) 
 def longest_text(
     tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> int | None:
-    """How many tokens, special ones included, the model takes; None if any number."""
+    """The most tokens the model takes, special ones included; None if unlimited."""
     positions = getattr(config, "max_position_embeddings", None)
     with torch.device("meta"):  # takes neither memory nor time
         model = AutoModelForSequenceClassification.from_config(
             config, trust_remote_code=False
         )
     for name, module in model.named_modules():
-        # RoBERTa and its like keep a place for padding, and count up behind it.
+        # RoBERTa and similar models count positions from behind the padding index.
         padding = getattr(module, "padding_idx", None)
         if name.split(".")[-1] == "position_embeddings" and padding is not None:
             positions = module.weight.shape[0] - padding - 1
     given = tokenizer.model_max_length
-    # XLNet takes any number and says -1; a tokenizer that knows none, 1e30.
+    # XLNet has no limit and says -1; a tokenizer without one says 1e30.
     known = [n for n in (positions, given) if n is not None and 0 < n < 10**9]
     return min(known, default=None)
 
@@ -229,8 +230,8 @@ def equal_batches(
 ) -> Iterator[tuple[list[int], BatchEncoding]]:
     """Batches of exactly `size` texts of one length, short ones first, no padding.
 
-    Where there are not enough, the last is repeated, so that a text meets a product of
-    the same shape whatever else is computed: on a CPU that gives it the same bits.
+    If there are not enough, the last text is repeated. Matrix products then have the
+    same shape whatever else is computed, which on a CPU gives a text the same bits.
 
     Yields:
         The texts' places in `texts`, at most `size`, and the tokens, tensors of
@@ -251,10 +252,7 @@ def equal_batches(
 def predict(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The class number the classifier `model` gives each of `texts`, (texts,).
-
-    And beside it the probability of that class, (texts,).
-    """
+    """The class number of each of `texts` and its probability, both (texts,)."""
     model.eval()
     numbers = np.empty(len(texts), dtype=np.int64)
     confidences = np.empty(len(texts))
@@ -274,8 +272,8 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
 
 
 def count_cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> int:
-    """How many of `texts`, at least one, are longer than `tokenizer` leaves them."""
-    # A copy, since a tokenizer saves whether it was last asked to cut.
+    """How many of `texts`, at least one, `tokenizer` cuts."""
+    # A copy: a tokenizer remembers, and saves, its last truncation setting.
     whole = copy.deepcopy(tokenizer)(list(texts), truncation=False).input_ids
     return sum(len(ids) > tokenizer.model_max_length for ids in whole)
 
@@ -283,7 +281,7 @@ def count_cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> int:
 def _runs(
     lengths: Sequence[int], texts: Sequence[str], size: int, *, equal: bool
 ) -> Iterable[list[int]]:
-    """Places cut into runs of at most `size`; with `equal`, of one length each."""
+    """Places in runs of at most `size`; with `equal`, each of one length."""
     order = sorted(range(len(texts)), key=lambda place: (lengths[place], texts[place]))
     runs: list[list[int]] = []
     for place in order:
@@ -303,7 +301,7 @@ def _encode(
 
 
 def _missing(name: str, revision: str) -> str | None:
-    """Which of the files of a model are not there; None if all are."""
+    """The missing files of a model; None if all are there."""
     folder = Path(name)
 
     def there(file: str) -> bool:
@@ -311,7 +309,7 @@ def _missing(name: str, revision: str) -> str | None:
             return (folder / file).is_file()
         try:
             found = try_to_load_from_cache(name, file, revision=revision or None)
-        except ValueError:  # not the form of a hub's name
+        except ValueError:  # not a valid hub name
             return False
         return isinstance(found, str)
 
@@ -320,31 +318,32 @@ def _missing(name: str, revision: str) -> str | None:
 
 
 def _is_path(name: str) -> bool:
-    """Whether `name` is a file's or folder's, not a hub's: `name` or `owner/name`."""
+    """Whether `name` is a path, not a hub name: `name` or `owner/name`."""
     path = Path(name)
     led = name.startswith((".", "~")) or path.is_absolute()
     return led or name.count("/") > 1 or path.exists()
 
 
 def _fix(name: str) -> str:
-    """What to do about a model that is not there."""
+    """How to supply a missing model."""
     if Path(name).is_dir():
         return (
             "put config.json, model.safetensors and tokenizer.json of one model there"
         )
     local = f"data/models/{name.rsplit('/', 1)[-1]}"
-    offline = " (HF_HUB_OFFLINE is set: unset it)" * constants.HF_HUB_OFFLINE
+    offline = " (HF_HUB_OFFLINE is set: unset it)" if constants.HF_HUB_OFFLINE else ""
     return (
-        f"with a network, run this again{offline}; without, put config.json, "
-        f"model.safetensors and tokenizer.json into {local}, as `hf download {name} "
-        f"--local-dir {local}` does elsewhere, and set teacher.model to {local}"
+        f"with a network, run this again{offline}; without one, run "
+        f"`hf download {name} --local-dir {local}` elsewhere, copy config.json, "
+        f"model.safetensors and tokenizer.json from there to {local}, and set "
+        f"teacher.model to {local}"
     )
 
 
 def _headless(name: str, found: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{name} has no masked-LM head, so its first stage would start from a random "
-        "one",
+        f"{name} has no masked-LM head, so the first stage would start from random "
+        "weights",
         found=found,
         fix="set teacher.mlm_epochs to 0, which skips that stage, or choose a "
         "teacher.model that has one",

@@ -1,7 +1,7 @@
 """What the teacher's training depends on, and where each default comes from.
 
 Paper: section 3.2.2 of the acoustic-linguistic network (ICASSP 2021). BERT: Devlin et
-al. 2019, which the paper follows and which answers where the paper is silent.
+al. 2019, which the paper follows; used where the paper is silent.
 """
 
 import math
@@ -54,17 +54,17 @@ class TeacherParams:
     vocabulary built from the train texts. `revision` pins a hub model; empty means its
     main branch. A model without such a head needs `mlm_epochs: 0`.
 
-    `batch_size` is what one step of the optimiser sees; `gradient_accumulation` runs
-    it in so many pieces, where memory is short.
+    `batch_size` is that of one step of the optimiser; `gradient_accumulation` runs it
+    in that many pieces, to save memory.
 
-    Two shortcuts for CPUs, off by default. `masked_only` sends only the masked tokens
-    through the vocabulary layer: the same loss. `repeats_per_row` lets up to so many
-    utterances of one wording (and intent) be one row of a batch that weighs as much as
-    they. A row counts in proportion to its utterances, whatever the other rows of its
-    batch, so the expected gradient is the same; a batch has as many rows as make about
-    `batch_size` utterances, so an epoch has about as many steps. But the utterances of
-    a row share their masks and dropout, so a batch holds fewer wordings and its
-    gradient is noisier. That is for thousands of steps; the demo has 1,200.
+    Two shortcuts for CPUs, off by default. `masked_only` computes the vocabulary layer
+    only for the masked tokens: the same loss. `repeats_per_row` merges up to that many
+    utterances of one wording (and intent) into one row of a batch. A row is weighted by
+    its utterances, whatever the other rows of its batch, so the expected gradient is
+    the same; a batch has the number of rows that gives about `batch_size` utterances,
+    so an epoch has about as many steps. But the utterances of a row share their masks
+    and dropout, so a batch has fewer wordings and its gradient is noisier. Use it for
+    thousands of steps; the demo has 1,200.
 
     Raises:
         ConfigurationError: a value that cannot be used.
@@ -80,7 +80,7 @@ class TeacherParams:
     max_tokens: int = 64  # longer texts are cut; the longest of ATIS has 46 words
     mlm_learning_rate: float = 5e-5  # paper
     mlm_epochs: int = 3  # paper; 0 skips the stage
-    mlm_probability: float = 0.15  # BERT, section 3.1: so many tokens are predicted
+    mlm_probability: float = 0.15  # BERT, section 3.1: share of tokens predicted
     mlm_mask_share: float = 0.8  # BERT: of these become [MASK]
     mlm_random_share: float = 0.1  # BERT: become any token; the rest stay
     intent_learning_rate: float = 2e-5  # paper

@@ -1,20 +1,20 @@
-"""One stage of fine-tuning: rows, masking, the loss, checkpoints that go on exactly.
+"""One stage of fine-tuning: rows, masking, the loss, checkpoints that resume exactly.
 
-Transformers' Trainer trains. What it is given here:
+Transformers' Trainer trains, with these additions:
 
-- order and dropout are drawn from the seed and the epoch, the masks of a batch from
-  the seed, the epoch and its first row, so that a run which goes on from a checkpoint
-  draws what an unbroken one would. (A masking generator of its own, and one that is
-  read ahead of the step as Trainer's data loader does, would not.)
-- the loss is the mean over a step's utterances, or masked tokens, whatever pieces the
-  step runs in. Where rows stand for several, each row is weighted by its count over the
-  mean count of all rows, not of the step's: a row of few would else weigh too much in a
-  step of such rows, and its utterances more than others.
+- Order and dropout are drawn from the seed and the epoch; the masks of a batch from the
+  seed, the epoch and its first row. So a run that resumes from a checkpoint draws the
+  same as an uninterrupted one. (One masking generator for all batches would not:
+  Trainer's data loader reads ahead of the step.)
+- The loss is the mean over a step's utterances, or masked tokens, whatever pieces the
+  step runs in. A row that stands for several utterances is weighted by its count over
+  the mean count of all rows. (Over the mean count of the step's rows, the utterances of
+  a row with a small count would weigh more than others.)
 
 Work folder of a stage, removed once the teacher is finished:
 
     checkpoint-<step>/   Trainer's own, and best.safetensors: the best epoch's weights
-    latest.json          names the last one that is complete, and hashes its files
+    latest.json          the name of the last complete one, and hashes of its files
 """
 
 import json
@@ -89,9 +89,9 @@ class Stage:
 
 
 class Rows(Dataset):
-    """What a stage trains on: tokens, perhaps a label, and for how many utterances.
+    """What a stage trains on: tokens, a label if any, and a count of utterances.
 
-    A row also has its `draw`, a number that no other row and no other epoch has.
+    A row also has its `draw`, a number unique over rows and epochs.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -103,7 +103,7 @@ class Rows(Dataset):
         return len(self.rows)
 
     def mean_count(self, class_weights: Tensor | None = None) -> float:
-        """Utterances a row; with weights, (classes), of rows that weigh so much."""
+        """Mean utterances per row; with `class_weights`, (classes), a weighted mean."""
         counts = torch.tensor([row["count"] for row in self.rows], dtype=torch.float64)
         if class_weights is None:
             return float(counts.mean())
@@ -117,7 +117,7 @@ class Rows(Dataset):
 
 
 def merge_repeats(keys: Sequence[Any], most: int) -> list[tuple[int, int]]:
-    """Rows of at most `most` utterances that have one key.
+    """Merge utterances with the same key into rows of at most `most`.
 
     Args:
         keys: of each utterance.
@@ -158,8 +158,8 @@ class Labelled:
 class Masked(DataCollatorForLanguageModeling):
     """Collates rows of the masked-LM stage, with BERT's masking.
 
-    It is drawn again while a batch has no masked token: the loss of such a batch, a
-    likely one where a few short texts are left over, is 0/0.
+    It is drawn again while a batch has no masked token, since the loss of such a batch
+    is 0/0. That is likely when a few short texts are left over.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class Masked(DataCollatorForLanguageModeling):
         special_tokens_mask: Any | None = None,
         offset_mapping: Any | None = None,
     ) -> tuple[Any, Any]:
-        """As the library's, until something is masked."""
+        """Repeat the library's until something is masked."""
         while True:
             masked, labels = super().torch_mask_tokens(
                 inputs.clone(), special_tokens_mask, offset_mapping
@@ -198,7 +198,7 @@ class Masked(DataCollatorForLanguageModeling):
 
 
 class _WeightedTrainer(Trainer):
-    """Trainer, with rows that count several times and classes that weigh more."""
+    """Trainer, with counts of rows and weights of classes."""
 
     def __init__(
         self,
@@ -218,7 +218,7 @@ class _WeightedTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
-        """The pieces of a step, and what their losses are divided by together."""
+        """The pieces of a step, and the divisor of the sum of their losses."""
         pieces, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         weights = (
             self._weigh(one["labels"], torch.ones_like(one["counts"]))[1].sum()
@@ -249,14 +249,14 @@ class _WeightedTrainer(Trainer):
         return (loss, None) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add a step's right predictions, and of how many, to its loss."""
+        """Add the step's numbers of right and all predictions to its loss."""
         if "loss" in logs:
             logs |= {"right": self._right, "seen": self._seen}
             self._right = self._seen = 0.0
         super().log(logs, start_time)
 
     def _weigh(self, labels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of `labels` are predicted, a mask of their shape, and their weights."""
+        """A mask of the `labels` that are predicted, and their weights."""
         chosen = labels != _IGNORED
         weights = counts.view(-1, *[1] * (labels.dim() - 1)).expand_as(labels)[chosen]
         if self._class_weights is not None:
@@ -271,7 +271,7 @@ class _WeightedTrainer(Trainer):
             return model(**inputs).logits[chosen]
 
         def keep(module: nn.Module, given: Any, output: Any) -> Any:
-            # (batch, tokens, hidden) -> (1, items, hidden): heads see token by token.
+            # (batch, tokens, hidden) -> (1, items, hidden): heads work token by token.
             output.last_hidden_state = output.last_hidden_state[chosen][None]
             return output
 
@@ -312,11 +312,11 @@ class _Watch(TrainerCallback):
     def on_epoch_begin(
         self, args: Any, state: Any, control: Any, **kwargs: Any
     ) -> None:
-        """Order, masks and dropout of an epoch depend on its number alone."""
+        """Make order, masks and dropout of an epoch depend only on its number."""
         self._seed(self._epochs_done(state))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count a step as done; within an epoch, save if it is time."""
+        """Move the bar; within an epoch, save if it is time."""
         self.stage.bar.update()
         if state.global_step % self._steps(state):
             self._save_if_due(control)
@@ -329,7 +329,7 @@ class _Watch(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show a step's loss and accuracy; stop at a loss that is no number."""
+        """Show a step's loss and accuracy; stop if the loss is not finite."""
         if not logs or "loss" not in logs:
             return
         epoch = math.ceil(state.epoch - 1e-6)
@@ -358,13 +358,13 @@ class _Watch(TrainerCallback):
         _LOG.info("%s", row)
         if self.keep_best and best_epoch(state.log_history) == done:
             self.best = copied_weights(model)
-        # Where a run that goes on from here begins the next epoch.
+        # As a resumed run begins the next epoch.
         self._seed(done)
         if state.global_step < state.max_steps:
             self._save_if_due(control)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Trainer has written a checkpoint: complete it, then point to it."""
+        """Complete the checkpoint that Trainer has written, then point to it."""
         name = f"checkpoint-{state.global_step}"
         path = self.stage.folder / name
         if self.best:
@@ -440,7 +440,7 @@ def copied_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def rows_at_once(rows: Rows, params: TeacherParams) -> int:
-    """How many of `rows` run at once: about as many utterances as without merging."""
+    """How many rows run at once: about as many utterances as without merging."""
     utterances = params.batch_size // params.gradient_accumulation
     return max(1, round(utterances / rows.mean_count()))
 
@@ -549,10 +549,10 @@ def in_bf16(precision: str, device: torch.device) -> bool:
 
 
 def _latest(folder: Path) -> Path | None:
-    """The last complete checkpoint in `folder`; a damaged one is removed.
+    """The last complete checkpoint in `folder`; if it is damaged, `folder` is removed.
 
-    Trainer goes on without what it does not find, such as the optimiser's state, and
-    ends with other weights.
+    Trainer resumes without the files it does not find, such as the optimiser's state,
+    and ends with other weights.
     """
     pointer = folder / "latest.json"
     if not pointer.exists():
@@ -570,6 +570,6 @@ def _latest(folder: Path) -> Path | None:
         reason = f"{damaged[0]} has changed"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error)
-    _LOG.warning("%s: a damaged checkpoint (%s); the stage begins anew", folder, reason)
+    _LOG.warning("%s: damaged checkpoint (%s); the stage starts again", folder, reason)
     shutil.rmtree(folder)
     return None

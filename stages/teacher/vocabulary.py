@@ -1,8 +1,8 @@
 """A WordPiece vocabulary of a small corpus: its characters, then its words.
 
-The trainer of the tokenizers library orders pieces by a hash that differs from process
-to process, so that the same texts give other token numbers each time. This one is a
-function of the texts alone.
+The trainer of the tokenizers library orders pieces by a hash that differs between
+processes, so the same texts get other token numbers each time. This one depends only on
+the texts.
 """
 
 from collections import Counter
@@ -18,16 +18,16 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def build_vocabulary(texts: Iterable[str], size: int) -> dict[str, int]:
     """Piece -> number: special tokens, characters, then words, the frequent first.
 
-    Every character is there at the head of a word and inside one (`##`), so a word
-    that never stood in `texts` is spelled out rather than lost. Of words that stand
-    equally often the alphabetically first come first.
+    Every character is there as the start of a word and inside one (`##`), so a word
+    that is not in `texts` is spelled. Words of equal frequency are in alphabetical
+    order.
 
     Args:
         texts: normalised texts, each as often as it occurs.
-        size: at most so many pieces.
+        size: the most pieces.
 
     Raises:
-        ConfigurationError: `size` does not hold the characters.
+        ConfigurationError: `size` is too small for the characters.
     """
     backend = BertTokenizer().backend_tokenizer
     counts = Counter(
