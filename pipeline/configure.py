@@ -1,7 +1,8 @@
-"""Writing params.yaml for a corpus, and saying what is there and what to do next.
+"""`configure`: write params.yaml for a corpus, and show what to do next.
 
-A preset holds the corpus's own section; the others, with the paper's numbers, stand in
-`presets/paper.yaml`. The demo's preset is whole: its models are small.
+A preset has the corpus's own section; the other sections, with the paper's values, are
+in `presets/paper.yaml`. The demo's preset has all sections, because its models are
+small.
 """
 
 import io
@@ -24,7 +25,7 @@ def preset_text(name: str, overrides: Sequence[str] = ()) -> str:
 
     Args:
         name: one of `PRESETS`.
-        overrides: `section.key=value`, put into it.
+        overrides: `section.key=value`, to apply.
     """
     text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     if "\nacoustic:" not in text:
@@ -34,14 +35,14 @@ def preset_text(name: str, overrides: Sequence[str] = ()) -> str:
         return text
     from ruamel.yaml import YAML
 
-    # Round trip: what a person reads in the file stays.
+    # A round trip, which keeps the comments.
     yaml = YAML()
     yaml.width = 88
     sections = yaml.load(text)
     for override in overrides:
         section, key, value = parse_override(override)
         keys = sections.setdefault(section, {})
-        # One value stands for a list of one; in the file DVC wants the list.
+        # An override can give one value for a list of one; DVC needs the list.
         alone = isinstance(keys.get(key), list) and not isinstance(value, list)
         keys[key] = [value] if alone else value
     stream = io.StringIO()
@@ -57,21 +58,21 @@ def configure(
     overrides: Sequence[str] = (),
     force: bool = False,
 ) -> list[str]:
-    """Write `file`, link the recordings, and look at the corpus.
+    """Write `file`, link the recordings, and check the corpus.
 
     Args:
         name: one of `PRESETS`.
         file: params.yaml.
-        root: where the corpus lies; linked to `data/<name>`, where DVC watches it.
-        overrides: `section.key=value`, put into the file.
-        force: replace a file that holds a person's own settings.
+        root: folder of the corpus; linked to `data/<name>`, where DVC tracks it.
+        overrides: `section.key=value`, to apply.
+        force: replace a file that was edited.
 
     Returns:
-        What was done, found, and is to be done next, line by line.
+        What was done and found, and what to do next, line by line.
 
     Raises:
-        ConfigurationError: parameters that cannot be used, settings that would be
-            lost, or something else at `data/<name>`.
+        ConfigurationError: parameters that cannot be used, edits that would be lost, or
+            something else at `data/<name>`.
         InputError: `root` is given and is not that corpus; nothing is written.
     """
     if name not in PRESETS:
@@ -83,9 +84,9 @@ def configure(
     text = preset_text(name, overrides)
     if file.exists() and not force and not _is_preset(file, text):
         raise ConfigurationError(
-            "holds settings of your own",
+            "has settings that are not from a preset",
             path=file,
-            fix="copy it to another name, then repeat with --force",
+            fix="copy it to another name, then run this again with --force",
         )
     params = parse_params(file, text)
     layout = Layout(params.corpus.name)
@@ -93,9 +94,9 @@ def configure(
     if params.corpus.adapter == "demo":
         if root is not None:
             raise ConfigurationError(
-                "the demo is spoken by the pipeline", fix="leave --root out"
+                "the demo's recordings are synthesised", fix="leave --root out"
             )
-        found = ["the demo's recordings are spoken by `aln-pipeline prepare-corpus`"]
+        found = ["`aln-pipeline prepare-corpus` synthesises the demo's recordings"]
     elif root is not None:
         found = _look(params, root)
         _link(root, here)
@@ -103,29 +104,29 @@ def configure(
         try:
             found = _look(params, here)
         except InputError as error:
-            state = "not usable yet" if here.exists() else "not there yet"
+            state = "cannot be used yet" if here.exists() else "not found yet"
             found = [f"{state}: {error}"]
     write_text(file, text)
     encoder = Path(params.acoustic.encoder)
     if not encoder.exists():
         found.append(
             f"no encoder at {encoder} yet: put it there, or set acoustic.encoder, for "
-            "instance to data/demo/encoder.safetensors"
+            "example to data/demo/encoder.safetensors"
         )
     return [f"{file}: preset {name}", *found, "next: dvc repro"]
 
 
 def _is_preset(file: Path, text: str) -> bool:
-    """Whether nothing would be lost that `configure` cannot write again."""
+    """Whether `configure` can write the content of `file` again."""
     found = file.read_text(encoding="utf-8")
     return found == text or found in {preset_text(name) for name in PRESETS}
 
 
 def _look(params: Params, root: Path) -> list[str]:
-    """What is found of the corpus: counts, and recordings that are missing.
+    """Describe the corpus: counts, and recordings that are missing.
 
     Raises:
-        PipelineError: it is not that corpus, or bad.
+        PipelineError: `root` is not that corpus, or cannot be used.
     """
     from stages.corpus.run import read_corpus
 
@@ -134,10 +135,10 @@ def _look(params: Params, root: Path) -> list[str]:
     counts = table["split"].value_counts()
     splits = ", ".join(f"{counts.get(split, 0):,} {split}" for split in SPLITS)
     speakers = table.loc[table["speaker"] != "", "speaker"].nunique()
-    told = f"; {speakers:,} speakers" if speakers else ""
+    voices = f"; {speakers:,} speakers" if speakers else ""
     lines = [
         *corpus.notes,
-        f"{root}: {splits} utterances, {table['intent'].nunique():,} intents{told}",
+        f"{root}: {splits} utterances, {table['intent'].nunique():,} intents{voices}",
     ]
     paths = [] if corpus.contents else list(table["path"])
     missing = [path for path in paths if not (root / path).is_file()]
@@ -151,7 +152,7 @@ def _link(root: Path, here: Path) -> None:
         return
     if here.exists() and not here.is_symlink():
         raise ConfigurationError(
-            "something else is there",
+            "already exists",
             path=here,
             expected=f"nothing, or a link to {root}",
             fix="move it away, or leave --root out to use it",

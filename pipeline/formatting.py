@@ -1,10 +1,10 @@
-"""Tables and sizes as people read them."""
+"""Tables and sizes as plain text."""
 
 from collections.abc import Sequence
 
 
 def format_size(size: float) -> str:
-    """A size in the unit that people would use."""
+    """A size in bytes with the unit that fits: `17 B`, `8.4 MB`."""
     units = ["B", "kB", "MB", "GB", "TB"]
     while size >= 1000 and len(units) > 1:
         size /= 1000
@@ -13,7 +13,7 @@ def format_size(size: float) -> str:
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text, each column as wide as it needs."""
+    """Rows as text with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

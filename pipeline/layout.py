@@ -1,25 +1,29 @@
-"""Where everything lies. Only this module knows; stages are told.
+"""Paths of a corpus. Only this module knows them; stages get them as arguments.
 
     cache/<corpus>/manifest.csv, intents.json, conditions.csv   the corpus
-                   audio/                        recordings spoken or unpacked here
+                   audio/                        recordings that the pipeline wrote
                    acoustic/, acoustic.digest    features of the recordings
-                   quarantine.csv                recordings set aside
+                   quarantine.csv                recordings that cannot be used
                    teacher/                      the fine-tuned BERT
-                   teacher.work/                 one whose training was interrupted
-                   targets/, targets.digest      its vectors of the texts
-                   transcripts/                  what recognisers heard
-                   baseline1/                    the teacher's intents of that
+                   teacher.work/                 its checkpoints while it is trained
+                   targets/, targets.digest      the teacher's vectors of the texts
+                   transcripts/                  transcripts of recognisers
+                   baseline1/                    the teacher's intents for them
                    student/<system>[-<alpha>]/   a student
-                   robustness/<condition>/, .digest, predictions.csv
-                                                 test spoilt, and the predictions
-                   results/                      what each trained student came to
-                   unfinished/<student>/         what a killed training goes on from
-    report/                                      the report, which git keeps
+                   robustness/                   predictions.csv and, for each
+                                                 degradation, features and digest
+                   results/                      scores of all students trained so far
+                   unfinished/<student>/         its checkpoints while it is trained
+                   kept/                         results that others replaced
+    report/                                      the report, in git
 
-Paths are relative to the repository, in which every command runs. The environment
-variable ALN_CACHE_DIR names another repository's `cache/` by its absolute path: a copy
-of the repository, such as DVC makes for `dvc exp run --temp`, then links what is dear
-and known by its content from there instead of computing it anew.
+A folder that a command wrote as a whole has an `identity.json`, which says what it was
+made from. Paths are relative to the repository, where every command runs.
+
+The environment variable ALN_CACHE_DIR is the absolute path of another repository's
+`cache/`. A copy of that repository, such as `dvc exp run --temp` makes, then links
+recordings, features, targets, transcripts and the scores of students from there instead
+of computing them again.
 """
 
 import logging
@@ -44,8 +48,8 @@ class Layout:
 
     Attributes:
         corpus: its name.
-        cache: the folder of all that can be computed again.
-        data: the folder of all that was given.
+        cache: the folder of everything that can be computed again.
+        data: the folder of everything that was given.
         report: the folder of the report.
     """
 
@@ -56,7 +60,7 @@ class Layout:
 
     @property
     def folder(self) -> Path:
-        """All that is computed from the corpus."""
+        """Everything that is computed from the corpus."""
         return self.cache / self.corpus
 
     @property
@@ -65,34 +69,14 @@ class Layout:
         return CorpusFiles(self.folder)
 
     @property
-    def manifest(self) -> Path:
-        """The utterance table."""
-        return self.folder / "manifest.csv"
-
-    @property
-    def intents(self) -> Path:
-        """The list of intents."""
-        return self.folder / "intents.json"
-
-    @property
     def audio(self) -> Path:
-        """Recordings of a corpus that are not files in its own folder."""
+        """Recordings that are not files in the corpus's own folder."""
         return self.folder / "audio"
 
     @property
     def acoustic(self) -> Path:
-        """Parts of the cache of acoustic features."""
+        """Cache of the acoustic features."""
         return self.folder / "acoustic"
-
-    @property
-    def acoustic_digest(self) -> Path:
-        """What the acoustic features of this corpus are."""
-        return self.folder / "acoustic.digest"
-
-    @property
-    def quarantine(self) -> Path:
-        """The recordings that extraction set aside."""
-        return self.folder / "quarantine.csv"
 
     @property
     def teacher(self) -> Path:
@@ -101,47 +85,34 @@ class Layout:
 
     @property
     def teacher_work(self) -> Path:
-        """What a training of it that was interrupted left."""
+        """Checkpoints of the teacher's training."""
         return self.folder / "teacher.work"
 
     @property
     def targets(self) -> Path:
-        """Parts of the cache of the teacher's vectors."""
+        """Cache of the teacher's vectors."""
         return self.folder / "targets"
 
     @property
-    def targets_digest(self) -> Path:
-        """What the targets of this corpus are."""
-        return self.folder / "targets.digest"
-
-    @property
     def transcripts(self) -> Path:
-        """What recognisers heard in the recordings."""
+        """Transcripts of recognisers."""
         return self.folder / "transcripts"
 
     @property
     def baseline1(self) -> Path:
-        """The teacher's intents of what a recogniser heard."""
+        """The teacher's intents for a recogniser's transcripts."""
         return self.folder / "baseline1"
-
-    def caches(self, kind: str) -> list[tuple[Path, Path]]:
-        """Parts and digest of every cache of a kind, of `KINDS` or robustness."""
-        if kind != "robustness":
-            return [self.features(kind)]
-        folders = sorted(self.robustness.glob("*/"))
-        return [(one, one.with_name(f"{one.name}.digest")) for one in folders]
-
-    def features(self, kind: str) -> tuple[Path, Path]:
-        """Parts and digest of one of `KINDS`."""
-        return {
-            "acoustic": (self.acoustic, self.acoustic_digest),
-            "targets": (self.targets, self.targets_digest),
-        }[kind]
 
     @property
     def robustness(self) -> Path:
-        """Features of test under each condition, and the predictions from them."""
+        """Caches of the degraded test recordings, and predictions for them."""
         return self.folder / "robustness"
+
+    def caches(self, kind: str) -> list[Path]:
+        """The caches of a kind, which is one of `ALL_KINDS`."""
+        if kind == "robustness":
+            return sorted(self.robustness.glob("*/"))
+        return [self.folder / kind]
 
     def student(self, system: str, alpha: float | None) -> Path:
         """The folder of a student; α as it is written in params.yaml."""
@@ -149,11 +120,11 @@ class Layout:
 
     @property
     def results(self) -> Path:
-        """The ledger: what each student that was trained came to."""
+        """The ledger: the scores of all students trained so far."""
         return self.folder / "results"
 
     def unfinished(self, name: str) -> Path:
-        """What the training called `name` goes on from if it was killed."""
+        """Checkpoints of the training called `name`."""
         return self.folder / "unfinished" / name
 
     def link_shared(self) -> None:
@@ -164,32 +135,29 @@ class Layout:
         """
         if not (value := os.environ.get(SHARED_VARIABLE)):
             return
-        if not Path(value).is_absolute():
+        shared = Path(value)
+        if not shared.is_absolute() or not shared.is_dir():
             raise ConfigurationError(
-                f"{SHARED_VARIABLE} must be an absolute path", found=repr(value)
-            )
-        if Path(value).resolve() == self.cache.resolve():
-            return
-        if not Path(value).is_dir():
-            raise ConfigurationError(
-                f"{SHARED_VARIABLE} names no folder",
+                f"{SHARED_VARIABLE} cannot be used",
                 found=repr(value),
-                expected="another repository's cache/",
+                expected="the absolute path of another repository's cache/",
                 fix="correct it, or create the folder",
             )
-        conditions = Path(value, self.corpus, "robustness").glob("*/")
-        for name in (*_SHARED, *(f"robustness/{one.name}" for one in conditions)):
-            here, there = self.folder / name, Path(value, self.corpus, name)
+        if shared.resolve() == self.cache.resolve():
+            return
+        degraded = (shared / self.corpus / "robustness").glob("*/")
+        for name in (*_SHARED, *(f"robustness/{one.name}" for one in degraded)):
+            here, there = self.folder / name, shared / self.corpus / name
             if here.exists():
                 if here.resolve() != there.resolve():
                     log.warning("%s is used, not %s", here, there)
                 continue
             there.mkdir(parents=True, exist_ok=True)
             here.parent.mkdir(parents=True, exist_ok=True)
-            here.unlink(missing_ok=True)  # a link that leads nowhere
+            here.unlink(missing_ok=True)  # a broken link
             here.symlink_to(there)
 
 
 def student_name(system: str, alpha: float | None) -> str:
-    """What a student is called: `baseline2`, `aln-0.8`."""
+    """The name of a student: `baseline2`, `aln-0.8`."""
     return system if alpha is None else f"{system}-{alpha}"

@@ -1,8 +1,8 @@
-"""params.yaml -> each stage's frozen dataclass, strictly.
+"""params.yaml -> the frozen dataclass of each stage's parameters.
 
-A section is named after a stage and each of its keys after a field of that stage's
-dataclass, whose defaults stand in for what is left out. Whatever else stands there is
-an error: a misspelt key that is ignored costs somebody a day.
+A section is named after a stage, and its keys after the fields of that stage's
+dataclass, whose defaults apply to keys that are left out. An unknown section or key is
+an error, so that a typo is not ignored.
 """
 
 import difflib
@@ -29,7 +29,7 @@ PARAMS_FILE = Path("params.yaml")
 
 @dataclass(frozen=True)
 class Params:
-    """All of params.yaml, a field a section."""
+    """The content of params.yaml, one field for each section."""
 
     corpus: CorpusParams = field(default_factory=CorpusParams)
     acoustic: AcousticParams = field(default_factory=AcousticParams)
@@ -44,30 +44,30 @@ class Params:
 
 
 def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
-    """The parameters in `path`, changed by `overrides`.
+    """Read the parameters in `path` and apply `overrides`.
 
     Args:
         path: a YAML file: sections of keys.
-        overrides: each `section.key=value`, the value in YAML.
+        overrides: each `section.key=value`, the value as in YAML.
 
     Raises:
         ConfigurationError: no such file, not YAML, an unknown section or key, or a
-            value of another type or out of range; names the key, lists the known ones.
+            value of the wrong type or out of range.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            "no readable parameters there",
+            "cannot be read",
             path=path,
             found=getattr(error, "strerror", None) or error,
-            fix="run this in the folder that holds params.yaml, or give --params FILE",
+            fix="run this in the folder with params.yaml, or give --params FILE",
         ) from None
     return parse_params(path, text, overrides)
 
 
 def parse_params(path: Path, text: str, overrides: Sequence[str] = ()) -> Params:
-    """The parameters in `text`, which stands or will stand in `path`.
+    """Parse the parameters in `text`, the present or future content of `path`.
 
     Raises:
         ConfigurationError: as `load_params`.
@@ -77,7 +77,7 @@ def parse_params(path: Path, text: str, overrides: Sequence[str] = ()) -> Params
     for override in overrides:
         section, key, value = parse_override(override)
         keys = sections.get(section) or {}
-        if isinstance(keys, dict):  # anything else is complained of with its section
+        if isinstance(keys, dict):  # otherwise `_section` raises
             sections[section] = {**keys, key: value}
     kinds = get_type_hints(Params)
     _check_known(path, "section", sections, kinds)
@@ -88,12 +88,12 @@ def parse_params(path: Path, text: str, overrides: Sequence[str] = ()) -> Params
 
 
 def _check_listed(path: Path, sections: Mapping[str, Any]) -> None:
-    """See that what dvc.yaml makes a stage of each is a list, as DVC demands."""
+    """Check that student.alpha is a list, as the matrix in dvc.yaml requires."""
     keys = sections.get("student")
     alpha = keys.get("alpha") if isinstance(keys, dict) else None
     if isinstance(alpha, int | float) and not isinstance(alpha, bool):
         raise ConfigurationError(
-            "student.alpha is no list, and dvc.yaml makes a stage of each in it",
+            "student.alpha is not a list; dvc.yaml has a stage for each value in it",
             path=path,
             found=alpha,
             expected=f"[{alpha}]",
@@ -108,13 +108,13 @@ def _sections(path: Path, text: str) -> dict[str, Any]:
         return {}
     if not isinstance(sections, dict):
         raise ConfigurationError(
-            "no sections in it", path=path, found=_kind(sections), expected="a mapping"
+            "has no sections", path=path, found=_kind(sections), expected="a mapping"
         )
     return sections
 
 
 def _parse(where: Path | str, text: str) -> Any:
-    # DVC's own parser: PyYAML, which reads YAML 1.1, takes 1e-3 for a text.
+    # As DVC does. PyYAML implements YAML 1.1, where 1e-3 is a text.
     from ruamel.yaml import YAML, YAMLError
 
     try:
@@ -126,10 +126,10 @@ def _parse(where: Path | str, text: str) -> Any:
 
 
 def parse_override(override: str) -> tuple[str, str, Any]:
-    """`section.key=value` as its parts, the value as YAML reads it.
+    """Split `section.key=value`; the value is parsed as YAML.
 
     Raises:
-        ConfigurationError: it has another form, or the value is not YAML.
+        ConfigurationError: another form, or the value is not YAML.
     """
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
@@ -141,7 +141,7 @@ def parse_override(override: str) -> tuple[str, str, Any]:
 
 
 def _section(path: Path, name: str, kind: type, values: Any) -> Any:
-    """The dataclass `kind` from the section `name`."""
+    """The dataclass `kind` from the values of section `name`."""
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -182,8 +182,8 @@ def _check_known(
 def _typed(path: Path, name: str, kind: Any, value: Any) -> Any:
     """`value` as `kind`; a list becomes a tuple, and so does a single value.
 
-    An integer stays one where a number is wanted: DVC names folders after what stands
-    in the file, so 1 and 1.0 must not become the same.
+    An integer stays one where a number is expected: DVC names folders after the values
+    in the file, so 1 and 1.0 must stay different.
     """
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]

@@ -1,4 +1,4 @@
-"""What is there, and what is out of date."""
+"""`status`: what each stage has computed, and what is out of date."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,13 +8,15 @@ from typing import Any
 from pipeline.formatting import format_size, format_table
 from pipeline.layout import Layout
 from stages.core.errors import ConfigurationError, PipelineError
+from stages.core.text import name_some
 
 
 def describe(layout: Layout) -> str:
     """A table of the stages of dvc.yaml: state, contents, size, and why if not fresh.
 
     Raises:
-        ConfigurationError: the working directory is no DVC repository.
+        ConfigurationError: the working directory is not a DVC repository, or DVC is
+            locked by another command.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -25,8 +27,8 @@ def describe(layout: Layout) -> str:
             changes = repo.status()
     except DvcException as error:
         raise ConfigurationError(
-            f"DVC cannot tell ({' '.join(str(error).split())})",
-            fix="run this in the repository, while no other dvc command works",
+            f"DVC cannot report the status ({' '.join(str(error).split())})",
+            fix="run this in the repository, while no other dvc command runs",
         ) from error
     rows = [("stage", "state", "contents", "size", "why")]
     for name, stage in stages.items():
@@ -39,7 +41,7 @@ def describe(layout: Layout) -> str:
 
 
 def _judge(changes: Iterable[Any]) -> tuple[str, str]:
-    """State and reason, from what DVC says of a stage."""
+    """State and reason, from the changes that DVC reports for a stage."""
     missing: list[str] = []
     reasons: dict[str, list[str]] = {}
     for change in changes:
@@ -56,44 +58,36 @@ def _judge(changes: Iterable[Any]) -> tuple[str, str]:
                 else:
                     reasons.setdefault(how, []).append(path)
     if missing:
-        return "missing", f"no {_shorten(missing)}"
-    why = "; ".join(f"{how} {_shorten(what)}".strip() for how, what in reasons.items())
+        return "missing", f"no {name_some(missing)}"
+    why = "; ".join(f"{how} {name_some(what)}".strip() for how, what in reasons.items())
     return ("stale" if reasons else "fresh"), why
 
 
-def _shorten(names: Sequence[str]) -> str:
-    """The first few of `names`, and how many there are besides."""
-    rest = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def _contents(outs: Sequence[Path], layout: Layout) -> str:
-    """A few words on what a stage left, as far as it is there."""
+    """What a stage's outputs contain, in a few words."""
     words = []
     for path in filter(Path.exists, outs):
-        # A damaged file is one row's matter: the others are told all the same.
+        # A damaged file must not keep the other rows from being shown.
         try:
-            words += _told(path, layout)
+            words += _describe_output(path, layout)
         except (PipelineError, OSError, ValueError, LookupError, TypeError):
             words.append(f"{path.name} cannot be read")
     return ", ".join(words)
 
 
-def _told(path: Path, layout: Layout) -> list[str]:
-    from pipeline.cache.maintenance import info
+def _describe_output(path: Path, layout: Layout) -> list[str]:
+    from pipeline.cache.contents import info
     from stages.core.manifest import SPLITS, read_manifest
 
-    if path.name == layout.manifest.name:
+    if path.name == layout.corpus_files.manifest.name:
         counts = read_manifest(path)["split"].value_counts()
         return [f"{counts.get(split, 0):,} {split}" for split in SPLITS]
     if path.name in (layout.acoustic.name, layout.targets.name):
-        return [
-            f"{found.utterances:,} of {found.header.encoder}" for found in info(path)
-        ]
+        return [f"{one.utterances:,} of {one.header.encoder}" for one in info(path)]
     if path.name == layout.robustness.name:
-        return [f"{len(list(path.glob('*.digest')))} conditions and clean"]
+        return [f"{len(list(path.glob('*.digest')))} degradations"]
     words = []
-    for name in ("scores.json", "metrics.json"):  # teacher's, student's
+    for name in ("scores.json", "metrics.json"):  # of the teacher, of a student
         if (path / name).is_file():
             scores = json.loads((path / name).read_text(encoding="utf-8"))
             words += [

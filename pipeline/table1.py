@@ -1,4 +1,4 @@
-"""A corpus' figures as in the paper's Table 1, next to the published ones."""
+"""Statistics of a corpus next to those of the paper's Table 1, as plain text."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pipeline.formatting import format_table
 
 
 def describe_manifest(corpus: str, manifest: Path) -> str:
-    """The table, and a line for each figure that differs from the paper's.
+    """The table, then a line for each figure that differs from the paper's.
 
     Args:
         corpus: its name; the paper has `fsc` and `atis`.
@@ -30,5 +30,6 @@ def describe_manifest(corpus: str, manifest: Path) -> str:
             rows.append(("  the paper", *cells))
     lines = [format_table(rows)]
     if corpus in TABLE1:
-        lines += table1_differences(corpus, found) or ["all figures are the paper's"]
+        differences = table1_differences(corpus, found)
+        lines += differences or ["all figures match the paper's"]
     return "\n".join(lines)

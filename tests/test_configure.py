@@ -34,7 +34,7 @@ def test_every_preset_is_written_and_says_what_is_next(empty: Path, name: str) -
     assert params.corpus.name == name
     assert FILE.read_text() == preset_text(name)
     if name != "demo":
-        assert lines[1].startswith(f"not there yet: data/{name}")
+        assert lines[1].startswith(f"not found yet: data/{name}")
         assert any(line.startswith("no encoder at ") for line in lines)
 
 
@@ -57,7 +57,7 @@ def test_what_is_there_but_bad_is_not_said_to_be_absent(empty: Path) -> None:
     Path("data").mkdir()
     Path("data/table").symlink_to(empty / "corpus")
     (empty / "corpus" / "table.csv").write_text("path,split\n")
-    assert "not usable yet: " in pipeline("configure", "table").stdout
+    assert "cannot be used yet: " in pipeline("configure", "table").stdout
 
 
 def test_a_corpus_is_linked_and_described(empty: Path) -> None:
@@ -88,7 +88,7 @@ def test_settings_of_ones_own_are_not_overwritten(empty: Path) -> None:
     FILE.write_text(own)
     result = pipeline("configure", "fsc")
     assert result.exit_code == 2
-    assert "holds settings of your own" in result.stderr
+    assert "has settings that are not from a preset" in result.stderr
     assert FILE.read_text() == own
     assert pipeline("configure", "fsc", "--force").exit_code == 0
     assert load_params(FILE).corpus.name == "fsc"
@@ -123,7 +123,7 @@ def test_another_corpus_in_its_place_is_left_alone(empty: Path) -> None:
     Path("data/table/thesis.wav").write_text("mine")
     result = pipeline("configure", "table", "--root", empty / "corpus")
     assert result.exit_code == 2
-    assert "data/table: something else is there" in result.stderr
+    assert "data/table: already exists" in result.stderr
     assert Path("data/table/thesis.wav").read_text() == "mine"
     assert not FILE.exists()
 

@@ -1,260 +1,287 @@
-"""A corpus' caches of features and targets: what they hold, and their upkeep."""
+"""The commands `aln-pipeline cache …`: what they read and what they print."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from pipeline.formatting import format_size, format_table
-from pipeline.layout import ALL_KINDS, Layout
+from pipeline.layout import ALL_KINDS, KINDS, Layout
+from pipeline.options import Settings, configured
 from stages.core.errors import CacheError, PipelineError
 
 if TYPE_CHECKING:
-    from pipeline.cache.maintenance import Cache, Contents, Survey
-    from stages.cache.digest import Digest
-    from stages.cache.format import Part
+    from pipeline.cache.contents import Cache, Contents
+    from pipeline.cache.garbage import Plan
 
-_COLUMNS = ("split", "speaker", "text", "intent")
+_COLUMNS = ("split", "speaker", "text", "intent")  # of the manifest, in an export
+_CONTENT = {
+    "acoustic": "features of {:,} utterances",
+    "targets": "targets of {:,} texts",
+}
 
 
-def list_caches(layout: Layout) -> str:
-    """A table of what the caches hold, and how much of it the manifest needs."""
-    from pipeline.cache.maintenance import info
+@click.group()
+def cache() -> None:
+    """Inspect and maintain the caches of features and targets."""
 
-    rows = [
-        (
-            "cache",
-            "encoder",
-            "fingerprint",
-            "utterances",
-            "frames",
-            "parts",
-            "size",
-            "of the manifest",
-            "not needed",
-        )
-    ]
-    for kind, directory, digest in _places(layout, ALL_KINDS):
-        for found in info(directory):
-            header = found.header
-            rows.append(
-                (
+
+_kinds = click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice(ALL_KINDS),
+    multiple=True,
+    default=ALL_KINDS,
+    show_default="all",
+    help="Only this cache; can be repeated.",
+)
+_kind = click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default="acoustic",
+    show_default=True,
+    help="Features of the recordings, or the teacher's targets.",
+)
+
+
+@cache.command()
+@configured
+def info(settings: Settings) -> None:
+    """Show what is cached, from which encoder, and how much of it is needed."""
+    from pipeline.cache import contents
+
+    layout = settings.layout
+    titles = ("cache", "encoder", "fingerprint", "utterances", "frames", "parts")
+    rows = [(*titles, "size", "of the manifest", "not needed")]
+    for kind in ALL_KINDS:
+        for directory in layout.caches(kind):
+            for found in contents.info(directory):
+                header = found.header
+                row = (
                     str(directory),
                     f"{header.encoder}, {header.dim} {header.dtype}",
                     header.fingerprint[:12],
                     f"{found.utterances:,}",
                     f"{found.frames:,}",
-                    f"{found.parts:,}",
+                    f"{len(found.parts):,}",
                     format_size(found.bytes),
-                    *_need(layout, kind, directory, digest, found),
+                    *_need(layout, kind, directory, found),
                 )
-            )
-    if len(rows) == 1:
-        return f"{layout.folder}: nothing cached yet"
-    return format_table(rows)
+                rows.append(row)
+    empty = f"{layout.folder}: nothing cached yet"
+    click.echo(format_table(rows) if len(rows) > 1 else empty)
 
 
-def verify_caches(layout: Layout, kinds: Sequence[str]) -> tuple[list[str], str]:
-    """The problems of the caches, a line each, and a line in sum.
+@cache.command()
+@configured
+@_kinds
+@click.pass_context
+def verify(ctx: click.Context, settings: Settings, kinds: tuple[str, ...]) -> None:
+    """Check every checksum, and that every utterance of the manifest is cached."""
+    from pipeline.cache import maintenance
+    from stages.cache.digest import read_digest
 
-    Raises:
-        PipelineError: no usable manifest.
+    problems, checked = [], []
+    for kind, one in _needed_caches(settings.layout, kinds):
+        rows = [(id, key) for key, ids in one.needed.items() for id in ids]
+        digest = None
+        try:
+            digest = read_digest(one.digest)
+        except CacheError as error:
+            problems.append(str(error))
+        problems += maintenance.verify(one.directory, rows, digest=digest)
+        content = _CONTENT.get(kind, f"{one.directory.name} of {{:,}}")
+        checked.append(content.format(len(rows)))
+    for problem in problems:
+        click.echo(problem, err=True)
+    state = f"{len(problems)} problems" if problems else "complete, no damage"
+    click.echo(f"{settings.layout.folder}: {', '.join(checked)}: {state}")
+    ctx.exit(1 if problems else 0)
+
+
+@cache.command()
+@configured
+@_kinds
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+def gc(settings: Settings, kinds: tuple[str, ...], dry_run: bool) -> None:
+    """Remove features that the manifest does not need, and join small parts.
+
+    Removes features of other encoders than the digest's, and of recordings and texts
+    that are not in the manifest. It can be interrupted or killed at any moment without
+    losing features that are needed.
     """
-    from pipeline.cache.maintenance import verify
+    from pipeline.cache.garbage import collect
 
-    problems = []
-    checked = []
-    for kind, directory, path in _needed(layout, kinds):
-        cache = _cache(layout, kind, directory, path)
-        rows = [(id, key) for key, ids in cache.needed.items() for id in ids]
-        digest, missing = _digest(cache.digest)
-        problems += missing
-        problems += verify(cache.directory, rows, digest=digest)
-        what = {
-            "acoustic": "features of {:,} utterances",
-            "targets": "targets of {:,} texts",
-            "robustness": f"{directory.name} of {{:,}}",
-        }[kind]
-        checked.append(what.format(len(rows)))
-    state = f"{len(problems)} problems" if problems else "sound and complete"
-    return problems, f"{layout.folder}: {', '.join(checked)}: {state}"
-
-
-def collect_garbage(
-    layout: Layout, kinds: Sequence[str], *, dry_run: bool, say: Callable[[str], None]
-) -> str:
-    """Reclaim what the manifest does not need; `say` what, line by line, before.
-
-    Returns:
-        A line in sum.
-
-    Raises:
-        PipelineError: as `maintenance.collect`, or another repository's cache.
-    """
-    from pipeline.cache.maintenance import collect
-
-    caches = [_cache(layout, *place) for place in _needed(layout, kinds)]
-    for cache in caches:
-        _check_owned(layout, cache.directory)
-
-    def tell(survey: "Survey") -> None:
-        for line in _plan(survey):
-            say(f"{survey.directory}: {line}")
-
-    done = collect(caches, dry_run=dry_run, tell=tell)
-    if not done.parts:
-        return f"{layout.folder}: nothing cached yet"
-    return (
-        f"{layout.folder}: {done.parts:,} parts, {format_size(done.bytes)} before; "
-        f"{done.parts_left:,} parts, {format_size(done.bytes_left)} "
-        f"{'if done' if dry_run else 'now'}; {done.dropped:,} utterances "
-        f"{'to be dropped' if dry_run else 'dropped'}"
+    layout = settings.layout
+    caches = [one for _, one in _needed_caches(layout, kinds)]
+    for one in caches:
+        _check_owned(layout, one.directory)
+    collected = collect(caches, dry_run=dry_run)
+    for done in collected:
+        for line in _describe_plan(done.plan):
+            click.echo(f"{done.plan.cache.directory}: {line}")
+    if not collected:
+        click.echo(f"{layout.folder}: nothing cached yet")
+        return
+    parts = sum(done.parts for done in collected)
+    parts_left = sum(done.parts_left for done in collected)
+    size = format_size(sum(done.bytes for done in collected))
+    size_left = format_size(sum(done.bytes_left for done in collected))
+    dropped = sum(done.plan.dropped for done in collected)
+    click.echo(
+        f"{layout.folder}: {parts:,} parts, {size} before; "
+        f"{parts_left:,} parts, {size_left} {'if done' if dry_run else 'now'}; "
+        f"{dropped:,} utterances {'to be removed' if dry_run else 'removed'}"
     )
 
 
-def export_cache(
-    layout: Layout, kind: str, path: Path, *, splits: Sequence[str], force: bool
-) -> str:
-    """Write a cache's features to one file for other tools; a line on what it holds.
-
-    Raises:
-        PipelineError: as `maintenance.export`, or no usable manifest.
-    """
-    from pipeline.cache.maintenance import export
+@cache.command()
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@configured
+@_kind
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    type=click.Choice(["train", "valid", "test"]),
+    help="Only this split; can be repeated.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+def export(
+    settings: Settings, path: Path, kind: str, splits: tuple[str, ...], force: bool
+) -> None:
+    """Write the features to FILE, one HDF5 file for other tools."""
+    from pipeline.cache import maintenance
     from stages.core.manifest import read_manifest
 
+    layout = settings.layout
     columns = {}
     if kind == "acoustic":
-        table = read_manifest(layout.manifest).set_index("id")
+        table = read_manifest(layout.corpus_files.manifest).set_index("id")
         columns = {name: table[name].to_dict() for name in _COLUMNS}
-    cache = _cache(layout, kind, *layout.features(kind), splits)
-    count = export(path, cache, columns=columns, force=force)
-    what = "features" if kind == "acoustic" else "targets"
-    unit = "utterances" if kind == "acoustic" else "texts"
-    return f"{path}: {what} of {count:,} {unit}, {format_size(path.stat().st_size)}"
+    (directory,) = layout.caches(kind)
+    wanted = _cache(layout, kind, directory, splits)
+    count = maintenance.export(path, wanted, columns=columns, force=force)
+    size = format_size(path.stat().st_size)
+    click.echo(f"{path}: {_CONTENT[kind].format(count)}, {size}")
 
 
-def merge_cache(layout: Layout, kind: str, other: Path) -> str:
-    """Take over another cache's parts; a line on what was taken.
+@cache.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.pass_context
+def diff(ctx: click.Context, a: Path, b: Path) -> None:
+    """Show the differences of two caches; A and B are folders or digests."""
+    from pipeline.cache.comparison import compare
 
-    Raises:
-        PipelineError: as `pipeline.cache.maintenance.merge`, or a damaged digest.
-    """
-    from pipeline.cache.maintenance import encoder_names, merge
-    from stages.cache.digest import read_digest
+    difference = compare(a, b)
+    click.echo(difference)
+    ctx.exit(1 if difference else 0)
+
+
+@cache.command()
+@click.argument("other", type=click.Path(path_type=Path))
+@configured
+@_kind
+def merge(settings: Settings, other: Path, kind: str) -> None:
+    """Copy features from OTHER, a cache's folder, that are not cached here yet."""
+    from pipeline.cache import maintenance
+    from pipeline.cache.contents import encoder_names
+    from stages.cache.digest import digest_path, read_digest
     from stages.cache.format import COMMANDS
 
-    directory, path = layout.features(kind)
+    (directory,) = settings.layout.caches(kind)
+    path = digest_path(directory)
     digest = read_digest(path) if path.exists() else None
-    done = merge(directory, other, kind=kind, digest=digest)
+    done = maintenance.merge(directory, other, kind=kind, digest=digest)
     text = (
-        f"{directory}: {done.utterances:,} utterances of {encoder_names(done.taken)} "
-        f"taken in {done.parts:,} parts, {done.known:,} were here already"
+        f"{directory}: took {done.utterances:,} utterances of "
+        f"{encoder_names(done.taken)} in {done.parts:,} parts; "
+        f"{done.known:,} were cached already"
     )
     if done.foreign:
-        text += f"; those of {encoder_names(done.foreign)}, another encoder, were left"
+        text += f"; did not take {encoder_names(done.foreign)}, another encoder"
     if done.utterances:
-        text += f"; {COMMANDS[kind]} brings the digest up to date"
-    return text
+        text += f"; now run {COMMANDS[kind]} to update the digest"
+    click.echo(text)
 
 
-def _places(layout: Layout, kinds: Sequence[str]) -> list[tuple[str, Path, Path]]:
-    """Kind, parts and digest of every cache."""
-    return [(kind, *paths) for kind in kinds for paths in layout.caches(kind)]
+def _needed_caches(
+    layout: Layout, kinds: Sequence[str]
+) -> Iterator[tuple[str, "Cache"]]:
+    """The caches of some kinds, but not those of unfinished degradations."""
+    from stages.cache.digest import digest_path
 
-
-def _needed(layout: Layout, kinds: Sequence[str]) -> list[tuple[str, Path, Path]]:
-    """As `_places`, but for conditions that are not asked for, or not finished yet."""
-    return [
-        (kind, directory, digest)
-        for kind, directory, digest in _places(layout, kinds)
-        if kind != "robustness" or digest.exists()
-    ]
+    for kind in sorted(set(kinds)):
+        for directory in layout.caches(kind):
+            if kind != "robustness" or digest_path(directory).exists():
+                yield kind, _cache(layout, kind, directory)
 
 
 def _cache(
-    layout: Layout,
-    kind: str,
-    directory: Path,
-    digest: Path,
-    splits: Sequence[str] = (),
+    layout: Layout, kind: str, directory: Path, splits: Sequence[str] = ()
 ) -> "Cache":
-    from pipeline.cache.maintenance import Cache, needed_ids
+    from pipeline.cache.contents import Cache, needed_ids
 
     if kind == "robustness":
         splits = ("test",)
-    # A text is there though its recording was set aside.
-    aside = kind != "targets" and layout.quarantine.exists()
-    needed = needed_ids(
-        layout.manifest, kind, splits, quarantine=layout.quarantine if aside else None
-    )
-    return Cache(directory, digest, needed)
-
-
-def _digest(path: Path) -> tuple["Digest | None", list[str]]:
-    """A digest, or what is wrong with it."""
-    from stages.cache.digest import read_digest
-
-    try:
-        return read_digest(path), []
-    except CacheError as error:
-        return None, [str(error)]
+    return Cache(directory, needed_ids(layout.corpus_files, kind, splits))
 
 
 def _need(
-    layout: Layout, kind: str, directory: Path, path: Path, found: "Contents"
+    layout: Layout, kind: str, directory: Path, found: "Contents"
 ) -> tuple[str, str]:
-    """How much of the manifest an encoder's features cover; what nobody needs."""
-    from pipeline.cache.maintenance import survey
+    """How much of the manifest an encoder's features cover, and what is not needed."""
+    from pipeline.cache.garbage import make_plan
+    from stages.cache.digest import read_digest
 
     try:
-        cache = _cache(layout, kind, directory, path)
+        cache = _cache(layout, kind, directory)
     except PipelineError:
         return "no usable manifest", "unknown"
-    digest, _ = _digest(cache.digest)
-    if digest is None:
+    try:
+        digest = read_digest(cache.digest)
+    except CacheError:
         return "no usable digest", "unknown"
     if found.header.fingerprint != digest.header.fingerprint:
         return "another encoder", f"{found.utterances:,}, {format_size(found.bytes)}"
-    one = survey(cache, digest)
+    plan = make_plan(cache, digest)
     total = sum(map(len, cache.needed.values()))
-    spare = one.unneeded + one.repeated
-    size = f", {format_size(one.spare_bytes)}" * bool(spare)
-    return f"{one.covered:,} of {total:,}", f"{spare:,}{size}"
+    spare = plan.unneeded + plan.repeated
+    size = f", {format_size(plan.spare_bytes)}" if spare else ""
+    return f"{plan.covered:,} of {total:,}", f"{spare:,}{size}"
 
 
-def _plan(survey: "Survey") -> list[str]:
-    """What is to be reclaimed, a line a reason."""
-    from pipeline.cache.maintenance import encoder_names
+def _describe_plan(plan: "Plan") -> list[str]:
+    """What is removed or joined, one line for each reason."""
+    from pipeline.cache.contents import by_encoder, encoder_names
 
-    lines = []
-    encoders: dict[str, list[Part]] = {}
-    for part in survey.foreign:
-        encoders.setdefault(encoder_names([part.header]), []).append(part)
-    for name, parts in sorted(encoders.items()):
-        count = sum(len(part.keys) for part in parts)
-        size = format_size(sum(part.path.stat().st_size for part in parts))
-        lines.append(f"{count:,} utterances of another encoder, {name}, {size}")
-    if survey.unneeded or survey.repeated:
-        twice = f" and {survey.repeated:,} cached twice" * bool(survey.repeated)
-        size = format_size(survey.spare_bytes)
+    lines = [
+        f"{one.utterances:,} utterances of another encoder, "
+        f"{encoder_names([one.header])}, {format_size(one.bytes)}"
+        for one in by_encoder(plan.foreign)
+    ]
+    if plan.unneeded or plan.repeated:
+        twice = f" and {plan.repeated:,} cached twice" if plan.repeated else ""
         lines.append(
-            f"{survey.unneeded:,} utterances that the manifest has not{twice}, {size}"
+            f"{plan.unneeded:,} utterances that are not in the manifest{twice}, "
+            f"{format_size(plan.spare_bytes)}"
         )
-    if survey.rewritten:
-        count = len(survey.rewritten)
-        lines.append(f"{count:,} parts, small or needed in part alone, to be joined")
-    return lines or ["nothing to reclaim"]
+    if plan.rewritten:
+        lines.append(f"{len(plan.rewritten):,} small or partly needed parts to join")
+    return lines or ["nothing to remove"]
 
 
 def _check_owned(layout: Layout, directory: Path) -> None:
-    """Refuse a cache that ALN_CACHE_DIR linked: its owner may need other features."""
-    owner = directory.resolve().parents[
-        len(directory.relative_to(layout.folder).parts) - 1
-    ]
-    foreign = owner != layout.folder.resolve()
-    if foreign and (owner / layout.manifest.name).exists():
+    """Refuse a cache linked by ALN_CACHE_DIR: its owner may need more features."""
+    depth = len(directory.relative_to(layout.folder).parts)
+    owner = directory.resolve().parents[depth - 1]
+    if owner == layout.folder.resolve():
+        return
+    if (owner / layout.corpus_files.manifest.name).exists():
         raise CacheError(
-            "another repository's cache, which may need what this one does not",
+            "this cache belongs to another repository, which may need its features",
             path=directory,
             found=f"a link to {directory.resolve()}",
             fix="run this command there",

@@ -1,4 +1,4 @@
-"""Where two caches of features differ; each is a folder of parts or a digest."""
+"""Comparison of two feature caches; each is a folder of parts or a digest."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -13,22 +13,23 @@ from stages.cache.format import Header, check_header, part_paths, read_part
 from stages.cache.store import CacheReader
 from stages.core.errors import CacheError
 from stages.core.hashing import hash_array
+from stages.core.text import name_some
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What `compare` found; ids are sorted.
+    """The differences of two caches; ids are sorted.
 
     Attributes:
-        header: by field, its value in A and in B, where they differ.
-        only_a: ids of which B has nothing.
-        only_b: ids of which A has nothing.
-        rekeyed: ids that both have, with another key: another recording.
-        changed: ids whose key both have, with other features.
-        common: how many keys both have.
-        absolute: largest |a - b| over all values of `changed`; None where one side is
-            a digest or the shapes differ.
-        relative: likewise the largest |a - b| / max(|a|, |b|).
+        header: fields that differ, with their values in A and in B.
+        only_a: ids that B does not have.
+        only_b: ids that A does not have.
+        rekeyed: ids that have another key in B: another recording.
+        changed: ids whose features differ for the same key.
+        common: the number of keys that both have.
+        absolute: largest |a - b| over all values of `changed`; None if one side is a
+            digest or shapes differ.
+        relative: the same for |a - b| / max(|a|, |b|).
     """
 
     header: dict[str, tuple[Any, Any]]
@@ -41,12 +42,12 @@ class Difference:
     relative: float | None
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether there is any difference."""
         ids = (self.only_a, self.only_b, self.rekeyed, self.changed)
         return bool(self.header) or any(ids)
 
     def __str__(self) -> str:
-        """A line for each kind of difference, with its count and the first names."""
+        """A line for each kind of difference, with its count and the first ids."""
         lines = [
             f"header: {name} {_shorten(a)} in A, {_shorten(b)} in B"
             for name, (a, b) in self.header.items()
@@ -55,11 +56,10 @@ class Difference:
             ("only in A", self.only_a),
             ("only in B", self.only_b),
             ("another key", self.rekeyed),
-            (f"other features, of {self.common:,} in both", self.changed),
+            (f"other features, of {self.common:,} keys in both", self.changed),
         ):
             if ids:
-                names = ", ".join(ids[:3]) + ", …" * (len(ids) > 3)
-                lines.append(f"{what}: {len(ids):,} ({names})")
+                lines.append(f"{what}: {len(ids):,} ({name_some(ids)})")
         if self.absolute is not None and self.relative is not None:
             lines.append(
                 f"largest difference: {self.absolute:.3g}, relative {self.relative:.3g}"
@@ -82,16 +82,15 @@ class _Side:
 
 
 def compare(a: Path, b: Path) -> Difference:
-    """Compare two caches by the features of each key, bit by bit.
+    """Compare the features of each key, bit by bit.
 
-    Of two digests the ids must agree as well. A part names a single id of those that
-    share a key, so where a folder is compared, ids are told apart by their keys alone.
-    Where one folder has features of several encoders, those of the other side's
-    encoder are compared. Memory: an utterance.
+    Ids are compared only if both sides are digests: a part has one id for each key,
+    even if several utterances share it. If a folder has features of several encoders,
+    those of the other side's encoder are compared. Memory: one utterance.
 
     Raises:
-        CacheError: no such cache or digest, a damaged one, or several encoders on a
-            side and none of them the other's.
+        CacheError: no such cache or digest, a damaged one, or several encoders on one
+            side and none of them on the other.
     """
     encoders = [_encoders(a), _encoders(b)]
     shared = encoders[0] & encoders[1]
@@ -122,18 +121,18 @@ def compare(a: Path, b: Path) -> Difference:
 
 
 def _encoders(path: Path) -> set[str]:
-    """Fingerprints of what a folder or a digest has."""
+    """The fingerprints in a folder or a digest."""
     if path.is_dir():
         paths = part_paths(path)
         if not paths:
             raise CacheError(
-                "no parts of a cache there",
+                "no parts of a cache",
                 path=path,
-                fix="name the folder that holds the .h5 files, or a .digest",
+                fix="give the folder that contains the .h5 files, or a .digest",
             )
         return {read_part(one).header.fingerprint for one in paths}
     if not path.exists():
-        raise CacheError("neither a cache's folder nor a digest there", path=path)
+        raise CacheError("neither a cache nor a digest", path=path)
     return {read_digest(path).header.fingerprint}
 
 
@@ -174,7 +173,7 @@ def _largest(
 
 
 def _header_difference(a: Header, b: Header) -> dict[str, tuple[Any, Any]]:
-    """The fields that differ, those of `parameters` one by one."""
+    """The fields that differ, with each parameter as a field."""
 
     def flat(header: Header) -> dict[str, Any]:
         fields = asdict(header)
@@ -190,6 +189,6 @@ def _header_difference(a: Header, b: Header) -> dict[str, tuple[Any, Any]]:
 
 
 def _shorten(value: object) -> str:
-    """A value that may be a whole configuration, short enough for a line."""
+    """A value, which may be a whole configuration, in at most 24 characters."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     return text if len(text) <= 24 else f"{text[:23]}…"

@@ -1,0 +1,149 @@
+"""What a cache contains, and what a corpus needs of it."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stages.cache.digest import digest_path
+from stages.cache.format import Header, Part, damaged, part_paths, read_part
+from stages.core.corpus_files import CorpusFiles
+from stages.core.errors import CacheError
+from stages.core.hashing import hash_bytes, hash_file
+from stages.core.manifest import read_manifest
+from stages.core.text import normalise_text
+
+Needed = Mapping[str, Sequence[str]]
+"""By key of the features, the ids of all utterances that share them."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache and what the corpus needs of it."""
+
+    directory: Path
+    needed: Needed
+
+    @property
+    def digest(self) -> Path:
+        """The digest of the cache."""
+        return digest_path(self.directory)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The parts of one encoder in a cache."""
+
+    header: Header
+    parts: list[Part]
+
+    @property
+    def utterances(self) -> int:
+        """The number of utterances; those in two parts count twice."""
+        return sum(len(part.keys) for part in self.parts)
+
+    @property
+    def frames(self) -> int:
+        """The number of frames."""
+        return sum(part.offsets[-1] for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the files."""
+        return size_of(self.parts)
+
+
+def needed_ids(
+    corpus: CorpusFiles, kind: str, splits: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """What a corpus needs of a cache.
+
+    Args:
+        corpus: its tables.
+        kind: of the cache. Keys are hashes of recordings, or for targets of texts,
+            whose id here is the normalised text.
+        splits: only utterances of these; all by default.
+
+    Raises:
+        InputError: no usable manifest.
+    """
+    # Targets do not depend on recordings, so quarantined ones count for them.
+    usable = kind != "targets" and corpus.quarantine.exists()
+    table = corpus.read_usable() if usable else read_manifest(corpus.manifest)
+    if splits:
+        table = table[table["split"].isin(list(splits))]
+    if kind == "targets":
+        texts = sorted({normalise_text(text) for text in table["text"]})
+        return {hash_bytes(text.encode()): [text] for text in texts}
+    ids: dict[str, list[str]] = {}
+    for id, key in zip(table["id"], table["audio_sha256"], strict=True):
+        ids.setdefault(key, []).append(id)
+    return ids
+
+
+def info(directory: Path) -> list[Contents]:
+    """The contents of a cache by encoder, sorted by fingerprint.
+
+    Raises:
+        CacheError: a part is damaged.
+    """
+    return by_encoder(map(read_part, part_paths(directory)))
+
+
+def by_encoder(parts: Iterable[Part]) -> list[Contents]:
+    """Parts grouped by encoder, sorted by fingerprint."""
+    groups: dict[str, list[Part]] = {}
+    for part in parts:
+        groups.setdefault(part.header.fingerprint, []).append(part)
+    return [Contents(group[0].header, group) for _, group in sorted(groups.items())]
+
+
+def check_part(path: Path) -> Part:
+    """Read a part and check everything in it: checksums, name, values, ids and keys.
+
+    Raises:
+        CacheError: it is damaged.
+    """
+    part = read_part(path)
+    frames = part.check_frames()
+    try:
+        name = f"{hash_file(path)[:32]}.h5"
+    except OSError as error:
+        raise damaged(path, error) from error
+    if name != path.name:
+        raise damaged(path, "its name is not the hash of its bytes")
+    if not np.isfinite(frames).all():
+        raise damaged(path, "NaN or infinite values in frames")
+    for what, values in (("id", part.ids), ("key", part.keys)):
+        value, count = Counter(values).most_common(1)[0]
+        if count > 1:
+            raise damaged(path, f"{what} {value} occurs twice")
+    return part
+
+
+def check_parts(directory: Path) -> list[Part]:
+    """All parts of a cache that must have some, checked as by `check_part`.
+
+    Raises:
+        CacheError: no parts, or a damaged one.
+    """
+    paths = part_paths(directory)
+    if not paths:
+        raise CacheError(
+            "no parts of a cache",
+            path=directory,
+            fix="give the folder that contains the .h5 files",
+        )
+    return [check_part(path) for path in paths]
+
+
+def encoder_names(headers: Iterable[Header]) -> str:
+    """Encoders by name and the start of their fingerprints."""
+    return ", ".join(f"{one.encoder} {one.fingerprint[:12]}" for one in headers)
+
+
+def size_of(parts: Iterable[Part]) -> int:
+    """The size of the parts' files in bytes."""
+    return sum(part.path.stat().st_size for part in parts)

@@ -1,0 +1,131 @@
+"""Options that several commands share, and what they give to a command."""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.layout import Layout
+from pipeline.params import PARAMS_FILE, Params, load_params
+
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command works with."""
+
+    params: Params
+    layout: Layout
+
+
+overrides_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Override a parameter, the value as in YAML; can be repeated.",
+)
+
+
+def configured(command: Command) -> Command:
+    """Pass `Settings` as the first argument; add --params and --set."""
+
+    @click.option(
+        "--params",
+        "file",
+        type=click.Path(path_type=Path),
+        default=PARAMS_FILE,
+        show_default=True,
+        metavar="FILE",
+        help="Read the parameters from FILE.",
+    )
+    @overrides_option
+    @functools.wraps(command)
+    def wrapped(file: Path, overrides: tuple[str, ...], **values: Any) -> None:
+        params = load_params(file, overrides)
+        layout = Layout(params.corpus.name)
+        layout.link_shared()
+        command(Settings(params, layout), **values)
+
+    return wrapped
+
+
+def _cpus() -> int:
+    """The CPUs that this process can use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def workers_option(text: str) -> Callable[[Command], Command]:
+    """--workers with the help `text`."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        default=_cpus,
+        envvar="ALN_WORKERS",
+        show_default="number of CPUs",
+        show_envvar=True,
+        metavar="N",
+        help=text,
+    )
+
+
+WORKERS_HELP = "Threads or processes to use; does not change results."
+_RUN_OPTIONS = {
+    "device": click.option(
+        "--device",
+        default="auto",
+        envvar="ALN_DEVICE",
+        show_default=True,
+        show_envvar=True,
+        help="auto, cpu or cuda.",
+    ),
+    "backend": click.option(
+        "--backend",
+        default="auto",
+        show_default=True,
+        help="onnx (fastest on CPUs), torch or auto; changes features only by "
+        "rounding.",
+    ),
+    "force": click.option(
+        "--force",
+        is_flag=True,
+        help="Compute the result again even if it is there.",
+    ),
+}
+
+
+def run_options(
+    *names: str, workers: str = WORKERS_HELP
+) -> Callable[[Command], Command]:
+    """Pass `RunOptions` as `options`, made from the command-line options `names`.
+
+    Args:
+        names: device, workers, backend or force, in the order of the help.
+        workers: the help of --workers.
+    """
+    offered: dict[str, Callable[[Command], Command]] = {
+        **_RUN_OPTIONS,
+        "workers": workers_option(workers),
+    }
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapped(*arguments: Any, **values: Any) -> None:
+            from stages.core.runtime import RunOptions
+
+            options = RunOptions(**{name: values.pop(name) for name in names})
+            command(*arguments, options=options, **values)
+
+        result: Command = wrapped
+        for name in reversed(names):
+            result = offered[name](result)
+        return result
+
+    return decorate
