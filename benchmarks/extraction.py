@@ -38,13 +38,14 @@ from stages.acoustic.encoder import Encoder, SincFilters
 from stages.acoustic.encoding import feature_header
 from stages.acoustic.frames import SINC_STRIDE
 from stages.acoustic.graph import build_graph
-from stages.acoustic.onnx_encoder import Session
+from stages.acoustic.onnx_encoder import OnnxEncoder
 from stages.acoustic.params import AcousticParams
 from stages.acoustic.run import run
 from stages.cache.store import CacheWriter
+from stages.core.corpus_files import CorpusFiles
 from stages.core.hashing import hash_file
 from stages.core.manifest import COLUMNS, write_manifest
-from stages.core.runtime import progress
+from stages.core.runtime import RunOptions, progress
 from stages.speech.loading import SAMPLE_RATE, load_audio
 
 _MEAN_SECONDS = 2.3
@@ -122,13 +123,10 @@ def extract(folder: str) -> None:
     """Run the stage on the manifest and the recordings in `folder`."""
     run(
         AcousticParams(),
-        manifest=Path(folder) / "manifest.csv",
+        CorpusFiles(Path(folder)),
         audio=Path(folder) / "audio",
         cache=Path(folder) / "acoustic",
-        digest=Path(folder) / "acoustic.digest",
-        quarantine=Path(folder) / "quarantine.csv",
-        device="cpu",
-        workers=torch.get_num_threads(),
+        options=RunOptions(device="cpu", workers=torch.get_num_threads()),
     )
 
 
@@ -202,7 +200,7 @@ def _shares(
     """What part of one process's time goes where."""
     graph = folder / "encoder.onnx"
     graph.write_bytes(build_graph(checkpoint.encoder))
-    session = Session(graph)
+    session = OnnxEncoder(graph)
     order = np.argsort([len(wave) for wave in waves], kind="stable")
     features: list[np.ndarray] = []
     paths = [folder / "audio" / path for path in rows["path"]]

@@ -30,7 +30,7 @@ from pipeline.layout import Layout
 from pipeline.params import PARAMS_FILE, Params, load_params
 from stages.acoustic.checkpoint import load_checkpoint
 from stages.acoustic.graph import build_graph
-from stages.acoustic.onnx_encoder import Session
+from stages.acoustic.onnx_encoder import OnnxEncoder
 from stages.baseline1.recognisers import choose_recogniser
 from stages.core.manifest import read_intents, read_manifest
 from stages.core.runtime import one_thread, quiet_transformers
@@ -95,7 +95,7 @@ def _student(params: Params, layout: Layout, folder: Path) -> System:
     """ALN at the first α, its first seed."""
     encoder = load_checkpoint(Path(params.acoustic.encoder)).encoder
     (folder / "encoder.onnx").write_bytes(build_graph(encoder))
-    session = Session(folder / "encoder.onnx")
+    session = OnnxEncoder(folder / "encoder.onnx")
     seed = params.student.seeds[0]
     path = layout.student("aln", params.student.alpha[0]) / f"model-{seed}.safetensors"
     model, _ = load_student(path)

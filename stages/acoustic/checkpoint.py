@@ -1,9 +1,9 @@
 """Encoder checkpoints: ours in safetensors, and the public `model_state.pth` files.
 
-Ours hold the weights under the public names, in float16 but for the sinc filters'
-frequencies, and as metadata the configuration, the phonemes and the words that the
-classifiers tell apart. Public files hold weights only, those of whole understanding
-models behind the prefix `pretrained_model.`; the sizes are read from the weights.
+Ours have the weights under the public names, in float16 except the frequencies of the
+sinc filters, and as metadata the configuration and the names of the classes, phonemes
+and words. Public files have weights only, under the prefix `pretrained_model.` in files
+of whole understanding models; the sizes are read from the weights.
 """
 
 import json
@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from stages.acoustic.encoder import REVISION, Encoder, EncoderConfiguration
+from stages.acoustic.encoder import Encoder, EncoderConfiguration
 from stages.acoustic.frames import FRAME_STEP
+from stages.acoustic.params import REVISION
 from stages.core.errors import InputError, PipelineError
 from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint, fingerprint_arrays
@@ -30,16 +31,16 @@ _HEADS = ("phoneme_linear.", "word_linear.", "ctc_linear.")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An encoder in eval mode, frozen, and what its classes are called.
+    """A frozen encoder and the names of its classes.
 
     Attributes:
-        encoder: the model, float32, on the CPU.
+        encoder: the model in eval mode, float32, on the CPU.
         phonemes: names of the phoneme classes; empty for public files.
         words: names of the word classes; empty for public files.
-        fingerprint: of everything that e_acoust depends on: weights of both modules,
-            sizes and front end; not of the classifiers.
+        fingerprint: of everything that determines e_acoust: the weights of both
+            modules, sizes and front end, but not the classifiers.
         frame_step: samples at 16 kHz between two frames.
-        longest_seconds: of a recording; None if any will do.
+        longest_seconds: the longest recording; None, since any length works.
     """
 
     encoder: Encoder
@@ -48,16 +49,16 @@ class Checkpoint:
     fingerprint: str
 
     frame_step: ClassVar[int] = FRAME_STEP
-    longest_seconds: ClassVar[None] = None  # any will do
+    longest_seconds: ClassVar[None] = None
 
     @property
     def description(self) -> str:
-        """The name people know it by."""
+        """A short name for people."""
         return f"lugosch {self.encoder.configuration.front_end}"
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What it is, for people to read; JSON-able."""
+        """A description for people, JSON-able."""
         return {"configuration": asdict(self.encoder.configuration)}
 
     @property
@@ -86,15 +87,15 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read either kind of checkpoint; no code in the file is ever run.
+    """Read either kind of checkpoint; code in the file is never run.
 
     Raises:
-        InputError: no such file, not a checkpoint, or weights of other names or
-            dimensions than the encoder's.
+        InputError: no such file, not a checkpoint, or weights whose names or dimensions
+            are not the encoder's.
     """
     if not path.is_file():
         raise InputError(
-            "no encoder checkpoint there",
+            "no such encoder checkpoint",
             path=path,
             fix="set acoustic.encoder in params.yaml to a .safetensors or "
             "model_state.pth file",
@@ -105,7 +106,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def frozen_encoder(configuration: EncoderConfiguration, seed: int) -> Checkpoint:
-    """A randomly initialised encoder: the control that pretraining must beat."""
+    """A randomly initialised encoder, the control for pretraining."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = Encoder(configuration)
@@ -113,12 +114,12 @@ def frozen_encoder(configuration: EncoderConfiguration, seed: int) -> Checkpoint
 
 
 def _sorted_header(file: bytes) -> bytes:
-    """A safetensors file with its JSON header sorted; the library's order varies."""
+    """Sort the JSON header of a safetensors file; the library's order varies."""
     end = 8 + int.from_bytes(file[:8], "little")
     header = json.dumps(
         json.loads(file[8:end]), sort_keys=True, separators=(",", ":")
     ).encode()
-    # The format wants tensors to begin at a multiple of 8, after spaces.
+    # The format pads the header with spaces to a multiple of 8.
     header = header.ljust(-(-len(header) // 8) * 8)
     return len(header).to_bytes(8, "little") + header + file[end:]
 
@@ -156,14 +157,14 @@ def _load_ours(path: Path) -> Checkpoint:
 def _load_public(path: Path) -> Checkpoint:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    # torch meets a damaged file with almost any exception.
+    # torch raises almost any exception for a damaged file.
     except Exception as error:
         raise InputError(
-            "not a whole file of plain weights",
+            "not a complete file of plain weights",
             path=path,
             found=type(error).__name__,
-            expected="what torch.save writes of a state dictionary",
-            fix="copy the file again; objects other than tensors are never loaded",
+            expected="a state dictionary written by torch.save",
+            fix="copy the file again; only tensors are loaded",
         ) from error
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor)
@@ -198,7 +199,7 @@ def _load_public(path: Path) -> Checkpoint:
 
 
 def _filled(path: Path, encoder: Encoder, weights: dict[str, Tensor]) -> Encoder:
-    """`encoder` with `weights`, every name and shape of which must fit."""
+    """Load `weights` into `encoder`; every name and shape must match."""
     expected = encoder.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights or name not in expected:
@@ -214,9 +215,9 @@ def _filled(path: Path, encoder: Encoder, weights: dict[str, Tensor]) -> Encoder
             )
         if not weights[name].isfinite().all():
             raise InputError(
-                f"weight {name} holds values that are no numbers",
+                f"weight {name} contains NaN or infinite values",
                 path=path,
-                fix="copy the checkpoint again, or train it again with a lower rate",
+                fix="copy the checkpoint again, or train it with a lower learning rate",
             )
     encoder.load_state_dict(weights)
     return encoder

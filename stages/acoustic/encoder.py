@@ -7,16 +7,15 @@
                 -> 2 x [biGRU 128, average of 2 frames]    word module, 6.25 frames/s
                 -> e_acoust: 256 values every 2,560 samples (160 ms)
 
-Submodules bear the names of the public `model_state.pth` files, so those load as they
-are. Source: Lugosch et al., «Speech Model Pre-training for End-to-End Spoken Language
+Submodules are named as in the public `model_state.pth` files, so those load unchanged.
+Source: Lugosch et al., «Speech Model Pre-training for End-to-End Spoken Language
 Understanding», Interspeech 2019, section 2.
 
-Every operation is masked: what an utterance gives does not depend on what else is in
-its batch.
+Every operation is masked: an utterance's features do not depend on the rest of its
+batch.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,18 +29,14 @@ from stages.speech.loading import SAMPLE_RATE
 
 FRONT_ENDS = ("raw", "log-cmn")
 
-REVISION = 1
-"""Of all in this module that the weights do not tell: whoever changes what the same
-weights give raises it, and features cached before are no longer used."""
-
 LEAKY_SLOPE = 0.2
 LOG_FLOOR = 0.02
-"""Added before the logarithm; about the filters' response to 16-bit silence."""
+"""Added before the logarithm; about the filters' output for 16-bit silence."""
 
 
 @dataclass(frozen=True)
 class EncoderConfiguration:
-    """Sizes and front end; the defaults are those of the paper's encoder.
+    """Sizes and front end; the defaults are the paper's.
 
     Attributes:
         front_end: `raw` for the published weights, `log-cmn` for ours.
@@ -49,7 +44,7 @@ class EncoderConfiguration:
         channels: channels of both convolutions; kernel: their width, odd.
         hidden: width of each GRU direction; a frame has twice as many values.
         phonemes, words: outputs of the two classifiers used in pretraining.
-        ctc: whether there is a CTC head over the phoneme module.
+        ctc: whether the phoneme module has a CTC head.
     """
 
     front_end: str = "raw"
@@ -72,16 +67,16 @@ class EncoderConfiguration:
 
 
 class SincFilters(nn.Module):
-    """Band-pass filters given by two learnt frequencies each (Ravanelli 2018)."""
+    """Band-pass filters with two learnt frequencies each (Ravanelli 2018)."""
 
-    # Widths and edges are kept away from zero by this much.
+    # Lower limit of widths and edges.
     _MINIMUM_HERTZ = 50.0
 
     def __init__(self, filters: int, taps: int) -> None:
         super().__init__()
         edges = _mel_edges(filters)
         self.taps = taps
-        # As fractions of the sample rate, in double precision, like the public weights.
+        # Fractions of the sample rate in double precision, as in the public weights.
         self.filt_b1 = nn.Parameter(edges[:-1] / SAMPLE_RATE)
         self.filt_band = nn.Parameter((edges[1:] - edges[:-1]) / SAMPLE_RATE)
 
@@ -101,8 +96,8 @@ class SincFilters(nn.Module):
         centre = 2 * (high - low)[:, None]
         band = torch.cat([right.flip(1), centre, right], dim=1)
         band = band / band.amax(dim=1, keepdim=True)
-        # The reference samples its Hamming window at `taps` points over [0, taps],
-        # both ends included; kept for parity.
+        # As the reference: a Hamming window at `taps` points over [0, taps], both ends
+        # included.
         place = torch.linspace(0, 2 * math.pi, self.taps, dtype=low.dtype)
         window = 0.54 - 0.46 * torch.cos(place.to(low.device))
         return (band * window).float()[:, None, :]
@@ -117,24 +112,18 @@ class SincFilters(nn.Module):
         )
 
 
-def _recurrent(inputs: int, hidden: int) -> nn.GRU:
+def _bidirectional_gru(inputs: int, hidden: int) -> nn.GRU:
     return nn.GRU(inputs, hidden, batch_first=True, bidirectional=True)
 
 
 class Encoder(nn.Module):
-    """Waves to e_acoust, with the classifiers that pretraining hangs on it.
+    """Waves to e_acoust, with the classifiers that pretraining uses.
 
     Args:
-        configuration: its sizes and front end.
-        recurrent: makes a bidirectional GRU of so many inputs and such a width; one
-            that takes packed sequences, unless all utterances of a batch are whole.
+        configuration: sizes and front end.
     """
 
-    def __init__(
-        self,
-        configuration: EncoderConfiguration,
-        recurrent: Callable[[int, int], nn.GRU] = _recurrent,
-    ) -> None:
+    def __init__(self, configuration: EncoderConfiguration) -> None:
         super().__init__()
         self.configuration = c = configuration
         width = 2 * c.hidden
@@ -143,12 +132,15 @@ class Encoder(nn.Module):
                 "0": SincFilters(c.filters, c.taps),
                 "5": nn.Conv1d(c.filters, c.channels, c.kernel, padding=c.kernel // 2),
                 "9": nn.Conv1d(c.channels, c.channels, c.kernel, padding=c.kernel // 2),
-                "14": recurrent(c.channels, c.hidden),
-                "18": recurrent(width, c.hidden),
+                "14": _bidirectional_gru(c.channels, c.hidden),
+                "18": _bidirectional_gru(width, c.hidden),
             }
         )
         self.word_layers = nn.ModuleDict(
-            {"0": recurrent(width, c.hidden), "4": recurrent(width, c.hidden)}
+            {
+                "0": _bidirectional_gru(width, c.hidden),
+                "4": _bidirectional_gru(width, c.hidden),
+            }
         )
         self.phoneme_linear = nn.Linear(width, c.phonemes)
         self.word_linear = nn.Linear(width, c.words)
@@ -165,7 +157,7 @@ class Encoder(nn.Module):
 
         Args:
             waves: (batch, samples) float32 at 16 kHz, zero beyond each utterance.
-            samples: (batch,) int64 lengths; None if all are whole.
+            samples: (batch,) int64 lengths; None if all have the full length.
 
         Returns:
             (batch, frames, 2 * hidden), zero beyond `frame_count` of each utterance.
@@ -183,7 +175,7 @@ class Encoder(nn.Module):
         layers = self.phoneme_layers
         bands = layers["0"](waves).abs()
         count = None if samples is None else _halved(samples, SINC_STRIDE)
-        # Zero loses every maximum, for the values are absolute.
+        # The values are absolute, so zeros never win the max-pooling.
         bands = _masked(bands, count)
         bands = functional.max_pool1d(bands, 2, ceil_mode=True)
         count = _halved(count)
@@ -209,7 +201,7 @@ class Encoder(nn.Module):
         if self.configuration.front_end == "raw":
             return functional.leaky_relu(bands, LEAKY_SLOPE)
         bands = _masked(torch.log(bands + LOG_FLOOR), count)
-        # Over minutes, sums in single precision would be 1e-4 off.
+        # In single precision, sums over minutes would be off by 1e-4.
         total = bands.sum(dim=2, keepdim=True, dtype=torch.float64)
         frames = bands.shape[2] if count is None else count[:, None, None]
         return _masked(bands - (total / frames).float(), count)
@@ -218,7 +210,7 @@ class Encoder(nn.Module):
 def _recur(
     layer: nn.Module, frames: Tensor, count: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """A bidirectional GRU, then the average of each two frames (the last may be one).
+    """A bidirectional GRU, then the average of two frames (of one at an odd end).
 
     (batch, frames, inputs) -> (batch, ceil(frames / 2), 2 * hidden)
     """
@@ -238,7 +230,7 @@ def _recur(
     pairs = frames.unflatten(1, (-1, 2)).sum(2)
     place = torch.arange(pairs.shape[1], device=frames.device)[None, :]
     whole = torch.full_like(place[:, 0], total) if count is None else count
-    # How many of the two frames are real: 2, then 1 or 2; 1 beyond, where the sum is 0.
+    # Frames in each average: 2, at the end 1 or 2; 1 beyond it, where the sum is 0.
     members = (whole[:, None] - 2 * place).clamp(1, 2)
     return pairs / members[:, :, None], _halved(count)
 

@@ -1,4 +1,4 @@
-"""Running the frozen encoder over recordings: which one, on what, in which batches."""
+"""Running a frozen encoder on recordings: which encoder, where, in which batches."""
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +18,10 @@ from stages.acoustic.encoder import Encoder
 from stages.acoustic.frames import LEAST_SECONDS, frame_count
 from stages.acoustic.params import AcousticParams
 from stages.cache.format import Header, unwritable
-from stages.core.errors import (
-    CacheError,
-    ConfigurationError,
-    RecordingError,
-)
+from stages.core.errors import CacheError, ConfigurationError, RecordingError
 from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint
-from stages.core.runtime import choose_device, one_thread
+from stages.core.runtime import RunOptions, choose_device, one_thread
 from stages.speech.loading import (
     RESAMPLING,
     SAMPLE_RATE,
@@ -37,51 +33,41 @@ from stages.speech.loading import (
 if TYPE_CHECKING:
     from stages.acoustic.pretrained import PretrainedEncoder
 
-
-# Seconds of audio encoded at once; utterances of one batch are of similar length.
-_BATCH_SECONDS = {"cpu": 15.0, "cuda": 1200.0}
-
-
-# Seconds of audio that are worth the start of processes.
-_PROCESSES_SECONDS = 900.0
-
-
 BACKENDS = ("auto", "onnx", "torch")
 
+# Seconds of audio in a batch; a batch has utterances of similar length.
+_BATCH_SECONDS = {"cpu": 15.0, "cuda": 1200.0}
+
+# Worker processes are started for at least this many seconds of audio.
+_PROCESSES_SECONDS = 900.0
 
 # Checkpoints of the phoneme/word encoder; anything else is a model of transformers.
 _CHECKPOINTS = (".safetensors", ".pth", ".pt")
 
-
 FrozenEncoder: TypeAlias = "Checkpoint | PretrainedEncoder"
-
 
 Encode = Callable[[list[np.ndarray]], list[np.ndarray]]
 
-
 Features = Generator[tuple[Any, np.ndarray | RecordingError], None, None]
-
-
-"""Rows of the manifest, each with its features (frames, D) or what is wrong with it."""
+"""Manifest rows, each with its features (frames, D) or the error of its recording."""
 
 
 def load_encoder(params: AcousticParams) -> FrozenEncoder:
-    """The encoder that the parameters name, frozen.
+    """Load the encoder that the parameters name, frozen.
 
     Raises:
         ConfigurationError: parameters that this kind of encoder does not have.
-        InputError: there is none, or it is damaged.
+        InputError: the encoder is missing or damaged.
     """
     if Path(params.encoder).suffix in _CHECKPOINTS:
-        given = (params.layer, params.pooling, params.revision)
-        if given != (-1, 1, ""):
+        if (params.layer, params.pooling, params.revision) != (-1, 1, ""):
             raise ConfigurationError(
-                "layer, pooling and revision are of encoders of transformers",
+                "layer, pooling and revision are for encoders of transformers",
                 found=f"encoder {params.encoder}",
                 fix="leave out acoustic.layer, acoustic.pooling and acoustic.revision",
             )
         return load_checkpoint(Path(params.encoder))
-    # Not above: transformers takes seconds to import.
+    # Imported late: transformers takes seconds.
     from stages.acoustic.pretrained import load_pretrained
 
     return load_pretrained(
@@ -93,7 +79,7 @@ def load_encoder(params: AcousticParams) -> FrozenEncoder:
 
 
 def feature_header(encoder: FrozenEncoder, params: AcousticParams) -> Header:
-    """What the cache says of these features; its fingerprint is their identity."""
+    """The cache header of an encoder's features; its fingerprint identifies them."""
     identity = {
         "encoder": encoder.fingerprint,
         "resampling": RESAMPLING,
@@ -116,21 +102,21 @@ def feature_header(encoder: FrozenEncoder, params: AcousticParams) -> Header:
 def check_features(
     digest: Path, found: Header, expected: Header, *, encoder: str, fix: str
 ) -> None:
-    """See that cached features are those that an encoder gives.
+    """Check that cached features come from the configured encoder.
 
     Args:
-        digest: of the features.
+        digest: path of the digest, for the error.
         found: its header.
-        expected: of `feature_header`.
-        encoder: what acoustic.encoder says.
-        fix: what to do if they are others.
+        expected: the header that `feature_header` gives.
+        encoder: the value of acoustic.encoder.
+        fix: what to do if they differ.
 
     Raises:
-        CacheError: they are of another encoder, or stored otherwise.
+        CacheError: they come from another encoder, or have another dtype.
     """
     if found.fingerprint != expected.fingerprint:
         raise CacheError(
-            "features of another encoder than acoustic.encoder, or stored otherwise",
+            "features of another encoder than acoustic.encoder, or of another dtype",
             path=digest,
             found=f"{found.encoder} {found.fingerprint[:12]}",
             expected=f"{expected.encoder} {expected.fingerprint[:12]}, of {encoder}",
@@ -139,38 +125,68 @@ def check_features(
 
 
 def as_stored(features: np.ndarray, dtype: str) -> np.ndarray:
-    """`features` as `dtype`; a value too large becomes infinite, which is refused."""
+    """`features` as `dtype`. Too large a value becomes infinite; caches refuse that."""
     with np.errstate(over="ignore"):
         return features.astype(dtype)
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What an encoder runs in. Changes a feature by rounding at most."""
+    """What an encoder runs on. Changes features by rounding at most.
+
+    Attributes:
+        device: CPU or CUDA.
+        backend: onnx or torch.
+        workers: processes (onnx), or threads that read recordings.
+        tf32: whether CUDA can round the factors of products.
+    """
 
     device: torch.device
-    backend: str  # onnx or torch
+    backend: str
     workers: int
     tf32: bool
 
 
 def choose_runtime(
-    encoder: FrozenEncoder,
-    params: AcousticParams,
-    device: str,
-    backend: str,
-    workers: int,
+    encoder: FrozenEncoder, params: AcousticParams, options: RunOptions
 ) -> Runtime:
-    """The runtime that a person asked for; see `run`.
+    """Choose device and backend for an encoder.
+
+    Backend `auto` is onnx for the phoneme/word encoder on a CPU, otherwise torch.
 
     Raises:
-        ConfigurationError: a device, backend or precision that does not go with the
-            rest.
+        ConfigurationError: a device, backend or precision that cannot be combined.
     """
-    target = choose_device(device)
-    chosen = _choose_backend(backend, target, encoder)
-    _check_precision(params, target, encoder)
-    return Runtime(target, chosen, workers, params.precision == "tf32")
+    device, backend = choose_device(options.device), options.backend
+    ours = isinstance(encoder, Checkpoint)
+    if backend not in BACKENDS:
+        raise ConfigurationError(
+            "unknown backend",
+            found=repr(backend),
+            expected=f"one of {', '.join(BACKENDS)}",
+        )
+    if backend == "auto":
+        backend = "onnx" if device.type == "cpu" and ours else "torch"
+    if backend == "onnx" and device.type != "cpu":
+        raise ConfigurationError(
+            "the onnx backend runs on CPUs only",
+            found=f"device {device.type}",
+            fix="use --backend torch, or --device cpu",
+        )
+    if backend == "onnx" and not ours:
+        raise ConfigurationError(
+            "the onnx backend runs the phoneme/word encoder only",
+            found=encoder.description,
+            fix="use --backend torch",
+        )
+    tf32 = params.precision == "tf32"
+    if tf32 and not (ours and device.type == "cuda"):
+        raise ConfigurationError(
+            "precision tf32 is for the phoneme/word encoder on CUDA",
+            found=f"{encoder.description} on {device.type}",
+            fix="set acoustic.precision to float32",
+        )
+    return Runtime(device, backend, options.workers, tf32)
 
 
 def encode_recordings(
@@ -182,43 +198,55 @@ def encode_recordings(
     graphs: Path,
     change: Change | None = None,
 ) -> Features:
-    """Features of each recording, as if it were alone; to be closed if not exhausted.
+    """Encode recordings in batches; close the generator if you do not exhaust it.
+
+    Features equal those of each recording encoded alone.
 
     Args:
-        todo: rows of the manifest, by rising length.
-        audio: the folder that their paths are relative to.
+        todo: rows of the manifest, shortest recording first.
+        audio: folder that their paths are relative to.
         encoder: frozen.
-        runtime: of `choose_runtime`.
+        runtime: from `choose_runtime`.
         graphs: folder for the encoder's ONNX graph.
-        change: what is done to each recording before; picklable.
+        change: applied to each recording first; must be picklable.
     """
-    if isinstance(encoder, Checkpoint) and runtime.backend == "onnx":
-        return _by_onnx(todo, audio, graphs, encoder, runtime.workers, change)
-    return _by_torch(todo, audio, encoder, runtime, change)
+    batches = _batches(todo, _BATCH_SECONDS[runtime.device.type])
+    if runtime.backend == "onnx":
+        assert isinstance(encoder, Checkpoint)
+        yield from _by_onnx(batches, audio, graphs, encoder, runtime.workers, change)
+        return
+    if not isinstance(encoder, Checkpoint):
+        run = encoder.to(runtime.device).encode
+        yield from _encode_here(batches, audio, run, runtime.workers, change)
+        return
+    network = encoder.encoder.to(runtime.device)
+    with one_thread():
+        run = partial(encode, network, tf32=runtime.tf32)
+        yield from _encode_here(batches, audio, run, runtime.workers, change)
 
 
 @torch.inference_mode()
 def encode(
     encoder: Encoder, waves: list[np.ndarray], *, tf32: bool = False
 ) -> list[np.ndarray]:
-    """e_acoust of each wave, (frames, 256) float32, as if it were alone.
+    """e_acoust of each wave, (frames, 256) float32, as if it were encoded alone.
 
     Args:
         encoder: frozen, on any device.
         waves: each (samples,) float32 at 16 kHz.
-        tf32: whether CUDA may round the factors of products.
+        tf32: whether CUDA can round the factors of products.
     """
     assert not encoder.training
     device = next(encoder.parameters()).device
     lengths = torch.tensor([len(wave) for wave in waves])
-    # Pinned memory is copied to the device while this thread goes on.
+    # From pinned memory, the copy to the device is asynchronous.
     pinned = device.type == "cuda"
     batch = torch.zeros(len(waves), int(lengths.max()), pin_memory=pinned)
     for row, wave in enumerate(waves):
         batch[row, : len(wave)] = torch.from_numpy(wave)
     alike = bool((lengths == lengths[0]).all())
     counts = None if alike else lengths.to(device)
-    # By default cuDNN rounds to TF32, whose error is a thousand times float32's.
+    # By default cuDNN rounds to TF32, whose error is a thousand times that of float32.
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
         features = encoder(batch.to(device, non_blocking=True), counts).cpu().numpy()
     return [
@@ -226,109 +254,8 @@ def encode(
     ]
 
 
-def _choose_backend(name: str, device: torch.device, encoder: FrozenEncoder) -> str:
-    if name not in BACKENDS:
-        raise ConfigurationError(
-            "unknown backend",
-            found=repr(name),
-            expected=f"one of {', '.join(BACKENDS)}",
-        )
-    if name == "onnx" and device.type != "cpu":
-        raise ConfigurationError(
-            "the onnx backend runs on the CPU alone",
-            found=f"device {device.type}",
-            fix="use --backend torch, or --device cpu",
-        )
-    ours = isinstance(encoder, Checkpoint)
-    if name == "onnx" and not ours:
-        raise ConfigurationError(
-            "the onnx backend runs the phoneme/word encoder alone",
-            found=encoder.description,
-            fix="use --backend torch",
-        )
-    if name == "auto":
-        name = "onnx" if device.type == "cpu" and ours else "torch"
-    return name
-
-
-def _check_precision(
-    params: AcousticParams, device: torch.device, encoder: FrozenEncoder
-) -> None:
-    ours = isinstance(encoder, Checkpoint)
-    if params.precision == "tf32" and not (ours and device.type == "cuda"):
-        raise ConfigurationError(
-            "precision tf32 is for the phoneme/word encoder on CUDA",
-            found=f"{encoder.description} on {device.type}",
-            fix="set acoustic.precision to float32",
-        )
-
-
-def _graph(cache: Path, checkpoint: Checkpoint) -> Path:
-    """The encoder's ONNX graph, beside the parts in place of another's."""
-    from stages.acoustic.graph import build_graph
-
-    path = cache / f"encoder-{checkpoint.fingerprint[:32]}.onnx"
-    graph = build_graph(checkpoint.encoder)
-    # Built anew in hundredths of a second, since a damaged file would give features
-    # that nobody could tell from right ones.
-    if not path.is_file() or path.read_bytes() != graph:
-        try:
-            for other in cache.glob("encoder-*.onnx"):
-                other.unlink()
-            with atomic_path(path) as beside:
-                beside.write_bytes(graph)
-        except OSError as error:
-            raise unwritable(path, error) from error
-    return path
-
-
-def _by_onnx(
-    todo: pd.DataFrame,
-    audio: Path,
-    graphs: Path,
-    checkpoint: Checkpoint,
-    workers: int,
-    change: Change | None,
-) -> Features:
-    from stages.acoustic.onnx_encoder import Session, encode_in_processes
-
-    if todo.empty:
-        return
-    graph = _graph(graphs, checkpoint)
-    batches = _batches(todo, _BATCH_SECONDS["cpu"])
-    if workers == 1 or todo["seconds"].sum() < _PROCESSES_SECONDS:
-        yield from _encode_here(batches, audio, Session(graph).encode, 1, change)
-        return
-    recordings = (
-        [(audio / row.path, row.audio_sha256) for row in batch] for batch in batches
-    )
-    encoded = encode_in_processes(recordings, graph, workers, change)
-    with closing(encoded):
-        for batch, features in zip(batches, encoded, strict=True):
-            yield from zip(batch, features, strict=True)
-
-
-def _by_torch(
-    todo: pd.DataFrame,
-    audio: Path,
-    encoder: FrozenEncoder,
-    runtime: Runtime,
-    change: Change | None,
-) -> Features:
-    device, threads = runtime.device, runtime.workers
-    batches = _batches(todo, _BATCH_SECONDS[device.type])
-    if not isinstance(encoder, Checkpoint):
-        theirs = encoder.to(device).encode
-        yield from _encode_here(batches, audio, theirs, threads, change)
-        return
-    ours = encoder.encoder.to(device)
-    with one_thread():
-        run = partial(encode, ours, tf32=runtime.tf32)
-        yield from _encode_here(batches, audio, run, threads, change)
-
-
 def _batches(todo: pd.DataFrame, seconds: float) -> list[list[Any]]:
-    """Rows, by rising length, in batches of about so many seconds with padding."""
+    """Rows, shortest first, in batches of at most `seconds` of audio and padding."""
     batches: list[list[Any]] = [[]]
     for row in todo.itertuples(index=False):
         longest = max(row.seconds, LEAST_SECONDS)
@@ -338,6 +265,51 @@ def _batches(todo: pd.DataFrame, seconds: float) -> list[list[Any]]:
     return batches if batches[-1] else []
 
 
+def _by_onnx(
+    batches: Sequence[list[Any]],
+    audio: Path,
+    graphs: Path,
+    checkpoint: Checkpoint,
+    workers: int,
+    change: Change | None,
+) -> Features:
+    """Encode with ONNX Runtime, in worker processes if there is enough to do."""
+    from stages.acoustic.onnx_encoder import OnnxEncoder, encode_in_processes
+
+    if not batches:
+        return
+    graph = _write_graph(graphs, checkpoint)
+    seconds = sum(row.seconds for batch in batches for row in batch)
+    if workers == 1 or seconds < _PROCESSES_SECONDS:
+        run = OnnxEncoder(graph).encode
+        yield from _encode_here(batches, audio, run, 1, change)
+        return
+    recordings = (
+        [(audio / row.path, row.audio_sha256) for row in batch] for batch in batches
+    )
+    with closing(encode_in_processes(recordings, graph, workers, change)) as encoded:
+        for batch, features in zip(batches, encoded, strict=True):
+            yield from zip(batch, features, strict=True)
+
+
+def _write_graph(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write the encoder's ONNX graph to `folder`, replacing another encoder's."""
+    from stages.acoustic.graph import build_graph
+
+    path = folder / f"encoder-{checkpoint.fingerprint[:32]}.onnx"
+    # Building takes hundredths of a second, and a damaged graph would go unnoticed.
+    graph = build_graph(checkpoint.encoder)
+    if not path.is_file() or path.read_bytes() != graph:
+        try:
+            for other in folder.glob("encoder-*.onnx"):
+                other.unlink()
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(graph)
+        except OSError as error:
+            raise unwritable(path, error) from error
+    return path
+
+
 def _encode_here(
     batches: Sequence[list[Any]],
     audio: Path,
@@ -345,7 +317,7 @@ def _encode_here(
     threads: int,
     change: Change | None,
 ) -> Features:
-    """Encode in this process, while threads read the batch after."""
+    """Encode in this process, while threads read the next batch."""
     with ThreadPoolExecutor(threads) as pool:
 
         def start(batch: list[Any]) -> list[Any]:
@@ -356,9 +328,9 @@ def _encode_here(
 
         ahead = start(batches[0]) if batches else []
         try:
-            for batch, after in pairwise([*batches, []]):
+            for batch, following in pairwise([*batches, []]):
                 loaded = [future.result() for future in ahead]
-                ahead = start(after)
+                ahead = start(following)
                 yield from zip(batch, encode_good(encode, loaded), strict=True)
         finally:
             for future in ahead:

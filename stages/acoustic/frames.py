@@ -1,4 +1,4 @@
-"""How waves and frames of the phoneme/word encoder count."""
+"""Samples and frames of the phoneme/word encoder."""
 
 from stages.speech.loading import SAMPLE_RATE
 
@@ -8,13 +8,13 @@ FRAME_STEP = 32 * SINC_STRIDE
 
 LEAST_FRAMES = 8
 LEAST_SECONDS = LEAST_FRAMES * FRAME_STEP / SAMPLE_RATE
-"""ONNX Runtime is given at least 1.28 s. For shorter waves its matrix products choose
-other kernels, which sum in another order."""
+"""ONNX Runtime gets at least 1.28 s. For shorter waves its matrix products use other
+kernels, which sum in another order."""
 
 
 def frame_count(samples: int) -> int:
     """Frames of e_acoust for a wave of `samples` at 16 kHz.
 
-    Every stage rounds up, and rounding up repeatedly is rounding up once.
+    Every layer rounds up, which equals rounding up once.
     """
     return -(-samples // FRAME_STEP)

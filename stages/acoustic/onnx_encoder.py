@@ -1,7 +1,7 @@
-"""The encoder in ONNX Runtime, and the processes that read recordings and run it.
+"""The encoder in ONNX Runtime, and worker processes that read recordings and run it.
 
-What an utterance gives has the same bits whatever the batch (see `frames.LEAST_FRAMES`)
-and whichever process computes it. Imports no torch, so that processes start fast.
+An utterance's features have the same bits in any batch (see `frames.LEAST_FRAMES`) and
+any process. Does not import torch, so processes start fast.
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -17,8 +17,8 @@ from stages.core.workers import run_in_processes
 from stages.speech.loading import Change, encode_good, try_audio
 
 
-class Session:
-    """A graph of `graph.build_graph`, ready to run.
+class OnnxEncoder:
+    """Runs a graph of `graph.build_graph`.
 
     Args:
         path: the graph's file.
@@ -26,18 +26,18 @@ class Session:
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
-        # One thread a process: the products are small, and processes scale better.
+        # The products are small, so processes scale better than threads.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]
         )
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """e_acoust of each wave, (frames, 256) float32, as if it were alone.
+        """e_acoust of each wave, (frames, 256) float32, as if it were encoded alone.
 
         Args:
-            waves: each (samples,) float32 at 16 kHz, at least one sample; the more
-                alike their lengths, the less is wasted on padding.
+            waves: each (samples,) float32 at 16 kHz, not empty. Similar lengths need
+                little padding.
         """
         counts = [frame_count(len(wave)) for wave in waves]
         frames = max(LEAST_FRAMES, *counts)
@@ -53,7 +53,7 @@ Recording = tuple[Path, str]
 """A file and the SHA-256 of its bytes."""
 
 Outcomes = list[np.ndarray | RecordingError]
-"""Features (frames, D) of each recording, or what is wrong with it."""
+"""Features (frames, D) of each recording, or its error."""
 
 
 def encode_in_processes(
@@ -62,13 +62,13 @@ def encode_in_processes(
     processes: int,
     change: Change | None = None,
 ) -> Generator[Outcomes, None, None]:
-    """What each batch of recordings gives, in order; each process does all of a batch.
+    """Encode batches of recordings in worker processes; yields them in order.
 
     Args:
         batches: recordings of similar length.
         graph: the graph's file.
-        processes: how many.
-        change: what is done to each recording before; must be picklable.
+        processes: number of workers.
+        change: applied to each recording first; must be picklable.
 
     Raises:
         InputError: a recording is missing or has changed.
@@ -83,7 +83,7 @@ def encode_in_processes(
     )
 
 
-# Of the process; with every batch it might be megabytes.
+# Set once in each worker, since it can be megabytes.
 _change: Change | None = None
 
 
@@ -93,13 +93,13 @@ def _begin(change: Change | None) -> None:
 
 
 @cache
-def _session(graph: Path) -> Session:
-    return Session(graph)
+def _encoder(graph: Path) -> OnnxEncoder:
+    return OnnxEncoder(graph)
 
 
 def _encode_recordings(graph: Path, batch: Sequence[Recording]) -> Outcomes:
-    # Opened here rather than at the start, where an error would only say that a process
-    # has died.
-    session = _session(graph)
+    # Not loaded when the worker starts, where an error would only be reported as a dead
+    # worker.
+    encoder = _encoder(graph)
     waves = [try_audio(path, sha256, _change) for path, sha256 in batch]
-    return encode_good(session.encode, waves)
+    return encode_good(encoder.encode, waves)

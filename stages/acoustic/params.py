@@ -1,33 +1,35 @@
-"""Parameters of extraction and of pretraining."""
+"""Parameters of extraction."""
 
 from dataclasses import dataclass
 
-from stages.core.errors import ConfigurationError
+from stages.core.rules import check_rules, one_of
+
+REVISION = 1
+"""Bump it when the same inputs and parameters give another result; features cached
+before are then no longer used."""
 
 DTYPES = ("float32", "float16")
-
-
 PRECISIONS = ("float32", "tf32")
 
 
 @dataclass(frozen=True)
 class AcousticParams:
-    """What features are extracted.
+    """Which features are extracted.
 
     Attributes:
         encoder: checkpoint of the phoneme/word encoder, our safetensors or a public
             `model_state.pth`, relative to the repository; or a speech encoder of
-            transformers (wav2vec2, HuBERT, WavLM, Whisper …): a folder, or its name on
-            the hub.
-        revision: of transformers only: commit, tag or branch on the hub; the newest if
-            empty.
-        layer: of transformers only: which hidden states, from 0, what enters the first
-            layer, to the number of layers; negative ones count from the last.
-        pooling: of transformers only: each so many frames become one, their mean. With
-            8, the 20 ms of wav2vec2 become the paper's 160 ms.
-        dtype: how features are stored; the paper's are float32.
-        precision: of the products on CUDA: float32, or tf32, which is faster and rounds
-            their factors to 11 bits. It makes other features, known as such.
+            transformers (wav2vec2, HuBERT, WavLM, Whisper …): a folder or a name on the
+            hub.
+        revision: transformers only: commit, tag or branch on the hub; empty for the
+            newest.
+        layer: transformers only: which hidden states, from 0 (the input of the first
+            layer) to the number of layers; negative numbers count from the last.
+        pooling: transformers only: number of frames averaged into one. With 8, the
+            20 ms of wav2vec2 become the paper's 160 ms.
+        dtype: how features are stored; float32 in the paper.
+        precision: of matrix products on CUDA: float32, or tf32, which is faster and
+            rounds factors to 11 bits. Its features have a fingerprint of their own.
     """
 
     encoder: str = "data/demo/encoder.safetensors"
@@ -38,19 +40,14 @@ class AcousticParams:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("dtype", self.dtype, DTYPES),
-            ("precision", self.precision, PRECISIONS),
-        ):
-            if value not in known:
-                raise ConfigurationError(
-                    f"unknown acoustic.{name}",
-                    found=repr(value),
-                    expected=f"one of {', '.join(known)}",
-                )
-        if self.pooling < 1:
-            raise ConfigurationError(
-                "acoustic.pooling cannot be used",
-                found=self.pooling,
-                expected="1 frame or more",
-            )
+        """Check the values.
+
+        Raises:
+            ConfigurationError: names the parameter and what it can be.
+        """
+        rules = {
+            "dtype": (self.dtype in DTYPES, one_of(DTYPES)),
+            "precision": (self.precision in PRECISIONS, one_of(PRECISIONS)),
+            "pooling": (self.pooling >= 1, "1 frame or more"),
+        }
+        check_rules("acoustic", self, rules)

@@ -1,33 +1,20 @@
-"""Extraction: every recording of the manifest through the frozen encoder, once.
+"""Extraction: run the frozen encoder on every recording, once.
 
-Reads the manifest, the recordings that are not cached yet, and the encoder. Writes
-parts of the feature cache, its digest, and `quarantine.csv`: the recordings that were
-set aside. A recording is known by the hash of its bytes and the encoder by the
-fingerprint of its weights, front end and resampling; what is cached for that pair is
-never computed again. An interrupted run keeps its finished parts, and the next one goes
-on from there.
+Reads the manifest, the encoder, and the recordings whose features are not cached yet.
+Writes the feature cache, its digest, and `quarantine.csv`, the list of recordings that
+cannot be used. Features are cached by the hash of the recording's bytes and the
+fingerprint of the encoder (weights, front end, resampling), so nothing is encoded
+twice. An interrupted run keeps its finished parts; run the command again to resume.
 """
 
 import logging
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from stages.acoustic.params import AcousticParams
-from stages.cache.digest import write_digest
-from stages.cache.store import CacheWriter
-from stages.core.errors import (
-    InputError,
-    RecordingError,
-)
-from stages.core.manifest import read_manifest, write_quarantine
-from stages.core.runtime import progress
-
-if TYPE_CHECKING:
-    pass
 from stages.acoustic.encoding import (
     as_stored,
     choose_runtime,
@@ -35,6 +22,13 @@ from stages.acoustic.encoding import (
     feature_header,
     load_encoder,
 )
+from stages.acoustic.params import AcousticParams
+from stages.cache.digest import digest_path, write_digest
+from stages.cache.store import CacheWriter
+from stages.core.corpus_files import CorpusFiles
+from stages.core.errors import InputError, RecordingError
+from stages.core.manifest import read_manifest, write_quarantine
+from stages.core.runtime import RunOptions, progress
 
 log = logging.getLogger(__name__)
 
@@ -52,132 +46,136 @@ class Summary:
     quarantine: Path
 
     def __str__(self) -> str:
-        told = (
+        line = (
             f"{self.cache}: {self.utterances} utterances, {self.extracted} extracted "
             f"now ({self.frames} frames), {self.kept} kept"
         )
-        if shared := self.utterances - self.extracted - self.kept:
-            told += f", {shared} of the same bytes as another"
+        if same := self.utterances - self.extracted - self.kept:
+            line += f", {same} with the same bytes as another"
         if self.set_aside:
-            told += f"; {self.set_aside} set aside, named in {self.quarantine}"
-        return told
+            line += f"; {self.set_aside} set aside, listed in {self.quarantine}"
+        return line
 
 
 def run(
     params: AcousticParams,
+    corpus: CorpusFiles,
     *,
-    manifest: Path,
     audio: Path,
     cache: Path,
-    digest: Path,
-    quarantine: Path,
     on_error: str = "stop",
     longest_seconds: float = 120.0,
-    device: str = "auto",
-    workers: int = 2,
-    backend: str = "auto",
+    options: RunOptions,
 ) -> Summary:
-    """Bring the cache up to the manifest, then write the digest.
+    """Extract the features that are missing, then write the digest.
 
     Args:
-        params: encoder and storage.
-        manifest: the utterance table.
-        audio: the folder that its paths are relative to.
-        cache: folder of the part files.
-        digest: file that later stages depend on.
-        quarantine: file that names the recordings set aside.
-        on_error: what to do about a recording that is no audio, empty or too long:
-            stop, or quarantine it.
-        longest_seconds: of a recording.
-        device: auto, cpu or cuda.
-        workers: processes that read, resample and encode; on CUDA, threads that read
-            and resample while the device encodes.
-        backend: onnx (ONNX Runtime, on the CPU), torch, or auto: onnx for the
-            phoneme/word encoder on the CPU, else torch. None of the three changes a
-            feature by more than rounding.
+        params: the encoder and how features are stored.
+        corpus: its manifest is read, its quarantine list is written.
+        audio: folder that the manifest's paths are relative to.
+        cache: folder of the features; the digest is written next to it.
+        on_error: what to do with a recording that is not audio, empty or too long:
+            stop, or quarantine.
+        longest_seconds: the longest recording that is accepted.
+        options: how to run. On CUDA, workers are threads that read recordings.
 
     Raises:
-        ConfigurationError: a backend or precision that does not go with the rest.
-        InputError: no manifest, a bad checkpoint, or a recording that is missing or
-            has changed; what was computed before it is kept.
-        RecordingError: likewise, a recording is bad and `on_error` is stop.
-        CacheError: a damaged part, or another run is writing.
+        ConfigurationError: a device, backend or precision that cannot be combined.
+        InputError: no manifest, an unusable checkpoint, or a recording that is missing
+            or has changed; the features computed before it are kept.
+        RecordingError: an unusable recording, and `on_error` is stop.
+        CacheError: a damaged part, or another process is writing.
     """
-    table = read_manifest(manifest)
+    table = read_manifest(corpus.manifest)
     encoder = load_encoder(params)
     header = feature_header(encoder, params)
-    runtime = choose_runtime(encoder, params, device, backend, workers)
-    bad: dict[str, RecordingError] = {}  # by hash of the bytes
-
-    def refuse(row: Any, error: RecordingError) -> None:
-        if on_error == "stop":
-            raise error
-        log.warning("set aside %s: %s", audio / row.path, error.reason)
-        bad[row.audio_sha256] = error
-
+    runtime = choose_runtime(encoder, params, options)
+    # One of all recordings with the same bytes, shortest first.
+    distinct = table.drop_duplicates("audio_sha256").sort_values(["seconds", "id"])
+    bad = _SetAside(audio, stop=on_error == "stop")
+    frames = []  # of each recording extracted now
     with CacheWriter(cache, header) as writer:
-        # Of recordings with the same bytes, one is enough.
-        distinct = table.drop_duplicates("audio_sha256").sort_values(["seconds", "id"])
-        longest = min(longest_seconds, encoder.longest_seconds or longest_seconds)
-        for row in distinct[distinct["seconds"] > longest].itertuples():
-            error = _too_long(
-                audio / row.path, row.seconds, longest_seconds, encoder.longest_seconds
-            )
-            refuse(row, error)
-        absent = set(writer.missing(distinct["audio_sha256"])) - bad.keys()
-        todo = distinct[distinct["audio_sha256"].isin(absent)]
-        extracted = frames = 0
+        bad.add_too_long(distinct, longest_seconds, encoder.longest_seconds)
+        missing = set(writer.missing(distinct["audio_sha256"])) - bad.errors.keys()
+        todo = distinct[distinct["audio_sha256"].isin(missing)]
         features = encode_recordings(todo, audio, encoder, runtime, graphs=cache)
         bar = progress(total=len(todo), description="extracting", unit="file")
-        # Closed at once if a feature is refused: processes may be at work for it.
+        # Closed if a feature is refused, since worker processes may be running.
         with bar, closing(features):
             for row, one in features:
                 if isinstance(one, RecordingError):
-                    refuse(row, one)
+                    bad.add(row, one)
                 else:
                     writer.add(row.id, row.audio_sha256, as_stored(one, params.dtype))
-                    extracted += 1
-                    frames += len(one)
+                    frames.append(len(one))
                 bar.update()
         writer.flush()
-        good = table[~table["audio_sha256"].isin(bad)]
-        _write_quarantine(quarantine, table, bad)
-        if good.empty:
-            raise InputError(
-                "no recording of the manifest can be used",
-                path=manifest,
-                found=f"{len(table)} set aside",
-                fix=f"see {quarantine}",
-            )
-        # Under the lock, since `cache gc` removes what the digest does not name.
+        good = bad.write(corpus, table)
+        # Still locked, since `cache gc` removes what the digest does not name.
         pairs = zip(good["id"], good["audio_sha256"], strict=True)
-        write_digest(digest, cache, header.fingerprint, pairs)
-    set_aside = len(table) - len(good)
-    kept = good["audio_sha256"].nunique() - extracted
-    return Summary(cache, len(good), extracted, kept, frames, set_aside, quarantine)
-
-
-def _too_long(
-    path: Path, seconds: float, longest: float, window: float | None
-) -> RecordingError:
-    """An error about a recording of more than `longest` seconds or the `window`."""
-    limit = "corpus.longest_seconds"
-    fix = "cut it, drop its row, raise that, or use --on-error quarantine"
-    if window is not None and window <= longest:
-        longest, limit = window, "the encoder's window"
-        fix = "cut it, drop its row, or use --on-error quarantine"
-    return RecordingError(
-        "the recording is too long",
-        path=path,
-        found=f"{seconds:.1f} seconds",
-        expected=f"at most {longest:g}, {limit}",
-        fix=fix,
+        write_digest(digest_path(cache), cache, header.fingerprint, pairs)
+    return Summary(
+        cache,
+        utterances=len(good),
+        extracted=len(frames),
+        kept=good["audio_sha256"].nunique() - len(frames),
+        frames=sum(frames),
+        set_aside=len(table) - len(good),
+        quarantine=corpus.quarantine,
     )
 
 
-def _write_quarantine(
-    path: Path, table: pd.DataFrame, bad: dict[str, RecordingError]
-) -> None:
-    rows = table[table["audio_sha256"].isin(bad)]
-    reasons = [bad[key].reason for key in rows["audio_sha256"]]
-    write_quarantine(path, rows.assign(reason=reasons))
+@dataclass
+class _SetAside:
+    """The recordings that cannot be used.
+
+    Attributes:
+        audio: folder of the recordings.
+        stop: whether to raise the first error instead.
+        errors: by the hash of the recording's bytes.
+    """
+
+    audio: Path
+    stop: bool
+    errors: dict[str, RecordingError] = field(default_factory=dict)
+
+    def add(self, row: Any, error: RecordingError) -> None:
+        """Set the recording of a manifest row aside."""
+        if self.stop:
+            raise error
+        log.warning("set aside %s: %s", self.audio / row.path, error.reason)
+        self.errors[row.audio_sha256] = error
+
+    def add_too_long(
+        self, table: pd.DataFrame, longest: float, window: float | None
+    ) -> None:
+        """Set aside what is longer than `longest` seconds or the encoder's window."""
+        limit = "corpus.longest_seconds"
+        fix = "cut it, drop its row, raise that, or use --on-error quarantine"
+        if window is not None and window <= longest:
+            longest, limit = window, "the encoder's window"
+            fix = "cut it, drop its row, or use --on-error quarantine"
+        for row in table[table["seconds"] > longest].itertuples():
+            error = RecordingError(
+                "the recording is too long",
+                path=self.audio / row.path,
+                found=f"{row.seconds:.1f} seconds",
+                expected=f"at most {longest:g}, {limit}",
+                fix=fix,
+            )
+            self.add(row, error)
+
+    def write(self, corpus: CorpusFiles, table: pd.DataFrame) -> pd.DataFrame:
+        """Write the quarantine list; return the rows of `table` that can be used."""
+        unusable = table["audio_sha256"].isin(self.errors)
+        rows = table[unusable]
+        reasons = [self.errors[key].reason for key in rows["audio_sha256"]]
+        write_quarantine(corpus.quarantine, rows.assign(reason=reasons))
+        if unusable.all():
+            raise InputError(
+                "none of the manifest's recordings can be used",
+                path=corpus.manifest,
+                found=f"{len(table)} set aside",
+                fix=f"see {corpus.quarantine}",
+            )
+        return table[~unusable]

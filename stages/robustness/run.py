@@ -245,9 +245,7 @@ def _load_encoder(
         encoder=acoustic.encoder,
         fix="run `aln-pipeline extract-acoustic`, then train the students",
     )
-    runtime = choose_runtime(
-        encoder, acoustic, options.device, options.backend, options.workers
-    )
+    runtime = choose_runtime(encoder, acoustic, options)
     return encoder, header, runtime
 
 
