@@ -21,7 +21,7 @@ def accuracy_section(found: Findings) -> str:
         "Macro-F1 is the mean over the intents that occur in the split.",
         f"The {INTERVAL} is for the mean over seeds, by the percentile bootstrap over "
         f"test utterances ({DRAWS:,} draws, each utterance with the predictions of "
-        "every seed). It shows how the figure could vary with other utterances; the "
+        "every seed). It shows how the result could vary with other utterances; the "
         "standard deviation shows how it varies with the seed. Utterances of one "
         "speaker are similar, so the interval is too narrow for other speakers. The "
         "interval of macro-F1 is slightly too low, since resamples omit utterances.",

@@ -86,6 +86,6 @@ def _set_aside_sections(set_aside: Mapping[str, str]) -> list[str]:
     what = "1 recording" if count == 1 else f"{count:,} recordings"
     rows = [[code(id), escape(reason)] for id, reason in set_aside.items()]
     return [
-        f"**{what} could not be used** and no figure on this page counts them:",
+        f"**{what} could not be used** and no result on this page counts them:",
         format_short_table(["recording", "reason"], rows),
     ]

@@ -173,7 +173,7 @@ def check_comparable(students: Sequence[System]) -> None:
             found, expected = getattr(student, what), getattr(first, what)
             if found != expected:
                 raise CacheError(
-                    f"{student.name} was trained with other {what} than {first.name}",
+                    f"{student.name} and {first.name} differ in student.{what}",
                     found=found,
                     expected=expected,
                     fix=STUDENT_FIX,
