@@ -1,1 +1,1 @@
-"""Baseline-1: a recogniser's text, classified by the fine-tuned BERT."""
+"""Baseline-1 on recognised text: a recogniser, then the fine-tuned BERT."""

@@ -7,13 +7,13 @@ from math import log10
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 
 _END_SHARE = 0.125
-"""How often a text ends after a word, where nothing else is known: one in eight."""
+"""Probability that a text ends after a word, without other knowledge: one in eight."""
 
 _MOST_LISTED = 0.9
-"""What the counted pairs of a word may take of the probability of what follows it."""
+"""Most of the probability after a word that its counted pairs can take."""
 
 _LEAST_SHARE = 1e-9
-"""Of a word that the list of frequencies does not have."""
+"""Of a word that is not in the list of frequencies."""
 
 _NEVER = -99.0
 
@@ -23,15 +23,15 @@ def bigram_arpa(
     words: Mapping[str, float],
     pairs: Mapping[tuple[str, str], float],
 ) -> str:
-    """A model of counted pairs of words, backing off to each word's share.
+    """A bigram model of counted pairs of words that backs off to each word's share.
 
-    p(w | h) = c(h w) / c(h) of a pair that was counted. The list of pairs is cut at the
-    rare ones, so after most h some probability is left, and the other words share it.
+    p(w | h) = c(h w) / c(h) for a counted pair. Rare pairs are missing from the counts,
+    so after most h some probability is left for the other words.
 
     Args:
         shares: of each word of the vocabulary; need not sum to one.
         words: c(h) of single words.
-        pairs: c(h w), h perhaps `BEGIN`; those out of the vocabulary are left out.
+        pairs: c(h w), h can be `BEGIN`; pairs out of the vocabulary are left out.
     """
     base = _with_end(shares)
     after: dict[str, dict[str, float]] = {}
@@ -43,13 +43,13 @@ def bigram_arpa(
     for first in sorted(after):
         counts = after[first]
         total = sum(counts.values())
-        # Also a text may end after any word.
+        # A text can end after any word.
         listed[first, END] = _END_SHARE
         if len(counts) < len(shares):
             whole = max(words.get(first, 0.0), total / _MOST_LISTED) / (1 - _END_SHARE)
             rest = 1 - _END_SHARE - sum(base[word] for word in counts)
             backoff[(first,)] = (1 - _END_SHARE - total / whole) / rest
-        else:  # none is left to back off to
+        else:  # no word is left to back off to
             whole = total / (1 - _END_SHARE)
         for word in sorted(counts):
             listed[first, word] = counts[word] / whole
@@ -62,15 +62,15 @@ def bigram_arpa(
 def ngram_arpa(
     texts: Sequence[Sequence[str]], shares: Mapping[str, float], order: int
 ) -> str:
-    """An n-gram of `texts`, interpolated as Witten and Bell 1991 do, over `shares`.
+    """An n-gram of `texts`, interpolated with `shares` as by Witten and Bell 1991.
 
     p(w | h) = (c(h w) + t(h) p(w | h')) / (c(h) + t(h)), where t(h) is the number of
-    distinct words after h, h' is h without its first word, and below the unigram stand
-    `shares`; so every word of the vocabulary may follow any other.
+    distinct words after h, and h' is h without its first word. The unigram is
+    interpolated with `shares`, so every word of the vocabulary can follow any other.
 
     Args:
-        texts: words of each.
-        shares: of each word of the vocabulary, which holds every word of `texts`.
+        texts: the words of each.
+        shares: of each word of the vocabulary, which has every word of `texts`.
         order: words in the longest n-gram, 1 or more.
     """
     # A text of n words has n-grams up to its begin and end.
@@ -78,7 +78,7 @@ def ngram_arpa(
     counts: list[Counter[tuple[str, ...]]] = [Counter() for _ in range(order)]
     for text in texts:
         words = (BEGIN, *text, END)
-        for end in range(2, len(words) + 1):  # the begin itself is never predicted
+        for end in range(2, len(words) + 1):  # the begin is never predicted
             for length in range(1, min(order, end) + 1):
                 counts[length - 1][words[end - length : end]] += 1
     base = _with_end(shares)
@@ -113,7 +113,7 @@ def ngram_arpa(
 
 
 def _with_end(shares: Mapping[str, float]) -> dict[str, float]:
-    """Probabilities of each word and of the end, in sorted order."""
+    """The probability of the end, and of each word in sorted order."""
     raised = {word: max(shares[word], _LEAST_SHARE) for word in sorted(shares)}
     total = sum(raised.values()) / (1 - _END_SHARE)
     return {END: _END_SHARE, **{word: share / total for word, share in raised.items()}}
@@ -125,7 +125,7 @@ def _arpa(
 ) -> str:
     """Probabilities by length and back-off weights, in ARPA's format."""
     if len(levels) == 1:
-        # KenLM refuses a mere unigram: this says what backing off would.
+        # KenLM needs bigrams; this one has the probability that backing off gives.
         levels = [*levels, {(BEGIN, END): levels[0][(END,)]}]
     # The begin is given, not predicted; the unknown word is never chosen.
     unigrams: dict[tuple[str, ...], float | None] = {

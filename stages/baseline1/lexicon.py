@@ -1,4 +1,4 @@
-"""How words sound, in the phonemes that the encoder's CTC head knows."""
+"""The pronunciations of words, in the phonemes of the encoder's CTC head."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -12,7 +12,7 @@ _VARIANT = "m1"
 _AT_ONCE = 1000
 
 _HOMOPHONES = 6
-"""Words of one pronunciation that the beam search keeps apart; it leaves out more."""
+"""Most words of one pronunciation; torchaudio's beam search leaves out more."""
 
 
 def build_lexicon(
@@ -22,18 +22,17 @@ def build_lexicon(
     phonemes: Collection[str],
     workers: int = 2,
 ) -> dict[str, list[tuple[str, ...]]]:
-    """The pronunciations of each word that has one, as espeak-ng says it alone.
+    """The pronunciations of each word that has one, as espeak-ng speaks it alone.
 
     Args:
-        words: the most important ones first: of those that sound alike, the first are
-            kept.
+        words: the most important first: of words that sound alike, the first are kept.
         accents: of espeak-ng.
-        phonemes: names of the encoder's classes; a pronunciation with others is left
-            out.
+        phonemes: names of the encoder's classes; pronunciations with other phonemes are
+            left out.
         workers: threads that wait for espeak-ng.
 
     Raises:
-        ConfigurationError: an unknown accent, or no word can be written so.
+        ConfigurationError: an unknown accent, or no word has a pronunciation.
     """
     jobs = [
         (accent, words[start : start + _AT_ONCE])
@@ -41,7 +40,7 @@ def build_lexicon(
         for start in range(0, len(words), _AT_ONCE)
     ]
 
-    def speak(job: tuple[str, Sequence[str]]) -> list[tuple[str, ...]]:
+    def pronounce(job: tuple[str, Sequence[str]]) -> list[tuple[str, ...]]:
         accent, some = job
         spoken = synthesis.speak(synthesis.Voice(accent, _VARIANT), some, seed=0)
         return [
@@ -53,20 +52,24 @@ def build_lexicon(
             for one in spoken
         ]
 
-    said: dict[str, list[tuple[str, ...]]] = {word: [] for word in words}
+    sounds_of: dict[str, list[tuple[str, ...]]] = {word: [] for word in words}
     with ThreadPoolExecutor(workers) as pool:
-        for (_, some), sounds in zip(jobs, pool.map(speak, jobs), strict=True):
+        for (_, some), sounds in zip(jobs, pool.map(pronounce, jobs), strict=True):
             for word, sound in zip(some, sounds, strict=True):
-                if sound and sound not in said[word] and set(sound) <= set(phonemes):
-                    said[word].append(sound)
+                if (
+                    sound
+                    and sound not in sounds_of[word]
+                    and set(sound) <= set(phonemes)
+                ):
+                    sounds_of[word].append(sound)
     alike = Counter[tuple[str, ...]]()
-    for word, sounds in said.items():
+    for word, sounds in sounds_of.items():
         alike.update(sounds)
-        said[word] = [sound for sound in sounds if alike[sound] <= _HOMOPHONES]
-    lexicon = {word: sounds for word, sounds in said.items() if sounds}
+        sounds_of[word] = [sound for sound in sounds if alike[sound] <= _HOMOPHONES]
+    lexicon = {word: sounds for word, sounds in sounds_of.items() if sounds}
     if not lexicon:
         raise ConfigurationError(
-            "no word can be said in the encoder's phonemes",
+            "no word can be pronounced with the encoder's phonemes",
             found=f"{len(words)} words",
             fix="use an encoder of `aln-pipeline pretraining`",
         )
@@ -74,7 +77,7 @@ def build_lexicon(
 
 
 def lexicon_text(lexicon: dict[str, list[tuple[str, ...]]]) -> str:
-    """A line a pronunciation: the word, a tab, its phonemes; sorted."""
+    """One pronunciation per line: the word, a tab, its phonemes; sorted."""
     return "".join(
         f"{word}\t{' '.join(sound)}\n"
         for word in sorted(lexicon)

@@ -1,7 +1,7 @@
-"""What Baseline-1 on a recogniser's text depends on, and where each default comes from.
+"""Parameters of Baseline-1 on recognised text, and where each default comes from.
 
-The paper (section 3.1) took a recogniser of its authors', made for other speech, as it
-was.
+The paper (section 3.1) used its authors' own recogniser, trained on other speech,
+without adapting it.
 """
 
 import math
@@ -13,12 +13,18 @@ from stages.core.errors import ConfigurationError
 RECOGNISERS = ("encoder", "transformers", "torchaudio", "pocketsphinx", "given")
 LANGUAGE_MODELS = ("general", "train")
 
+REVISION = 1
+"""Bump it when the same inputs and parameters give another result.
+
+It is also part of a recogniser's fingerprint, so cached transcripts are made again.
+"""
+
 
 @dataclass(frozen=True)
 class Baseline1Params:
-    """Parameters of `transcribe`.
+    """Parameters of the stage baseline1.
 
-    `recogniser` is what makes text of speech, and `model` what it is loaded from:
+    `recogniser` and the `model` that it loads:
 
         encoder       the phoneme/word encoder with a CTC head, and a beam search over a
                       lexicon with an n-gram: a checkpoint of `pretraining`
@@ -27,11 +33,12 @@ class Baseline1Params:
         pocketsphinx  with the English model in its wheel; `model` is not read
         given         made elsewhere: a table with the columns `id` and `column`
 
-    `revision` pins a hub's model; DVC, which watches the bytes, wants a folder. All
-    after `column` is of `encoder` alone. None of it knows the corpus, unless
-    `language_model` is `train`: an n-gram of the train texts, `order` words long, whose
-    words join the lexicon. `general` is a bigram of the web's English. An ARPA file
-    does as well; DVC does not watch it.
+    `revision` pins a model on the hub; DVC can track a model only in a local folder.
+    The parameters after `column` apply to `encoder` only.
+
+    `language_model` is `general`, a bigram of English on the web, which knows nothing
+    of the corpus; `train`, an n-gram of the train texts, `order` words long, whose
+    words are added to the lexicon; or an ARPA file, which DVC does not track.
 
     Raises:
         ConfigurationError: a value that cannot be used.
@@ -41,18 +48,20 @@ class Baseline1Params:
     model: str = "data/demo/encoder.safetensors"
     revision: str = ""
     column: str = "transcript"
-    vocabulary: int = 20_000  # frequent English words; about what a person knows
+    vocabulary: int = 20_000  # frequent English words; about as many as a person knows
     accents: tuple[str, ...] = ("en-gb", "en-us")  # whose pronunciations are listed
     language_model: str = "general"  # paper: not adapted to the corpus
     order: int = 3
-    language_model_weight: float = 1.0  # as Bayes has it
+    language_model_weight: float = 1.0  # as in Bayes' rule
     word_score: float = 0.0
-    beam_size: int = 200  # on the demo's valid, 1000 gains 0.1 points and costs tenfold
+    beam_size: int = (
+        200  # on the demo's valid, 1000 gains 0.1 points for ten times the time
+    )
     beam_tokens: int = 25
     beam_threshold: float = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be used."""
+        """Check the values."""
         if self.recogniser not in RECOGNISERS:
             raise ConfigurationError(
                 "unknown baseline1.recogniser",

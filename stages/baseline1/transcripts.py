@@ -1,14 +1,14 @@
-"""Transcripts, kept by what was heard and by whom: a line an utterance.
+"""The cache of transcripts, by recogniser and recording: one line per utterance.
 
     <directory>/<recogniser's fingerprint, 32 digits>.tsv
         # <recogniser's name>
-        <SHA-256 of the recording><tab><id><tab><what was recognised, perhaps nothing>
+        <SHA-256 of the recording><tab><id><tab><transcript, possibly empty>
 
         models/   lexicons and language models of the encoder's beam search
 
-A line is flushed once it is whole, so a killed run loses the utterances in hand, and
-the next one goes on from there. The id is for people; a recording that is renamed, or
-stands twice in the corpus, is transcribed once.
+Each line is flushed when it is complete, so a killed run loses only the utterances in
+progress, and the next run resumes there. The id is for people; a recording that is
+renamed, or occurs twice in the corpus, is transcribed once.
 """
 
 import re
@@ -31,15 +31,15 @@ class Transcripts:
         self._known = known
 
     def __getitem__(self, key: str) -> str:
-        """What was recognised in the recording with this hash."""
+        """The transcript of the recording with this hash."""
         return self._known[key]
 
     def missing(self, keys: Iterable[str]) -> set[str]:
-        """Those of `keys` that are not transcribed yet."""
+        """Those of `keys` that have no transcript yet."""
         return {key for key in keys if key not in self._known}
 
     def add(self, key: str, id: str, text: str) -> None:
-        """Keep what was recognised in a recording."""
+        """Add the transcript of a recording."""
         text = " ".join(text.split())
         self._stream.write(f"{key}\t{' '.join(id.split())}\t{text}\n")
         self._stream.flush()
@@ -50,10 +50,10 @@ class Transcripts:
 def open_transcripts(
     directory: Path, fingerprint: str, name: str
 ) -> Iterator[Transcripts]:
-    """The transcripts of a recogniser, to read and to add to; alone in `directory`.
+    """The transcripts of a recogniser, to read and to add to, with `directory` locked.
 
     Raises:
-        CacheError: a damaged line, or another process writes.
+        CacheError: a damaged line, or another process is writing.
     """
     path = directory / f"{fingerprint[:32]}.tsv"
     with locked(directory):
@@ -66,7 +66,7 @@ def open_transcripts(
 
 
 def _repair(path: Path) -> str:
-    """The file's text, once the half line that a killed run left is cut off."""
+    """The file's text; cuts off an incomplete last line, which a killed run leaves."""
     if not path.exists():
         return ""
     try:
@@ -89,10 +89,10 @@ def _parse(path: Path, text: str) -> Iterator[tuple[str, str]]:
         found = _LINE.fullmatch(line)
         if found is None:
             raise CacheError(
-                f"line {number} is no transcript",
+                f"line {number} is not a transcript",
                 path=path,
                 found=repr(line[:60]),
-                expected="hash, id and text, parted by tabs",
-                fix="delete that line, and its recording is transcribed again",
+                expected="hash, id and text, separated by tabs",
+                fix="delete that line; its recording is transcribed again",
             )
         yield found[1], found[3]
