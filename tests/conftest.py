@@ -1,15 +1,20 @@
 """A corpus of sine waves, a tiny encoder and a tiny BERT: the whole line in seconds."""
 
+import dataclasses
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
+
+from stages.cache.format import Header
+from stages.cache.store import CacheWriter
+from stages.core.hashing import hash_bytes
 
 # Before anything imports torch or transformers.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -189,3 +194,68 @@ def _enter(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copytree(source, root)
     monkeypatch.chdir(root)
     return root
+
+
+# A cache of random features.
+
+DIM = 4
+HEADER = Header(
+    kind="acoustic",
+    encoder="tiny",
+    fingerprint="ab" * 32,
+    parameters={"front_end": "log-cmn", "layers": [1, 2]},
+    dim=DIM,
+    dtype="float32",
+    frame_step=2560,
+)
+OTHER = dataclasses.replace(HEADER, encoder="huge", fingerprint="cd" * 32)
+
+Row = tuple[str, str, np.ndarray]
+"""Id, key and frames (T, D) of an utterance."""
+
+
+def make_rows(
+    lengths: Iterable[int], dtype: str = "float32", dim: int = DIM
+) -> list[Row]:
+    """Utterances of `lengths` frames."""
+    generator = np.random.default_rng(7)
+    return [
+        (
+            f"corpus/é {number:03d}",
+            hash_bytes(f"audio {number}".encode()),
+            generator.standard_normal((length, dim)).astype(dtype),
+        )
+        for number, length in enumerate(lengths)
+    ]
+
+
+ROWS = make_rows([3, 1, 5, 8, 2, 4, 6, 30, 1, 1])
+
+
+def fill(
+    directory: Path, rows: list[Row], header: Header = HEADER, part_frames: int = 10
+) -> None:
+    """Write `rows` to the cache in `directory`."""
+    with CacheWriter(directory, header, part_frames=part_frames) as writer:
+        for row in rows:
+            writer.add(*row)
+
+
+def pairs(rows: list[Row]) -> list[tuple[str, str]]:
+    """Id and key of each row."""
+    return [(id, key) for id, key, _ in rows]
+
+
+def keys(rows: list[Row]) -> list[str]:
+    """The key of each row."""
+    return [key for _, key, _ in rows]
+
+
+def parts(directory: Path) -> list[Path]:
+    """The files of a cache's parts."""
+    return sorted(directory.glob("*.h5"))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """The bytes of each part of a cache."""
+    return {path.name: path.read_bytes() for path in parts(directory)}

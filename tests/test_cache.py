@@ -11,76 +11,34 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from conftest import (
+    DIM,
+    HEADER,
+    OTHER,
+    ROWS,
+    contents,
+    fill,
+    keys,
+    make_rows,
+    pairs,
+    parts,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cache.maintenance import info, verify
+from pipeline.cache.contents import info
+from pipeline.cache.maintenance import verify
 from stages.cache.digest import read_digest, write_digest
-from stages.cache.format import Header
 from stages.cache.store import CacheReader, CacheWriter
 from stages.core.errors import CacheError, ConfigurationError
 from stages.core.hashing import hash_array, hash_bytes
-
-DIM = 4
-HEADER = Header(
-    kind="acoustic",
-    encoder="tiny",
-    fingerprint="ab" * 32,
-    parameters={"front_end": "log-cmn", "layers": [1, 2]},
-    dim=DIM,
-    dtype="float32",
-    frame_step=2560,
-)
-OTHER = dataclasses.replace(HEADER, encoder="huge", fingerprint="cd" * 32)
-
-Row = tuple[str, str, np.ndarray]
-
-
-def make_rows(lengths: Iterable[int], dtype: str = "float32", dim: int = DIM) -> list:
-    """(id, key, frames) of utterances as long as `lengths`."""
-    generator = np.random.default_rng(7)
-    return [
-        (
-            f"corpus/é {number:03d}",
-            hash_bytes(f"audio {number}".encode()),
-            generator.standard_normal((length, dim)).astype(dtype),
-        )
-        for number, length in enumerate(lengths)
-    ]
-
-
-def fill(
-    directory: Path, rows: list[Row], header: Header = HEADER, part_frames: int = 10
-) -> None:
-    with CacheWriter(directory, header, part_frames=part_frames) as writer:
-        for row in rows:
-            writer.add(*row)
-
-
-def pairs(rows: list[Row]) -> list[tuple[str, str]]:
-    return [(id, key) for id, key, _ in rows]
-
-
-def keys(rows: list[Row]) -> list[str]:
-    return [key for _, key, _ in rows]
-
-
-def parts(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.h5"))
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in parts(directory)}
-
-
-ROWS = make_rows([3, 1, 5, 8, 2, 4, 6, 30, 1, 1])
 
 
 def test_features_come_out_as_they_went_in(tmp_path: Path) -> None:
@@ -173,23 +131,13 @@ def test_utterances_of_one_key_share_features(tmp_path: Path) -> None:
     with CacheWriter(tmp_path, HEADER) as writer:
         assert writer.missing([key, "b"]) == ["b"]
         writer.add("third", key, frames)
-    (contents,) = info(tmp_path)
-    assert (contents.parts, contents.utterances) == (1, 1)
+    (found,) = info(tmp_path)
+    assert (len(found.parts), found.utterances) == (1, 1)
     rows = [("first", key), ("second", key), ("third", key)]
     assert verify(tmp_path, rows) == []
     write_digest(tmp_path / "digest", tmp_path, HEADER.fingerprint, rows)
     digest = read_digest(tmp_path / "digest")
     assert digest.rows == {id: (key, hash_array(frames)) for id, _ in rows}
-
-
-def test_half_precision_is_stored_as_such_and_loaded_as_float32(tmp_path: Path) -> None:
-    rows = make_rows([3, 2], "float16")
-    fill(tmp_path, rows, dataclasses.replace(HEADER, dtype="float16"))
-    reader = CacheReader(tmp_path)
-    assert reader[rows[0][1]].dtype == np.float16
-    frames, _ = reader.load(keys(rows))
-    assert frames.dtype == np.float32
-    np.testing.assert_array_equal(frames[:3], rows[0][2].astype(np.float32))
 
 
 def test_the_same_utterances_give_the_same_bytes(tmp_path: Path) -> None:
@@ -234,7 +182,7 @@ def test_a_digest_names_what_it_lacks(tmp_path: Path) -> None:
     arguments = (tmp_path / "digest", tmp_path / "acoustic", HEADER.fingerprint)
     with pytest.raises(CacheError, match=r"2 of 10 .*é 008, corpus/é 009.*extract-ac"):
         write_digest(*arguments, pairs(ROWS))
-    with pytest.raises(CacheError, match="'corpus/é 000' stands twice"):
+    with pytest.raises(CacheError, match="'corpus/é 000' twice"):
         write_digest(*arguments, pairs(ROWS[:2] + ROWS[:1]))
     assert not (tmp_path / "digest").exists()
 
@@ -244,7 +192,7 @@ def test_a_digest_names_what_it_lacks(tmp_path: Path) -> None:
 )
 def test_what_is_no_digest_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "targets.digest"
-    with pytest.raises(CacheError, match=r"no digest there.*cache-targets"):
+    with pytest.raises(CacheError, match=r"no digest.*cache-targets"):
         read_digest(path)
     path.write_text(text)
     with pytest.raises(CacheError, match=r"targets.digest: not a digest.*cache-tar"):
@@ -284,7 +232,7 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_cache import CacheWriter, HEADER, ROWS, parts
+from conftest import CacheWriter, HEADER, ROWS, parts
 directory = Path(sys.argv[1])
 rename = os.replace
 def stop_at_third(*paths):
@@ -389,10 +337,7 @@ BAD = np.ones((2, DIM), np.float32)
         (BAD[:, :3], r"float32 \(2, 3\)"),
         (BAD[:0], r"float32 \(0, 4\)"),
         (BAD[0], r"float32 \(4,\)"),
-        (BAD[None], r"float32 \(1, 2, 4\)"),
-        (np.float32(1), r"float32 \(\)"),
         (BAD.astype(np.float64), "float64"),
-        (BAD.astype(np.float16), "float16"),
     ],
 )
 def test_unfit_features_are_refused_by_name(
@@ -471,8 +416,8 @@ def test_features_of_another_encoder_are_not_used(
     assert "3 of 4" in missing and "lacks 3 of 4" in older
     ours, theirs = info(directory)
     assert (ours.header, theirs.header) == (HEADER, OTHER)
-    assert (ours.utterances, ours.frames, ours.parts) == (4, 17, 1)
-    assert (theirs.utterances, theirs.frames, theirs.parts) == (1, 2, 1)
+    assert (ours.utterances, ours.frames, len(ours.parts)) == (4, 17, 1)
+    assert (theirs.utterances, theirs.frames, len(theirs.parts)) == (1, 2, 1)
     total = sum(path.stat().st_size for path in parts(directory))
     assert ours.bytes + theirs.bytes == total
 
@@ -504,7 +449,7 @@ def test_one_fingerprint_means_one_header(
 def test_missing_features_name_count_keys_and_command(tmp_path: Path) -> None:
     fill(tmp_path / "empty", [])
     for directory in (tmp_path / "empty", tmp_path / "none"):
-        with pytest.raises(CacheError, match="no such features there"):
+        with pytest.raises(CacheError, match="no such features"):
             CacheReader(directory)
         assert info(directory) == []
         (problem,) = verify(directory)
@@ -573,7 +518,7 @@ def test_verify_holds_features_against_the_digest(tmp_path: Path) -> None:
 
     path.write_text(whole.replace(last, last[:-6] + "abcdef"))
     (problem,) = verify(directory, pairs(ROWS), digest=read_digest(path))
-    assert "1 features are not those of the digest" in problem
+    assert "1 features differ from the digest" in problem
     assert "run `aln-pipeline extract-acoustic`" in problem
     changed = first.replace(first.rsplit(" ", 2)[1], "0" * 64)
     for text in (whole.replace(first + "\n", ""), whole.replace(first, changed)):
@@ -630,70 +575,19 @@ def test_a_part_cut_or_gone_after_opening_is_an_error_of_ours(tmp_path: Path) ->
             reader[key]
 
 
-def rewrite(
-    path: Path,
-    arrays: dict[str, np.ndarray],
-    *,
-    chunks: bool | None = None,
-    checksum: str | None = None,
-) -> Path:
-    """A part with other arrays, its checksums and name made to hold again."""
-    with h5py.File(path, "r+") as file:
-        for name, array in arrays.items():
-            del file[name]
-            dataset = file.create_dataset(name, data=array, chunks=chunks)
-            dataset.attrs["sha256"] = np.bytes_(
-                (checksum or hash_array(array)).encode()
-            )
-    return path.rename(path.with_name(f"{hash_bytes(path.read_bytes())[:32]}.h5"))
-
-
-@pytest.mark.parametrize(
-    ("arrays", "problem"),
-    [
-        ({"frames": np.full((4, DIM), np.nan, np.float32)}, "NaN or infinite"),
-        ({"frames": np.ones((4, DIM), np.float64)}, "frames are float64"),
-        ({"frames": np.ones((5, DIM), np.float32)}, "frames are float32 (5, 4)"),
-        ({"ids": np.array([b"a", b"a"])}, "an id stands twice"),
-        ({"keys": np.array([b"k", b"k"])}, "key k stands twice"),
-        ({"ids": np.array([b"a"])}, "differ in length"),
-        ({"offsets": np.array([0, 4])}, "differ in length"),
-        ({"offsets": np.array([1, 3, 4])}, "do not rise from 0"),
-        ({"offsets": np.array([0, 4, 4])}, "do not rise from 0"),
-        ({"offsets": np.array([0, 3, 5])}, "frames are float32 (4, 4)"),
-    ],
-)
-def test_wrong_content_is_found_under_right_checksums(
-    tmp_path: Path, arrays: dict[str, np.ndarray], problem: str
-) -> None:
-    fill(tmp_path, make_rows([3, 1]))
-    path = rewrite(parts(tmp_path)[0], arrays)
-    (found,) = verify(tmp_path)
-    assert found.startswith(str(path)) and problem in found
-
-
-def test_frames_must_be_contiguous_and_as_their_checksum_says(tmp_path: Path) -> None:
-    arrays = {"frames": np.ones((4, DIM), np.float32)}
-    fill(tmp_path, make_rows([3, 1]))
-    path = rewrite(parts(tmp_path)[0], arrays, checksum="0" * 64)
-    (problem,) = verify(tmp_path)
-    assert "the checksum of frames does not hold" in problem
-    rewrite(path, arrays, chunks=True)
-    (problem,) = verify(tmp_path)
-    assert "frames are not contiguous" in problem
-
-
 def test_a_key_in_two_parts_and_a_wrong_name_are_found(tmp_path: Path) -> None:
     fill(tmp_path / "a", ROWS[:2], part_frames=99)
     fill(tmp_path / "b", ROWS[1:3], part_frames=99)
     for path in parts(tmp_path / "b"):
         path.rename(tmp_path / "a" / path.name)
     (problem,) = verify(tmp_path / "a", pairs(ROWS[:3]))
-    assert f"key {ROWS[1][1]} stands twice" in problem
+    assert f"key {ROWS[1][1]} is also in" in problem
     np.testing.assert_array_equal(CacheReader(tmp_path / "a")[ROWS[1][1]], ROWS[1][2])
     path = parts(tmp_path / "a")[0]
     path.rename(path.with_name("0" * 32 + ".h5"))
-    assert any("named after" in problem for problem in verify(tmp_path / "a"))
+    assert any(
+        "its name is not the hash" in problem for problem in verify(tmp_path / "a")
+    )
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -704,24 +598,6 @@ def test_a_reader_works_in_another_process(tmp_path: Path, method: str) -> None:
     with multiprocessing.get_context(method).Pool(1) as pool:
         found, _ = pool.apply(reader.load, (keys(ROWS),))
     np.testing.assert_array_equal(found, wanted)
-
-
-def test_a_forked_process_opens_the_parts_for_itself(tmp_path: Path) -> None:
-    fill(tmp_path, ROWS)
-    reader = CacheReader(tmp_path)
-    reader.load(keys(ROWS))
-    for path in parts(tmp_path):
-        path.unlink()
-
-    def meets_that_they_are_gone() -> None:
-        with pytest.raises(CacheError, match="cannot be read"):
-            reader.load(keys(ROWS))
-
-    child = multiprocessing.get_context("fork").Process(target=meets_that_they_are_gone)
-    child.start()
-    child.join()
-    assert child.exitcode == 0
-    reader.load(keys(ROWS))  # mapped here before
 
 
 def test_a_pickled_reader_takes_no_features_along(tmp_path: Path) -> None:

@@ -1,21 +1,21 @@
-"""Two caches compared: equal only if they are, and every difference is named."""
+"""Comparison of two caches: every difference is found and named."""
 
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cache import HEADER, OTHER, ROWS, Row, fill, make_rows, pairs, parts
+from conftest import HEADER, OTHER, ROWS, Row, fill, make_rows, pairs, parts
 
 from pipeline.cache.comparison import compare
-from stages.cache.digest import write_digest
+from stages.cache.digest import digest_path, write_digest
 from stages.core.errors import CacheError
 
 
 def cached(directory: Path, rows: list[Row], part_frames: int = 10) -> list[Path]:
     """A folder of parts and its digest."""
     fill(directory, rows, part_frames=part_frames)
-    path = directory.with_suffix(".digest")
+    path = digest_path(directory)
     write_digest(path, directory, HEADER.fingerprint, pairs(rows))
     return [directory, path]
 
@@ -71,7 +71,7 @@ def test_what_one_side_alone_has_is_named(tmp_path: Path) -> None:
             assert difference.rekeyed == [ROWS[0][0]]
             assert difference.changed == [] and difference.common == 1
             assert str(difference).splitlines() == [
-                "only in A: 5 (corpus/é 001, corpus/é 002, corpus/é 003, …)",
+                "only in A: 5 (corpus/é 001, corpus/é 002, corpus/é 003 and 2 more)",
                 "only in B: 3 (corpus/é 007, corpus/é 008, corpus/é 009)",
                 "another key: 1 (corpus/é 000)",
             ]

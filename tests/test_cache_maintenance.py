@@ -1,7 +1,6 @@
-"""Upkeep of the cache: nothing that is needed is ever lost, at whatever moment."""
+"""Maintenance of a cache: features that are needed are never lost."""
 
 import dataclasses
-import inspect
 import os
 import shutil
 import tempfile
@@ -12,9 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_cache import (
+from conftest import (
     DIM,
     HEADER,
     OTHER,
@@ -27,20 +24,15 @@ from test_cache import (
     pairs,
     parts,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.cache import maintenance
-from pipeline.cache.maintenance import (
-    Cache,
-    Survey,
-    collect,
-    export,
-    info,
-    merge,
-    survey,
-    verify,
-)
-from stages.cache.digest import read_digest, write_digest
+from pipeline.cache.contents import Cache, info
+from pipeline.cache.garbage import collect, make_plan
+from pipeline.cache.maintenance import export, merge, verify
+from stages.cache.digest import digest_path, read_digest, write_digest
 from stages.cache.export import write_plain
+from stages.cache.format import PART_FRAMES
 from stages.cache.store import CacheReader, CacheWriter
 from stages.core.errors import CacheError, ConfigurationError
 from stages.core.hashing import hash_array
@@ -50,7 +42,7 @@ SHORT = make_rows([3, 1, 5, 8, 2, 4, 6, 1, 1])
 
 @pytest.fixture(autouse=True)
 def ten_frames_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(maintenance.PART_FRAMES, "acoustic", 10)
+    monkeypatch.setitem(PART_FRAMES, "acoustic", 10)
 
 
 def needed(rows: list[Row]) -> dict[str, list[str]]:
@@ -58,7 +50,7 @@ def needed(rows: list[Row]) -> dict[str, list[str]]:
 
 
 def digest(directory: Path, rows: list[Row]) -> Path:
-    path = directory.with_suffix(".digest")
+    path = digest_path(directory)
     write_digest(path, directory, HEADER.fingerprint, pairs(rows))
     return path
 
@@ -66,11 +58,12 @@ def digest(directory: Path, rows: list[Row]) -> Path:
 def make_cache(directory: Path, rows: list[Row], part_frames: int = 10) -> Cache:
     """A cache of `rows` with its digest, all of it needed."""
     fill(directory, rows, part_frames=part_frames)
-    return Cache(directory, digest(directory, rows), needed(rows))
+    digest(directory, rows)
+    return Cache(directory, needed(rows))
 
 
 def needing(cache: Cache, rows: list[Row]) -> Cache:
-    return dataclasses.replace(cache, needed=needed(rows))
+    return Cache(cache.directory, needed(rows))
 
 
 def move_parts(source: Path, target: Path) -> None:
@@ -79,7 +72,7 @@ def move_parts(source: Path, target: Path) -> None:
 
 
 def assert_holds(cache: Cache, rows: list[Row]) -> None:
-    """The cache has exactly `rows`, is sound, and gives the digest of a fresh one."""
+    """The cache has exactly `rows`, undamaged, and the digest of a new one."""
     assert verify(cache.directory, pairs(rows)) == []
     reader = CacheReader(cache.directory, fingerprint=HEADER.fingerprint)
     for _, key, frames in rows:
@@ -91,56 +84,40 @@ def assert_holds(cache: Cache, rows: list[Row]) -> None:
         assert again == fresh.digest.read_bytes()
 
 
-def test_the_part_sizes_are_those_of_the_stages(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from stages.acoustic import extract
-
-    monkeypatch.undo()
-    default = inspect.signature(CacheWriter).parameters["part_frames"].default
-    extracted = extract.PART_FRAMES
-    assert {
-        "acoustic": extracted,
-        "targets": default,
-        "robustness": extracted,
-    } == maintenance.PART_FRAMES
-
-
 def test_what_is_needed_and_in_full_parts_stays_as_it_is(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "acoustic", ROWS)
     before = contents(cache.directory)
     size = sum(map(len, before.values()))
-    done = collect([cache])
+    (done,) = collect([cache])
     assert contents(cache.directory) == before
-    assert done == maintenance.Reclaimed(
-        len(before), size, len(before), size, dropped=0
-    )
+    assert (done.parts, done.parts_left) == (len(before), len(before))
+    assert (done.bytes, done.bytes_left) == (size, size)
+    assert done.plan.dropped == 0
 
 
 def test_what_the_manifest_dropped_goes_and_the_rest_stays(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "acoustic", ROWS)  # parts of 4, 3, 1 and 2
     before = contents(cache.directory)
     left = [*ROWS[1:3], *ROWS[4:8]]  # two of the first part, none of the last
-    said: list[Survey] = []
-    done = collect([needing(cache, left)], tell=said.append)
+    (done,) = collect([needing(cache, left)])
     assert_holds(cache, left)
     after = contents(cache.directory)
     assert len(after) == 3
     assert len(set(before) & set(after)) == 2  # the second and the third, untouched
-    assert (done.parts, done.parts_left, done.dropped) == (4, 3, 4)
+    assert (done.parts, done.parts_left, done.plan.dropped) == (4, 3, 4)
     assert done.bytes == sum(map(len, before.values()))
     assert done.bytes_left == sum(map(len, after.values())) < done.bytes
-    (one,) = said
-    assert (one.covered, one.unneeded, one.repeated) == (len(left), 4, 0)
-    assert one.spare_bytes >= sum(ROWS[place][2].nbytes for place in (0, 3, 8, 9))
+    plan = done.plan
+    assert (plan.covered, plan.unneeded, plan.repeated) == (len(left), 4, 0)
+    assert plan.spare_bytes >= sum(ROWS[place][2].nbytes for place in (0, 3, 8, 9))
 
 
 def test_a_manifest_that_grew_loses_nothing(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "acoustic", ROWS[:5], part_frames=1)
     fill(cache.directory, ROWS[5:8])  # cached, but in no digest yet
     cache = needing(cache, ROWS)
-    assert survey(cache, read_digest(cache.digest)).covered == 8
-    assert collect([cache]).dropped == 0
+    assert make_plan(cache, read_digest(cache.digest)).covered == 8
+    assert collect([cache])[0].plan.dropped == 0
     assert_holds(cache, ROWS[:8])
 
 
@@ -148,9 +125,9 @@ def test_parts_of_another_encoder_go(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "acoustic", ROWS)
     before = contents(cache.directory)
     fill(cache.directory, ROWS[:4], OTHER)
-    done = collect([cache])
+    (done,) = collect([cache])
     assert contents(cache.directory) == before
-    assert (done.dropped, done.parts - done.parts_left) == (4, 1)
+    assert (done.plan.dropped, done.parts - done.parts_left) == (4, 1)
 
 
 def test_small_parts_are_joined_to_the_same_bytes_however_they_came(
@@ -187,17 +164,17 @@ def test_any_cache_keeps_what_is_needed(
     rows = make_rows(lengths)
     left = [row for row in rows if data.draw(st.booleans())]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setitem(maintenance.PART_FRAMES, "acoustic", 10)
+        patch.setitem(PART_FRAMES, "acoustic", 10)
         cache = make_cache(Path(folder) / "acoustic", rows, part_frames)
         overlap = data.draw(st.integers(0, len(rows)))
         if overlap:
             fill(Path(folder) / "more", rows[:overlap], part_frames=7)
             move_parts(Path(folder) / "more", cache.directory)
-        done = collect([needing(cache, left)])
+        (done,) = collect([needing(cache, left)])
         if left:
             assert_holds(cache, left)
         assert done.parts_left == len(parts(cache.directory))
-        assert done.dropped >= len(rows) - len(left)
+        assert done.plan.dropped >= len(rows) - len(left)
         again = contents(cache.directory)
         if left:
             collect([needing(cache, left)])
@@ -213,19 +190,18 @@ def test_of_a_key_in_two_parts_the_one_the_digest_names_stays(
     cache = make_cache(tmp_path / "acoustic", ROWS[:3], part_frames=99)
     other = make_cache(tmp_path / "other", changed, part_frames=99)
     if theirs:
-        cache, other = other, cache
-        cache = dataclasses.replace(cache, needed=other.needed)
+        cache, other = Cache(other.directory, cache.needed), cache
     move_parts(other.directory, cache.directory)
-    assert any("stands twice" in line for line in verify(cache.directory))
-    done = collect([cache])
-    assert done.dropped == 0
+    assert any("is also in" in line for line in verify(cache.directory))
+    (done,) = collect([cache])
+    assert done.plan.dropped == 0
     rows = [ROWS[0], *(changed if theirs else ROWS[1:3])]
     assert_holds(cache, rows)
     assert len(parts(cache.directory)) == 1
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
+    """A kill: no code catches it."""
 
 
 def kill_at(
@@ -256,8 +232,9 @@ def test_killed_at_any_moment_nothing_needed_is_lost(
     cache = make_cache(tmp_path / "acoustic", SHORT, part_frames=1)
     fill(cache.directory, ROWS[:2], OTHER)
     left = SHORT[1:]
-    shutil.copytree(cache.directory, tmp_path / "calm")
-    calm = dataclasses.replace(needing(cache, left), directory=tmp_path / "calm")
+    calm = Cache(tmp_path / "calm", needed(left))
+    shutil.copytree(cache.directory, calm.directory)
+    shutil.copy(cache.digest, calm.digest)
     collect([calm])
 
     with pytest.MonkeyPatch.context() as patch:
@@ -275,7 +252,7 @@ def test_killed_at_any_moment_nothing_needed_is_lost(
     for _, key, frames in left:
         np.testing.assert_array_equal(reader[key], frames)
     for problem in verify(cache.directory, pairs(left), digest=read_digest(again)):
-        assert "stands twice" in problem
+        assert "is also in" in problem
 
     collect([needing(cache, left)])
     assert contents(cache.directory) == contents(calm.directory)
@@ -318,30 +295,28 @@ def test_without_a_digest_nothing_is_removed(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "acoustic", ROWS)
     cache.digest.unlink()
     before = contents(cache.directory) | contents(first.directory)
-    with pytest.raises(CacheError, match=r"no digest there.*run.*extract-acoustic"):
+    with pytest.raises(CacheError, match=r"no digest.*run.*extract-acoustic"):
         collect([first, needing(cache, [])])
     assert contents(cache.directory) | contents(first.directory) == before
-    none = Cache(tmp_path / "none", tmp_path / "none.digest", {})
-    assert collect([none]).parts == 0
+    none = Cache(tmp_path / "none", {})
+    assert collect([none]) == []
     assert not none.directory.exists()
 
 
-def test_a_dry_run_tells_the_same_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_gives_the_same_figures_and_changes_nothing(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "acoustic", SHORT, part_frames=1)
     fill(cache.directory, ROWS[:2], OTHER)
     cache = needing(cache, SHORT[2:])
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    told: list[Survey] = []
-    dry = collect([cache], dry_run=True, tell=told.append)
+    (dry,) = collect([cache], dry_run=True)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert collect([cache], tell=told.append) == dry
-    assert told[0] == told[1]
+    assert collect([cache]) == [dry]
     left = contents(cache.directory)
     assert (dry.parts_left, dry.bytes_left) == (
         len(left),
         sum(map(len, left.values())),
     )
-    assert dry.dropped == 4
+    assert dry.plan.dropped == 4
 
 
 def test_the_writers_lock_is_taken(tmp_path: Path) -> None:
@@ -377,7 +352,7 @@ def test_a_full_disk_loses_nothing(
         raise RuntimeError("Unable to flush file's cached information")
 
     monkeypatch.setattr(h5py.Dataset, "__setitem__", fail)
-    with pytest.raises(CacheError, match=r"all\.h5: cannot be written.*make room"):
+    with pytest.raises(CacheError, match=r"all\.h5: cannot be written.*free disk"):
         export(tmp_path / "all.h5", cache)
     monkeypatch.undo()
     assert contents(cache.directory) == before
@@ -389,8 +364,7 @@ def test_an_id_that_stood_for_two_keys_stands_in_one_part_once(tmp_path: Path) -
     old, new = ROWS[0], ("x", ROWS[1][1], ROWS[1][2])
     fill(tmp_path / "acoustic", [("x", *old[1:])])
     rows = [("y", *old[1:]), new]
-    cache = make_cache(tmp_path / "acoustic", [new])
-    cache = dataclasses.replace(cache, needed=needed(rows))
+    cache = needing(make_cache(tmp_path / "acoustic", [new]), rows)
     collect([cache])
     assert len(parts(cache.directory)) == 1
     assert_holds(cache, rows)
@@ -407,7 +381,8 @@ def test_an_export_is_what_the_reader_reads(tmp_path: Path) -> None:
     ids: dict[str, list[str]] = {}
     for id, key, _ in rows[1:]:
         ids.setdefault(key, []).append(id)
-    cache = Cache(directory, digest(directory, rows), ids)
+    digest(directory, rows)
+    cache = Cache(directory, ids)
     intents = {id: f"intent é {place % 3}" for place, (id, _, _) in enumerate(rows)}
     columns = {"intent": intents, "text": dict.fromkeys(intents, "")}
     path = tmp_path / "new" / "all.h5"
@@ -466,17 +441,17 @@ def test_an_export_needs_memory_for_a_slice_alone(tmp_path: Path) -> None:
 def test_an_export_replaces_nothing_unasked(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "acoustic", ROWS)
     path = tmp_path / "all.h5"
-    path.write_text("dear")
-    with pytest.raises(ConfigurationError, match=r"all\.h5.*already.*or --force"):
+    path.write_text("notes")
+    with pytest.raises(ConfigurationError, match=r"already exists.*or --force"):
         export(path, cache)
-    assert path.read_text() == "dear"
+    assert path.read_text() == "notes"
     export(path, cache, force=True)
     whole = path.read_bytes()
     export(path, needing(cache, ROWS[:2]), force=True)
     assert path.read_bytes() != whole
     with pytest.raises(ConfigurationError, match="already"):
         export(tmp_path / "acoustic", cache, force=True)
-    with pytest.raises(ConfigurationError, match="a cache's"):
+    with pytest.raises(ConfigurationError, match="is a cache"):
         export(tmp_path / "acoustic" / "all.h5", cache)
     assert verify(cache.directory, pairs(ROWS)) == []
 
@@ -487,9 +462,9 @@ def test_an_export_that_cannot_be_whole_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"digest: no features of 2 of 10.*é 008"):
         export(path, needing(cache, ROWS))
     changed = make_cache(tmp_path / "new", [(*ROWS[0][:2], ROWS[0][2] + 1)])
-    wrong = dataclasses.replace(changed, digest=cache.digest)
-    with pytest.raises(CacheError, match=r"the features of .* are not the digest's"):
-        export(path, wrong)
+    shutil.copy(cache.digest, changed.digest)
+    with pytest.raises(CacheError, match=r"the features of .* differ from the digest"):
+        export(path, changed)
     parts(cache.directory)[0].unlink()
     with pytest.raises(CacheError, match="no features of"):
         export(path, cache)
@@ -559,7 +534,7 @@ def test_nothing_of_a_damaged_cache_is_taken(tmp_path: Path, place: int) -> None
         assert contents(cache.directory) == before
     path.write_bytes(good)
     wrong = path.rename(path.with_name("0" * 32 + ".h5"))
-    with pytest.raises(CacheError, match=f"{wrong}: damaged.*named after"):
+    with pytest.raises(CacheError, match=f"{wrong}: damaged.*not the hash"):
         merge(cache.directory, tmp_path / "other", kind="acoustic")
     assert contents(cache.directory) == before
 
@@ -591,12 +566,12 @@ def test_where_nothing_is_everything_is_taken(tmp_path: Path) -> None:
     assert contents(tmp_path / "acoustic") == contents(tmp_path / "other")
 
 
-def test_what_is_no_other_cache_is_refused(tmp_path: Path) -> None:
+def test_only_another_cache_can_be_merged(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "acoustic", ROWS)
     for other, named in (
         (tmp_path, "no parts"),
         (tmp_path / "none", "no parts"),
-        (cache.directory, "would be merged into"),
+        (cache.directory, "merged into itself"),
     ):
         with pytest.raises(CacheError, match=named):
             merge(cache.directory, other, kind="acoustic")

@@ -1,7 +1,6 @@
 """Writing features to a cache, and reading them by key."""
 
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -144,7 +143,7 @@ class CacheWriter:
 
 
 class CacheReader:
-    """Reads features by key; memory-maps each part on first use, once per process.
+    """Reads features by key; memory-maps each part on first use.
 
     Safe to pickle and to fork. Knows the parts that existed when it was created.
 
@@ -184,10 +183,9 @@ class CacheReader:
             for key, start, stop in spans:
                 self._index.setdefault(key, (number, start, stop))
         self._maps: dict[int, np.ndarray] = {}
-        self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the maps, which each process opens itself."""
+        """Everything but the maps, which would be copied as arrays."""
         return {**self.__dict__, "_maps": {}}
 
     def __contains__(self, key: object) -> bool:
@@ -197,8 +195,6 @@ class CacheReader:
     def __getitem__(self, key: str) -> np.ndarray:
         """The features of `key`, a read-only view (T, D) in the stored dtype."""
         number, start, stop = self._locate([key])[0]
-        if self._process != os.getpid():
-            self._maps, self._process = {}, os.getpid()
         if number not in self._maps:
             self._maps[number] = self._parts[number].map_frames()
         return self._maps[number][start:stop]
@@ -234,7 +230,7 @@ class CacheReader:
         for key, expected in hashes.items():
             if hash_array(self[key]) != expected:
                 path = self._parts[self._index[key][0]].path
-                raise damaged(path, f"the features of {key:.12} are not the digest's")
+                raise damaged(path, f"the features of {key:.12} differ from the digest")
 
     def hashes(self, keys: Iterable[str]) -> dict[str, str]:
         """The hash of the features of each key, after checking the parts' checksums.
