@@ -1,8 +1,8 @@
-# Everything runs in a virtual environment of its own, .venv, made when first needed.
-# PYTHON is what it is made with: 3.11 or 3.12.
+# Every target uses the virtual environment .venv, which the first one creates with
+# PYTHON: Python 3.11 to 3.14.
 PYTHON ?= python3
 BIN := .venv/bin
-# DVC runs `aln-pipeline` by its name.
+# DVC runs `aln-pipeline`, found through PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro test test-all lint bench ablation clean
@@ -33,9 +33,10 @@ bench: .venv/installed
 		$(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" || exit 1; \
 	done
 
-# What is given (data/), the report and the environment stay.
+# Deletes computed files; keeps data/, report/ and .venv/.
 clean:
-	rm -rf cache build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find cache -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
