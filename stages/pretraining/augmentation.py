@@ -1,8 +1,8 @@
-"""What pretraining does to clean speech, a batch at a time, so that channels vary.
+"""Augmentation of clean speech for pretraining: random channels, noise and levels.
 
-Every crop gets, each with its own chance: a random equaliser with a low-pass and
-missing bands, reverberation, coloured noise at 5 to 35 dB, clipping, silenced spans,
-and a random level. The linear parts are one product in the frequency domain.
+Every crop gets, each with a probability of its own: a random equaliser with a low-pass
+and missing bands, reverberation, coloured noise at 5 to 35 dB, clipping, silenced
+spans; and a random level. The linear parts are one product in the frequency domain.
 """
 
 import torch
@@ -18,23 +18,23 @@ def augment(waves: Tensor, generator: torch.Generator) -> Tensor:
     hertz = torch.fft.rfftfreq(length, 1 / SAMPLE_RATE)
     response = _equaliser(batch, hertz, generator)
     response = response * torch.fft.rfft(_room(batch, generator), length)
-    heard = torch.fft.irfft(torch.fft.rfft(waves, length) * response, length)
-    heard = heard[:, :samples]
-    heard = heard + _noise(heard, generator)
-    heard = heard / heard.abs().amax(dim=1, keepdim=True).clamp_min(1e-4)
-    # Clipping at the level that a crop's peak passes.
+    speech = torch.fft.irfft(torch.fft.rfft(waves, length) * response, length)
+    speech = speech[:, :samples]
+    speech = speech + _noise(speech, generator)
+    speech = speech / speech.abs().amax(dim=1, keepdim=True).clamp_min(1e-4)
+    # The peak is 1, so a limit below it clips.
     limit = _uniform((batch, 1), 0.2, 0.7, generator)
     limit = torch.where(_chance(batch, 0.1, generator), limit, 1.0)
-    heard = heard.clamp(-limit, limit) / limit
+    speech = speech.clamp(-limit, limit) / limit
     level = 10 ** (_uniform((batch, 1), -30, 0, generator) / 20)
-    return _silence_spans(heard, generator) * level
+    return _silence_spans(speech, generator) * level
 
 
 def _equaliser(batch: int, hertz: Tensor, generator: torch.Generator) -> Tensor:
     """(batch, frequencies) gains: smooth within 12 dB, low-pass, missing bands."""
     knots = 12 * torch.randn(batch, 1, 10, generator=generator).clamp(-2, 2) / 2
     octaves = torch.log2(hertz.clamp_min(60) / 60) / 7.1
-    # Interpolated between knots that are equally spaced in octaves.
+    # Interpolate between knots that are equally spaced in octaves.
     place = octaves * (knots.shape[2] - 1)
     left = place.floor().long().clamp(0, knots.shape[2] - 2)
     share = place - left
@@ -67,31 +67,31 @@ def _room(batch: int, generator: torch.Generator) -> Tensor:
     return tail
 
 
-def _noise(heard: Tensor, generator: torch.Generator) -> Tensor:
+def _noise(speech: Tensor, generator: torch.Generator) -> Tensor:
     """(batch, samples) noise whose spectrum falls or rises by a random slope."""
-    batch, samples = heard.shape
+    batch, samples = speech.shape
     white = torch.randn(batch, samples, generator=generator)
     spectrum = torch.fft.rfft(white)
     hertz = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE).clamp_min(50)
     slope = _uniform((batch, 1), -1.5, 0.3, generator)
     noise = torch.fft.irfft(spectrum * (hertz / 1000) ** slope, samples)
     noise = noise / noise.square().mean(dim=1, keepdim=True).sqrt()
-    speech = heard.square().mean(dim=1, keepdim=True).sqrt()
+    level = speech.square().mean(dim=1, keepdim=True).sqrt()
     decibels = _uniform((batch, 1), 5, 35, generator)
-    noise = noise * speech * 10 ** (-decibels / 20)
+    noise = noise * level * 10 ** (-decibels / 20)
     return noise * _chance(batch, 0.85, generator)
 
 
-def _silence_spans(heard: Tensor, generator: torch.Generator) -> Tensor:
+def _silence_spans(speech: Tensor, generator: torch.Generator) -> Tensor:
     """Silence up to two spans of at most 120 ms in a third of the crops."""
-    batch, samples = heard.shape
+    batch, samples = speech.shape
     place = torch.arange(samples)
     for _ in range(2):
         start = _uniform((batch, 1), 0, samples, generator)
         end = start + _uniform((batch, 1), 0.02, 0.12, generator) * SAMPLE_RATE
         silent = (place >= start) & (place < end) & _chance(batch, 0.33, generator)
-        heard = heard * ~silent
-    return heard
+        speech = speech * ~silent
+    return speech
 
 
 def _uniform(

@@ -17,7 +17,7 @@ SILENCE = 0
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of equal length with a class a frame.
+    """Crops of equal length, with the classes of every frame.
 
     Attributes:
         waves: (batch, samples) float32.
@@ -31,7 +31,12 @@ class Batch:
 
 
 class Crops:
-    """Sessions, and random crops of them."""
+    """Random crops of sessions.
+
+    Args:
+        sessions: the speech.
+        inventory: names of the phoneme classes.
+    """
 
     def __init__(self, sessions: list[Session], inventory: Sequence[str]) -> None:
         self.sessions = sessions
@@ -41,9 +46,9 @@ class Crops:
         ]
 
     def draw(self, size: int, seconds: float, generator: np.random.Generator) -> Batch:
-        """`size` crops that begin up to 0.5 s before a random sentence.
+        """Draw `size` crops that begin up to 0.5 s before a random sentence.
 
-        They are `seconds` long, rounded to whole frames of words.
+        They are `seconds` long, rounded to whole word frames.
         """
         samples = FRAME_STEP * round(seconds * SAMPLE_RATE / FRAME_STEP)
         waves = np.zeros((size, samples), np.float32)
@@ -78,5 +83,5 @@ class Crops:
 def _classes(
     classes: np.ndarray, starts: np.ndarray, centres: np.ndarray
 ) -> np.ndarray:
-    """The class at each centre of a frame, in samples of the recording."""
+    """The class at each frame's centre, all positions in samples."""
     return classes[np.clip(np.searchsorted(starts, centres, "right") - 1, 0, None)]

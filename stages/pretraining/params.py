@@ -3,37 +3,50 @@
 import math
 from dataclasses import dataclass
 
-from stages.core.errors import ConfigurationError
+from stages.core.rules import check_rules
+
+REVISION = 3
+"""Bump it when the same inputs and parameters give another result."""
 
 _SHORTEST_CROP = 0.16  # seconds: a frame of the encoder
+_LISTS = ("accents", "held_out_accents", "held_out_variants")
+_COUNTS = (
+    "sessions",
+    "sentences",
+    "vocabulary",
+    "batch_size",
+    "steps",
+    "checkpoint_steps",
+)
 
 
 @dataclass(frozen=True)
 class PretrainingParams:
     """How the shipped encoder was made.
 
-    The losses are those of Lugosch et al. 2019, section 2.2: cross-entropy of every
-    frame's phoneme and word; to them comes CTC over the phonemes, so that the encoder
-    can also transcribe.
+    The losses are those of Lugosch et al. 2019, section 2.2, cross-entropy of every
+    frame's phoneme and word, and CTC over the phonemes, so that the encoder can also
+    transcribe.
 
     Attributes:
-        sessions: voices drawn; each speaks `sentences` sentences in one go.
-        sentences: sentences a session.
-        drawn_speakers: share of the sessions whose speaker is made up; the others have
-            the synthesiser's own.
-        longest_pause: silence before a sentence is at most so long, seconds.
-        vocabulary: most frequent English words, which make up text and word classes.
-        accents: espeak-ng accents that are heard.
-        held_out_accents: accents heard only in the scores.
-        held_out_variants: voice variants heard only in the scores; besides them, no
-            voice of the demo corpus is heard.
+        sessions: number of sessions, in each of which one voice speaks.
+        sentences: sentences in a session.
+        drawn_speakers: share of the sessions with an invented speaker; the others have
+            one of the synthesiser's.
+        longest_pause: longest silence before a sentence, seconds.
+        vocabulary: number of most frequent English words; text and word classes are
+            made of them.
+        accents: espeak-ng accents to train on.
+        held_out_accents: accents used only for the scores.
+        held_out_variants: voice variants used only for the scores. Voices of the demo
+            corpus are never used.
         lengths: durations of training crops, seconds; a batch has one of them.
-        batch_size: crops a step.
-        steps: optimiser steps. With more of them intents come out better on espeak-ng's
-            voices and worse on another synthesiser's (CONTRIBUTING.md, the table).
+        batch_size: crops in a step.
+        steps: optimiser steps. More steps classify intents better on espeak-ng's voices
+            and worse on another synthesiser's.
         learning_rate: peak of the one-cycle schedule.
         ctc_weight: factor of the CTC loss.
-        checkpoint_steps: a resumable checkpoint every so many steps.
+        checkpoint_steps: steps between checkpoints.
         seed: of text, voices, crops, augmentation and initialisation.
     """
 
@@ -61,17 +74,14 @@ class PretrainingParams:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what nothing can be trained with.
+        """Check the values.
 
         Raises:
-            ConfigurationError: names the parameter, what it is and what it may be.
+            ConfigurationError: names the parameter and what it can be.
         """
         rules = {
             "drawn_speakers": (0 <= self.drawn_speakers <= 1, "a share, 0 to 1"),
-            "longest_pause": (
-                0 <= self.longest_pause < math.inf,
-                "0 or more seconds",
-            ),
+            "longest_pause": (0 <= self.longest_pause < math.inf, "0 or more seconds"),
             "learning_rate": (0 < self.learning_rate < math.inf, "a number above 0"),
             "ctc_weight": (0 <= self.ctc_weight < math.inf, "0 or more"),
             "lengths": (
@@ -81,21 +91,8 @@ class PretrainingParams:
             ),
             "seed": (self.seed >= 0, "0 or more"),
         }
-        for name in ("accents", "held_out_accents", "held_out_variants"):
+        for name in _LISTS:
             rules[name] = (bool(getattr(self, name)), "at least one")
-        for name in (
-            "sessions",
-            "sentences",
-            "vocabulary",
-            "batch_size",
-            "steps",
-            "checkpoint_steps",
-        ):
+        for name in _COUNTS:
             rules[name] = (getattr(self, name) >= 1, "1 or more")
-        for name, (holds, expected) in rules.items():
-            if not holds:
-                raise ConfigurationError(
-                    f"pretraining.{name} cannot be used",
-                    found=repr(getattr(self, name)),
-                    expected=expected,
-                )
+        check_rules("pretraining", self, rules)

@@ -1,17 +1,16 @@
-"""Pretraining the encoder on synthetic speech, as Lugosch et al. 2019 did on real.
+"""Pretraining an encoder on synthetic speech, as Lugosch et al. 2019 did on real.
 
-Reads: a list of frequent words, the synthesiser, the demo corpus's voices (to avoid),
-perhaps a checkpoint to begin with and what stands beside it.
-Writes: the checkpoint (safetensors) and beside it a `.json` with recipe and scores;
-while it works, `<work>/speech-*/session-*.np[yz]` (speech and its alignment) and
-`<work>/training-*.pt`, from which an interrupted run goes on.
+Reads a list of frequent words, the demo corpus's voices (to avoid them) and optionally
+a checkpoint to start from, with the `.json` next to it. Writes the checkpoint
+(safetensors) and a `.json` next to it with the recipe and scores. Its work folder has
+`speech-*/session-*.np[yz]` (speech and its alignment) and `training-*.pt`, from which
+an interrupted run resumes.
 """
 
 import json
 import logging
 import math
-import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,17 @@ from torch.nn import functional
 
 from stages.acoustic.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stages.acoustic.encoder import Encoder, EncoderConfiguration
+from stages.core.checkpoint import read_checkpoint, write_checkpoint
 from stages.core.errors import InputError
-from stages.core.files import atomic_path, locked, write_json
+from stages.core.files import locked, write_json
 from stages.core.hashing import fingerprint, hash_file
-from stages.core.runtime import choose_device, progress, seed_everything
+from stages.core.runtime import RunOptions, choose_device, progress, seed_everything
 from stages.pretraining.augmentation import augment
 from stages.pretraining.crops import SILENCE, Batch, Crops
-from stages.pretraining.params import PretrainingParams
-from stages.pretraining.peers import Peers, accompanied
-from stages.pretraining.recurrence import BidirectionalGRU
+from stages.pretraining.params import REVISION, PretrainingParams
 from stages.pretraining.sentences import grammar_words
 from stages.pretraining.sessions import (
     IGNORED,
-    load_session,
     phoneme_inventory,
     plan_sessions,
     speak_sessions,
@@ -47,33 +44,7 @@ from stages.speech.words import frequent_words
 
 log = logging.getLogger(__name__)
 
-# Raised when the same parameters and speech train otherwise, so that no training goes
-# on from one of another kind.
-_VERSION = 3
-
-_PIECE = 8  # crops
-
-
-@dataclass(frozen=True)
-class _Training:
-    """What every process of a training knows.
-
-    Attributes:
-        params: how it is trained.
-        speech: folder of the sessions.
-        phonemes, words: what the classes are called, silence first.
-        start: checkpoint whose weights it begins with; None for random ones.
-        saved: where it goes on from.
-        device: a CPU or CUDA device of torch.
-    """
-
-    params: PretrainingParams
-    speech: Path
-    phonemes: tuple[str, ...]
-    words: tuple[str, ...]
-    start: Path | None
-    saved: Path
-    device: str
+_PIECE = 8  # crops drawn and augmented together
 
 
 def run(
@@ -82,21 +53,19 @@ def run(
     avoided_voices: Path,
     output: Path,
     work: Path,
-    start: Path | None = None,
-    device: str = "auto",
-    workers: int = 2,
+    start: Path | None,
+    options: RunOptions,
 ) -> dict[str, float]:
-    """Speak, train, score, and write the checkpoint; goes on from an earlier run.
+    """Synthesise speech, train on it, score, and write the checkpoint.
 
     Args:
         params: of speech and training.
-        avoided_voices: CSV with a column `variant`: voices never heard.
+        avoided_voices: CSV with a column `variant`: voices that are not used.
         output: the checkpoint, safetensors.
-        work: folder for speech and what an interrupted run goes on from.
-        start: a checkpoint whose weights it begins with; random ones without. Classes
-            that it does not have begin at random.
-        device: `auto`, `cpu` or `cuda`.
-        workers: processes that speak and, on a CPU, share each step's crops.
+        work: folder of the speech and of what an interrupted run resumes from.
+        start: a checkpoint whose weights training starts from; None for random ones.
+            Classes that it does not have start at random.
+        options: how to run; workers are processes that speak.
 
     Returns:
         the scores on held-out voices and accents, percent.
@@ -104,112 +73,102 @@ def run(
     Raises:
         ConfigurationError: an unknown accent or variant.
         InputError: no usable checkpoint at `start`.
-        CacheError: another process works in `work`.
-        PipelineError: one of the processes died.
+        CacheError: another process is working in `work`.
     """
-    target = choose_device(device)
-    before = None if start is None else _described(start)
+    device = choose_device(options.device)
+    before = None if start is None else load_checkpoint(start)
+    notes: dict[str, Any] = {"recipe": asdict(params)}
+    if start is not None:
+        notes["began_with"] = _read_notes(start)
     words, shares = frequent_words(params.vocabulary)
     vocabulary = sorted({*words, *grammar_words()})
     plans = plan_sessions(params, avoided_voices, words, shares)
-    # Named after what is said, so that other training parameters reuse the speech.
-    said = speech_name(plans, vocabulary)
-    decisive = {
-        "version": _VERSION,
-        "speech": said,
-        "start": before and before["sha256"],
-        **asdict(params),
-    }
-    del decisive["checkpoint_steps"]
+    # Named after its content, so that other training parameters reuse the speech.
+    name = speech_name(plans, vocabulary)
     with locked(work):
-        speech = work / f"speech-{said}"
-        sessions = speak_sessions(plans, vocabulary, speech, workers)
-        heard, held_out = sessions[: params.sessions], sessions[params.sessions :]
-        training = _Training(
-            params,
-            speech,
-            tuple(phoneme_inventory(sessions)),
-            ("<silence>", *vocabulary),
-            start,
-            work / f"training-{fingerprint(decisive)[:12]}.pt",
-            str(target),
-        )
-        encoder = _begun(training)
-        crops = Crops(heard, training.phonemes)
-        processes = min(workers, _pieces(params)) if target.type == "cpu" else 1
-        with accompanied(processes, _follow, training) as peers:
-            _train(training, encoder, crops, peers)
-    scores = _score(encoder.cpu().eval(), Crops(held_out, training.phonemes))
-    save_checkpoint(output, encoder, training.phonemes, training.words)
-    hours = sum(len(one.audio) for one in heard) / SAMPLE_RATE / 3600
-    notes = {
-        "recipe": asdict(params),
-        "corpus": {
-            "synthesiser": f"espeak-ng {synthesis.version()}",
-            "hours": round(hours, 2),
-            "phonemes": len(training.phonemes),
-            "words": len(vocabulary),
-        },
-        "pretraining_scores": scores,
+        folder = work / f"speech-{name}"
+        sessions = speak_sessions(plans, vocabulary, folder, options.workers)
+        trained, held_out = sessions[: params.sessions], sessions[params.sessions :]
+        phonemes, classes = phoneme_inventory(sessions), ["<silence>", *vocabulary]
+        seed_everything(params.seed)
+        encoder = _initial_encoder(phonemes, classes, before).to(device)
+        identity = _identify(params, name, start)
+        saved = work / f"training-{identity[:12]}.pt"
+        _train(params, encoder, Crops(trained, phonemes), saved, identity)
+    scores = _score(encoder.cpu().eval(), Crops(held_out, phonemes))
+    save_checkpoint(output, encoder, tuple(phonemes), tuple(classes))
+    seconds = sum(len(one.audio) for one in trained) / SAMPLE_RATE
+    notes["corpus"] = {
+        "synthesiser": f"espeak-ng {synthesis.version()}",
+        "hours": round(seconds / 3600, 2),
+        "phonemes": len(phonemes),
+        "words": len(vocabulary),
     }
-    if before is not None:
-        notes["began_with"] = before
+    notes["pretraining_scores"] = scores
     write_json(output.with_suffix(".json"), notes)
     return scores
 
 
-def _described(checkpoint: Path) -> dict[str, Any]:
-    """The checkpoint's hash, and what stands beside it of how it was made."""
-    load_checkpoint(checkpoint)  # refused now, not after minutes of speaking
-    beside = checkpoint.with_suffix(".json")
+def _read_notes(checkpoint: Path) -> dict[str, Any]:
+    """The checkpoint's hash, and its `.json` except what was measured later."""
+    path = checkpoint.with_suffix(".json")
     notes: Any = {}
-    if beside.is_file():
+    if path.is_file():
         try:
-            notes = json.loads(beside.read_text("utf-8"))
+            notes = json.loads(path.read_text("utf-8"))
         except ValueError as error:
-            raise InputError(f"not readable as JSON ({error})", path=beside) from error
+            raise InputError(f"not readable as JSON ({error})", path=path) from error
     if not isinstance(notes, dict):
         raise InputError(
-            "not what pretraining writes beside a checkpoint",
-            path=beside,
+            "not the description of a checkpoint that pretraining writes",
+            path=path,
             found=type(notes).__name__,
             expected="a JSON object",
-            fix="remove the file, or put the right one there",
+            fix="remove the file, or replace it with the right one",
         )
-    # What it is worth (`conditions…`) is measured later, and of its own weights.
     notes = {name: notes[name] for name in notes if not name.startswith("conditions")}
     return {"sha256": hash_file(checkpoint), **notes}
 
 
-def _begun(training: _Training) -> Encoder:
-    """The encoder as training begins; the same in every process."""
-    seed_everything(training.params.seed)
-    start = None if training.start is None else load_checkpoint(training.start)
-    sizes = (
-        EncoderConfiguration(front_end="log-cmn")
-        if start is None
-        else start.encoder.configuration
+def _identify(params: PretrainingParams, speech: str, start: Path | None) -> str:
+    """A hash of everything that determines the trained weights."""
+    parameters = asdict(params)
+    del parameters["checkpoint_steps"]
+    return fingerprint(
+        {
+            "revision": REVISION,
+            "speech": speech,
+            "start": None if start is None else hash_file(start),
+            **parameters,
+        }
     )
-    configuration = replace(
-        sizes, phonemes=len(training.phonemes), words=len(training.words), ctc=True
+
+
+def _initial_encoder(
+    phonemes: list[str], words: list[str], start: Checkpoint | None
+) -> Encoder:
+    """The encoder before training: random weights, or those of `start`."""
+    if start is None:
+        sizes = EncoderConfiguration(front_end="log-cmn")
+    else:
+        sizes = start.encoder.configuration
+    encoder = Encoder(
+        replace(sizes, phonemes=len(phonemes), words=len(words), ctc=True)
     )
-    if training.device == "cpu":
-        encoder = Encoder(configuration, BidirectionalGRU)
-    else:  # CUDA's own is faster.
-        encoder = Encoder(configuration)
     if start is not None:
-        _take_over(encoder, training, start)
-    return encoder.to(training.device)
+        _copy_weights(encoder, phonemes, words, start)
+    return encoder
 
 
 @torch.no_grad()
-def _take_over(encoder: Encoder, training: _Training, start: Checkpoint) -> None:
-    """Give `encoder` the weights of `start`, those of classes by their names."""
-    blank = ("<blank>",)
+def _copy_weights(
+    encoder: Encoder, phonemes: list[str], words: list[str], start: Checkpoint
+) -> None:
+    """Copy the weights of `start` to `encoder`, those of classes by name."""
     classes = {
-        "phoneme_linear": (training.phonemes, start.phonemes),
-        "word_linear": (training.words, start.words),
-        "ctc_linear": (blank + training.phonemes, blank + start.phonemes),
+        "phoneme_linear": (phonemes, start.phonemes),
+        "word_linear": (words, start.words),
+        "ctc_linear": (["<blank>", *phonemes], ("<blank>", *start.phonemes)),
     }
     given = start.encoder.state_dict()
     for name, weight in encoder.state_dict().items():
@@ -223,26 +182,66 @@ def _take_over(encoder: Encoder, training: _Training, start: Checkpoint) -> None
                     weight[row] = given[name][rows[one]]
 
 
-def _follow(peers: Peers, training: _Training) -> None:
-    """What another process than the first does."""
-    sessions = [
-        load_session(training.speech, number)
-        for number in range(training.params.sessions)
-    ]
-    _train(training, _begun(training), Crops(sessions, training.phonemes), peers)
+def _train(
+    params: PretrainingParams,
+    encoder: Encoder,
+    crops: Crops,
+    saved: Path,
+    identity: str,
+) -> None:
+    """Train `encoder`, resuming from the checkpoint `saved` if it has `identity`."""
+    weights = list(encoder.parameters())
+    device = weights[0].device
+    optimizer = torch.optim.AdamW(weights, lr=params.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        params.learning_rate,
+        total_steps=params.steps,
+        pct_start=0.08,
+        final_div_factor=1000,
+    )
+    first = 0
+    if state := read_checkpoint(saved, identity):
+        encoder.load_state_dict(state["encoder"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["step"]
+        log.info("resuming from step %d", first)
+    encoder.train()
+    factors = torch.tensor([1.0, 1.0, params.ctc_weight], device=device)
+    bar = progress(total=params.steps, description="pretraining", unit="step")
+    bar.update(first)
+    for step in range(first, params.steps):
+        batch = _draw(params, crops, step)
+        batch = Batch(*(one.to(device) for one in vars(batch).values()))
+        losses = _losses(encoder, batch)
+        optimizer.zero_grad()
+        (losses * factors).sum().backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        shown = "phonemes {:.2f} words {:.2f} ctc {:.2f}".format(*losses.tolist())
+        bar.update()
+        bar.set_postfix_str(shown)
+        done = step + 1
+        if done % params.checkpoint_steps == 0 or done == params.steps:
+            log.info("step %d of %d; losses: %s", done, params.steps, shown)
+            state = {
+                "encoder": encoder.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": done,
+            }
+            write_checkpoint(saved, identity, state)
+    bar.close()
 
 
-def _pieces(params: PretrainingParams) -> int:
-    """Parts of a batch, each drawn by itself, so that any process can have any part."""
-    return math.ceil(params.batch_size / _PIECE)
-
-
-def _draw(params: PretrainingParams, crops: Crops, step: int, peers: Peers) -> Batch:
-    """This process's share of a step's crops."""
+def _draw(params: PretrainingParams, crops: Crops, step: int) -> Batch:
+    """The crops of a step, augmented."""
+    # Seeded by step, so that a resumed run draws what an uninterrupted one would.
     seconds = float(np.random.default_rng((params.seed, step)).choice(params.lengths))
     parts = []
-    for piece in range(peers.rank, _pieces(params), peers.count):
-        # Seeded by step, so that a resumed run sees what an unbroken one would.
+    for piece in range(math.ceil(params.batch_size / _PIECE)):
         generator = np.random.default_rng((params.seed, step, 1 + piece))
         noise = torch.Generator().manual_seed(int(generator.integers(2**62)))
         size = min(_PIECE, params.batch_size - piece * _PIECE)
@@ -256,96 +255,11 @@ def _draw(params: PretrainingParams, crops: Crops, step: int, peers: Peers) -> B
     )
 
 
-def _train(training: _Training, encoder: Encoder, crops: Crops, peers: Peers) -> None:
-    """Train `encoder`, in step with the other processes."""
-    params, saved = training.params, training.saved
-    optimizer = torch.optim.AdamW(
-        encoder.parameters(), lr=params.learning_rate, weight_decay=0.01
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        params.learning_rate,
-        total_steps=params.steps,
-        pct_start=0.08,
-        final_div_factor=1000,
-    )
-    first = 0
-    if saved.exists():
-        state = torch.load(saved, map_location=training.device, weights_only=True)
-        encoder.load_state_dict(state["encoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first = state["step"]
-        log.info("going on from step %d", first)
-    bar = progress(
-        total=params.steps,
-        description="pretraining",
-        unit="step",
-        shown=peers.rank == 0,
-    )
-    bar.update(first)
-    encoder.train()
-    began = time.monotonic()
-    weights = list(encoder.parameters())
-    factors = torch.tensor([1.0, 1.0, params.ctc_weight], device=training.device)
-    for step in range(first, params.steps):
-        batch = _draw(params, crops, step, peers)
-        batch = Batch(*(one.to(training.device) for one in vars(batch).values()))
-        sums, counts = _losses(encoder, batch)
-        losses = sums / peers.sum(counts).clamp(min=1).to(sums.device)
-        optimizer.zero_grad()
-        (losses * factors).sum().backward()
-        _add_up(weights, peers)
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
-        shown = peers.sum(losses.detach().cpu()).tolist()
-        bar.update()
-        bar.set_postfix_str("phonemes {:.2f} words {:.2f} ctc {:.2f}".format(*shown))
-        if peers.rank == 0 and (
-            (step + 1) % params.checkpoint_steps == 0 or step + 1 == params.steps
-        ):
-            pace = (step + 1 - first) / (time.monotonic() - began)
-            log.info(
-                "step %d of %d, %.2f a second; losses: phonemes %.3f, words %.3f, "
-                "ctc %.3f",
-                step + 1,
-                params.steps,
-                pace,
-                *shown,
-            )
-            with atomic_path(saved) as beside:
-                torch.save(
-                    {
-                        "encoder": encoder.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(),
-                        "step": step + 1,
-                    },
-                    beside,
-                )
-    bar.close()
+def _losses(encoder: Encoder, batch: Batch) -> Tensor:
+    """Cross-entropy of phonemes and of words, and CTC of the phonemes, (3,).
 
-
-def _add_up(weights: list[nn.Parameter], peers: Peers) -> None:
-    """Replace each weight's gradient by its sum over the processes."""
-    if peers.count == 1:
-        return
-    gradients = [one.grad for one in weights if one.grad is not None]
-    # The sinc filters' are double.
-    whole = peers.sum(torch.cat([one.flatten().float() for one in gradients]))
-    for one, part in zip(
-        gradients, whole.split([one.numel() for one in gradients]), strict=True
-    ):
-        one.copy_(part.view_as(one))
-
-
-def _losses(encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of phonemes, of words, and CTC over the phonemes.
-
-    Returns:
-        their sums (3), over frames of phonemes, frames with a known word, and crops,
-        of which CTC is a mean over phonemes; and these counts (3), on the CPU.
+    Means over frames, over frames whose word is known, and over crops, of which CTC is
+    a mean over phonemes. 0 where no word is known.
     """
     assert encoder.ctc_linear is not None
     hidden, _ = encoder.phoneme_module(batch.waves)
@@ -372,12 +286,13 @@ def _losses(encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor]:
     )
     ctc_loss = (ctc_losses / lengths.clamp(min=1)).sum()
     known = int((batch.words != IGNORED).sum())
-    counts = torch.tensor([batch.phonemes.numel(), known, len(batch.waves)])
-    return torch.stack([phoneme_loss, word_loss, ctc_loss]), counts.float()
+    counts = (batch.phonemes.numel(), max(known, 1), len(batch.waves))
+    sums = torch.stack([phoneme_loss, word_loss, ctc_loss])
+    return sums / torch.tensor(counts, device=sums.device)
 
 
 def _sequences(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Frame classes -> phoneme sequences for CTC: no repeats, no silence, one up."""
+    """Frame classes -> CTC targets: no repeats, no silence, plus 1 (0 is blank)."""
     changes = functional.pad(frames[:, 1:] != frames[:, :-1], (1, 0), value=True)
     kept = changes & (frames != SILENCE)
     return frames[kept] + 1, kept.sum(1)
@@ -385,9 +300,9 @@ def _sequences(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def _score(encoder: Encoder, crops: Crops) -> dict[str, float]:
-    """Percent of frames right on held-out voices and accents, clean and augmented.
+    """Scores on held-out voices and accents, clean and augmented, percent.
 
-    Silence is left out of phonemes and words alike.
+    Silence counts neither as a phoneme nor as a word.
     """
     assert encoder.ctc_linear is not None
     scores = {}

@@ -2,11 +2,10 @@
 
 The encoder must learn how words sound, not what a corpus says. So half of the text is
 random words, where no word predicts the next, and half comes from a grammar, where
-words stand in natural company and run together as they do in speech. Neither is made
-from any corpus.
+words run together as they do in natural speech. No corpus is used for either.
 """
 
-# The lists are easier to read and to extend as text.
+# Lists are easier to read and to extend as text.
 # ruff: noqa: SIM905
 
 from collections.abc import Iterator
@@ -55,7 +54,7 @@ _OPENINGS = (
 
 
 def grammar_words() -> list[str]:
-    """Every word the grammar can say, sorted."""
+    """Every word of the grammar, sorted."""
     lists = (
         _DETERMINERS,
         _ADJECTIVES,
@@ -73,17 +72,17 @@ def grammar_words() -> list[str]:
 def sentences(
     words: list[str], shares: np.ndarray, generator: np.random.Generator
 ) -> Iterator[str]:
-    """An endless stream of sentences, lower case, words parted by single spaces.
+    """Generate sentences without end, lower case, single spaces between words.
 
     Args:
-        words: known to whoever listens.
-        shares: of a text, one for each word; as `frequent_words` gives both.
-        generator: decides everything else.
+        words: the vocabulary of random sentences.
+        shares: each word's share of a text; `frequent_words` returns both.
+        generator: of everything random.
     """
-    # Flattened, so that the rarer words are heard too.
+    # Flattened, so that rare words are spoken too.
     weights = shares**0.3
     weights = weights / weights.sum()
-    # As an array once: `choice` would make one of the list for every sentence.
+    # An array, since `choice` would convert a list for every sentence.
     known = np.array(words)
     while True:
         if generator.random() < 0.5:

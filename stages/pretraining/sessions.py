@@ -1,6 +1,6 @@
-"""Synthetic speech with its alignment, which pretraining learns from.
+"""Synthetic speech with its alignment, the training data of pretraining.
 
-A session is one voice that speaks some sentences in one go; the synthesiser tells when
+In a session, one voice speaks several sentences in one go; the synthesiser reports when
 each phoneme and word begins.
 """
 
@@ -18,7 +18,7 @@ import torchaudio
 from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint
 from stages.core.runtime import progress
-from stages.pretraining.params import PretrainingParams
+from stages.pretraining.params import REVISION, PretrainingParams
 from stages.pretraining.sentences import sentences
 from stages.pretraining.speakers import draw_speaker
 from stages.speech import synthesis
@@ -26,10 +26,7 @@ from stages.speech.loading import SAMPLE_RATE
 from stages.speech.phonemes import SPOKEN_SILENCE, plain_phoneme
 
 IGNORED = -100
-"""A word that is not known, as where espeak-ng ran two words together."""
-
-# Raised when the same plans are spoken or aligned otherwise.
-_VERSION = 1
+"""Class of an unknown word, for instance where espeak-ng ran two words together."""
 
 _HELD_OUT_SESSIONS = 20
 
@@ -41,13 +38,13 @@ _UNNATURAL = re.compile(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a session will be.
+    """What a session will say, and how.
 
     Attributes:
-        voice: who speaks.
+        voice: the speaker.
         texts: the sentences.
-        pauses: silence before each of them, seconds.
-        warp: how much faster it is played.
+        pauses: silence before each sentence, seconds.
+        warp: playback speed, 1 for unchanged.
         seed: of the synthesiser.
     """
 
@@ -60,12 +57,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Session:
-    """One voice speaking some sentences.
+    """One voice speaking several sentences.
 
     Attributes:
         audio: (samples,) int16 at 16 kHz.
         phonemes: names; phoneme_starts: their first samples, ascending.
-        words: indices into the vocabulary, or IGNORED; word_starts likewise.
+        words: classes of words, or IGNORED; word_starts: their first samples.
         sentence_starts: first sample of each sentence.
     """
 
@@ -80,7 +77,7 @@ class Session:
 def plan_sessions(
     params: PretrainingParams, avoided: Path, words: list[str], shares: np.ndarray
 ) -> list[Plan]:
-    """The sessions to speak; the held-out ones come last."""
+    """Plan the sessions; the held-out ones come last."""
     taken = {_family(name) for name in pd.read_csv(avoided)["variant"]}
     taken |= {_family(name) for name in params.held_out_variants}
     variants = [
@@ -112,8 +109,7 @@ def plan_sessions(
         # vocal tract does.
         warp = 1.0 if held_out else float(generator.choice(np.arange(86, 117, 3))) / 100
         texts = [next(text) for _ in range(params.sentences)]
-        # The synthesiser returns speech without the silence that a recording has
-        # around it.
+        # The synthesiser returns speech without silence around it.
         pauses = generator.uniform(0, params.longest_pause, params.sentences)
         seed = params.seed * 1_000_003 + number
         plans.append(Plan(voice, texts, pauses.tolist(), warp, seed))
@@ -121,15 +117,15 @@ def plan_sessions(
 
 
 def _family(variant: str) -> str:
-    """Variants that differ in a number only are one person, but m1, f1 are not."""
+    """The variant without its number, which is the same person; m1 and f1 stay."""
     stem = variant.rstrip("0123456789").lower()
     return stem if len(stem) > 1 else variant
 
 
 def speech_name(plans: list[Plan], vocabulary: list[str]) -> str:
-    """Tells speech from other speech: by what is said, how, and by what."""
+    """A name for the speech of `plans`, a hash of everything that determines it."""
     spoken = {
-        "version": _VERSION,
+        "revision": REVISION,
         "plans": [asdict(plan) for plan in plans],
         "vocabulary": vocabulary,
         "synthesiser": synthesis.version(),
@@ -143,13 +139,13 @@ def speak_sessions(
     folder: Path,
     workers: int,
 ) -> list[Session]:
-    """Speak what is not in `folder` yet, or is damaged there.
+    """Speak the sessions that are missing from `folder` or damaged.
 
     Args:
-        plans: of each session.
-        vocabulary: every word of their texts; a word's class is its place, from 1.
+        plans: one for each session.
+        vocabulary: every word of their texts; a word's class is its index plus 1.
         folder: gets two files a session, see `load_session`.
-        workers: how many are spoken at once.
+        workers: number of processes that speak.
 
     Returns:
         the sessions in the order of their plans.
@@ -179,11 +175,7 @@ def speak_sessions(
 
 
 def load_session(folder: Path, number: int) -> Session:
-    """A session that `speak_sessions` left in `folder`.
-
-    Its audio is mapped: hours of speech are in memory once for all processes, and leave
-    it where it is short.
-    """
+    """Read a session from `folder`; its audio stays on disk, memory-mapped."""
     alignment, audio = _session_paths(folder, number)
     with np.load(alignment) as arrays:
         return Session(np.load(audio, mmap_mode="r"), **arrays)
@@ -192,9 +184,9 @@ def load_session(folder: Path, number: int) -> Session:
 def _save_session(folder: Path, number: int, session: Session) -> None:
     arrays = dict(vars(session))
     alignment, audio = _session_paths(folder, number)
-    with atomic_path(audio) as beside, open(beside, "wb") as stream:
+    with atomic_path(audio) as temporary, temporary.open("wb") as stream:
         np.save(stream, arrays.pop("audio"))
-    with atomic_path(alignment) as beside, open(beside, "wb") as stream:
+    with atomic_path(alignment) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
 
 
@@ -217,7 +209,7 @@ def _speak_session(plan: Plan, index: dict[str, int]) -> Session:
     audio = torchaudio.functional.resample(audio, synthesis.SAMPLE_RATE, rate)
     phonemes, phoneme_starts, words, word_starts = [], [], [], []
     for text, one, start, pause in zip(plan.texts, spoken, starts, pauses, strict=True):
-        # The silence before an utterance's first phoneme.
+        # Silence until the sentence's first phoneme.
         for name, at in [(SPOKEN_SILENCE, -pause), *one.phonemes]:
             phonemes.append(plain_phoneme(name))
             phoneme_starts.append((start + at) * scale)
@@ -237,7 +229,7 @@ def _speak_session(plan: Plan, index: dict[str, int]) -> Session:
 def _aligned_words(
     text: str, events: list[tuple[int, int, int]]
 ) -> list[tuple[str | None, int]]:
-    """The word each event stands for and its first sample; None where it is several."""
+    """The word of each event and its first sample; None where it is several words."""
     starts, place = {}, 0
     words = text.split(" ")
     for number, word in enumerate(words):
@@ -252,6 +244,6 @@ def _aligned_words(
 
 
 def phoneme_inventory(sessions: list[Session]) -> list[str]:
-    """Every phoneme heard, silence first, then sorted."""
+    """Every phoneme that is spoken: silence first, then sorted."""
     names = {str(name) for one in sessions for name in one.phonemes}
     return [SPOKEN_SILENCE, *sorted(names - {SPOKEN_SILENCE})]

@@ -1,9 +1,9 @@
-"""Speakers made up for pretraining: vocal tracts and voices that no list has.
+"""Random speakers for pretraining.
 
-The synthesiser brings some sixty voices, and an encoder that hears those alone learns
-them by heart. People differ in the length and shape of their vocal tract (where
-formants lie, how strong and wide they are), in their voice (tilt, breath, roughness)
-and in how they stress; so every speaker here draws each of these.
+The synthesiser has about sixty voices, and an encoder trained on those alone overfits
+them. People differ in the length and shape of their vocal tract (frequency, strength
+and width of formants), in their voice (tilt, breath, roughness) and in how they stress
+words; a random speaker draws each of these.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ _FORMANTS = 9
 
 
 def draw_speaker(name: str, generator: np.random.Generator) -> str:
-    """A voice definition in espeak-ng's format (its docs/voices.md).
+    """Draw a voice definition in espeak-ng's format (its docs/voices.md).
 
     Formants are percent of the accent's: frequency, strength, width.
     """
@@ -37,12 +37,12 @@ def draw_speaker(name: str, generator: np.random.Generator) -> str:
         f"stressAmp {several(8, 14, 24)}",
     ]
     for number in range(_FORMANTS):
-        # 0 is the murmur below the first formant, 6 and above are faint brightness.
+        # 0 is the murmur below the first formant; 6 and above add faint brightness.
         frequency = 100 if number == 0 else 100 * tract * generator.uniform(0.93, 1.07)
         strength = draw(0, 130) if number > 5 else draw(60, 150)
         lines.append(f"formant {number} {round(frequency)} {strength} {draw(70, 180)}")
     if generator.random() < 0.5:
-        # Loudness at five frequencies, which falls as a voice's does, more or less.
+        # Loudness at five frequencies, falling as in a natural voice.
         levels = np.sort(generator.uniform(30, 255, 5))[::-1].round().astype(int)
         pairs = zip((600, 1200, 2000, 3000, 4500), levels, strict=True)
         lines.append("tone " + " ".join(f"{hertz} {level}" for hertz, level in pairs))
