@@ -283,7 +283,7 @@ def test_a_killed_writer_loses_at_most_the_part_in_hand(
     assert before.items() < contents(tmp_path).items()
 
 
-def test_a_second_writer_is_told_who_writes(
+def test_a_second_writer_is_refused_with_the_firsts_process(
     tmp_path: Path, child: subprocess.Popen
 ) -> None:
     with pytest.raises(CacheError, match=f"process {child.pid} is writing"):
@@ -395,9 +395,9 @@ def test_features_of_another_encoder_are_not_used(
         assert writer.missing(keys(ROWS)) == keys(ROWS)
         writer.add("x", ROWS[0][1], BAD)
     (record,) = caplog.records
-    told = record.getMessage()
-    assert told.startswith("4 cached utterances are not used")
-    assert "encoder tiny, here huge" in told
+    message = record.getMessage()
+    assert message.startswith("4 cached utterances are not used")
+    assert "encoder tiny, here huge" in message
     assert before.items() < contents(directory).items()
 
     with pytest.raises(CacheError, match=r"several encoders.*huge cdcd.*extract-aco"):

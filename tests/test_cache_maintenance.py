@@ -259,7 +259,7 @@ def test_killed_at_any_moment_nothing_needed_is_lost(
     assert_holds(cache, left)
 
 
-def test_what_a_kill_left_beside_is_cleared(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "acoustic", ROWS)
     (cache.directory / f".{'0' * 32}.h5.1.tmp").write_bytes(b"begun")
     collect([cache], dry_run=True)

@@ -11,8 +11,9 @@ import pytest
 from conftest import COUNTS, LINE, TONES, pipeline, write_encoder
 
 from pipeline.layout import Layout
-from stages.cache.digest import read_digest
+from stages.cache.digest import digest_path, read_digest
 from stages.cache.store import CacheReader
+from stages.core.manifest import SPLITS
 
 UTTERANCES = len(TONES) * sum(COUNTS.values())
 CACHE = Path("cache/tiny")
@@ -20,7 +21,7 @@ CACHE = Path("cache/tiny")
 
 @pytest.fixture
 def finished(finished: Path) -> Path:
-    """As everywhere, without the caches that tests/test_robustness.py looks at."""
+    """Without the robustness caches, which tests/test_robustness.py covers."""
     shutil.rmtree(CACHE / "robustness")
     return finished
 
@@ -56,12 +57,13 @@ def test_the_whole_line_leaves_every_file_where_the_layout_says(finished):
     layout = Layout("tiny")
     students = ["baseline2", "aln_linguistic-0.5", "aln_linguistic-1", "aln-0.5"]
     for path in (
-        layout.manifest,
-        layout.intents,
-        layout.acoustic_digest,
-        layout.quarantine,
+        layout.corpus_files.manifest,
+        layout.corpus_files.intents,
+        digest_path(layout.acoustic),
+        layout.corpus_files.quarantine,
         layout.teacher / "scores.json",
-        layout.targets_digest,
+        layout.teacher / "identity.json",
+        digest_path(layout.targets),
         *(CACHE / "student" / name / "metrics.json" for name in students),
         layout.student("aln", 1) / "metrics.json",
         layout.report / "results.md",
@@ -83,16 +85,44 @@ def test_the_report_has_a_row_for_every_student_of_the_grid(finished):
     assert "Baseline-2" in page
 
 
-def test_running_again_computes_nothing_and_changes_nothing(finished, snapshot):
-    # The recordings are copies of those that were read: their state changed.
+RESULTS = {
+    ("train-teacher",): "cache/tiny/teacher",
+    ("baseline1",): "cache/tiny/baseline1",
+    ("train-student", "aln", "--alpha", "0.5"): "cache/tiny/student/aln-0.5",
+    ("robustness",): "cache/tiny/robustness",
+    ("report",): "report",
+}
+
+
+def test_finished_results_are_found_and_not_computed_again(finished, snapshot):
+    # The recordings are copies of those that were read, so their times changed.
     pipeline("prepare-corpus")
     assert pipeline("robustness").exit_code == 0
     before = snapshot(finished)
     assert "0 extracted now" in pipeline("extract-acoustic").stdout
     assert "0 of them new" in pipeline("cache-targets").stdout
     pipeline("prepare-corpus")
-    pipeline("report")
+    for command in RESULTS:
+        result = pipeline(*command)
+        assert result.exit_code == 0, result.output
+        assert ": up to date; " in result.stdout, command
     assert snapshot(finished) == before
+
+
+@pytest.mark.parametrize("command", RESULTS, ids=" ".join)
+def test_force_computes_the_same_result_again(finished, snapshot, command):
+    def written() -> int:
+        return (folder / "identity.json").stat().st_mtime_ns
+
+    if command == ("robustness",):
+        assert pipeline("robustness").exit_code == 0
+    folder = Path(RESULTS[command])
+    before, time = snapshot(folder), written()
+    result = pipeline(*command, "--force")
+    assert result.exit_code == 0, result.output
+    assert "up to date" not in result.stdout
+    assert snapshot(folder) == before
+    assert written() > time
 
 
 def test_an_utterance_more_costs_one_utterance(finished):
@@ -146,27 +176,13 @@ def test_a_student_of_another_encoders_features_is_refused(finished):
     write_encoder(Path("other.safetensors"), seed=2)
     other = ("--set", "acoustic.encoder=other.safetensors")
     for command in (("train-student", "aln"), ("sweep",)):
-        told = refused(*command, *other)
-        assert "tiny/acoustic.digest: features of another encoder" in told
-        assert re.search("found lugosch log-cmn [0-9a-f]{12}; expected lugosch", told)
-        assert "of other.safetensors" in told and "extract-acoustic" in told
+        line = refused(*command, *other)
+        assert "tiny/acoustic.digest: features of another encoder" in line
+        assert re.search("found lugosch log-cmn [0-9a-f]{12}; expected lugosch", line)
+        assert "of other.safetensors" in line and "extract-acoustic" in line
     # Without the file there is nothing to hold them against.
     Path("other.safetensors").unlink()
     assert pipeline("train-student", "baseline2", *other).exit_code == 0
-
-
-def test_students_trained_together_come_to_the_same(finished):
-    results = Path("cache/tiny/results")
-    for command in (
-        ("train-student", "aln", "--alpha", "0.5"),
-        ("sweep", "--set", "sweep.systems=[aln]", "--set", "sweep.alpha=[0.75]"),
-    ):
-        found = []
-        for way in ("--one-by-one", "--together"):
-            shutil.rmtree(results)
-            told = pipeline(*command, way, "--device", "cpu").stdout.splitlines()
-            found.append((told[-1], [p.read_bytes() for p in results.iterdir()]))
-        assert found[0] == found[1] and len(found[0][1]) == 1
 
 
 def test_a_sweep_trains_what_was_not_trained_and_results_shows_all(finished):
@@ -196,22 +212,6 @@ def test_results_without_features_name_the_command(given):
     assert "dvc repro" in refused("results")
 
 
-def test_cache_info_says_what_there_is(finished):
-    lines = pipeline("cache", "info").stdout.splitlines()
-    texts = {text for *texts, _ in TONES.values() for text in texts}
-    assert [line.split()[0] for line in lines] == [
-        "cache",
-        "cache/tiny/acoustic",
-        "cache/tiny/targets",
-    ]
-    assert f" {UTTERANCES} " in lines[1] and "12 float32" in lines[1]
-    assert f" {len(texts)} " in lines[2] and "16 float32" in lines[2]
-
-
-def test_cache_info_of_nothing_says_so(given):
-    assert "nothing cached yet" in pipeline("cache", "info").stdout
-
-
 def shrink_corpus() -> None:
     """Take the intent `play` out of the corpus, its texts too."""
     table = Path("data/tiny/table.csv")
@@ -220,7 +220,16 @@ def shrink_corpus() -> None:
     assert pipeline("prepare-corpus").exit_code == 0
 
 
-def test_cache_info_says_what_is_needed(finished):
+def test_cache_info_says_what_there_is_and_what_is_needed(finished):
+    lines = pipeline("cache", "info").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "cache",
+        "cache/tiny/acoustic",
+        "cache/tiny/targets",
+    ]
+    assert f" {UTTERANCES} " in lines[1] and "12 float32" in lines[1]
+    assert f" {2 * len(TONES)} " in lines[2] and "16 float32" in lines[2]
+
     def needs() -> list[str]:
         lines = pipeline("cache", "info").stdout.splitlines()
         assert re.split("  +", lines[0])[-2:] == ["of the manifest", "not needed"]
@@ -243,34 +252,34 @@ def test_cache_info_says_what_is_needed(finished):
     assert set(needs()) == {"no usable manifest | unknown"}
 
 
-def test_cache_gc_reclaims_what_the_corpus_dropped(finished, snapshot):
+def test_cache_gc_removes_what_the_corpus_no_longer_needs(finished, snapshot):
     write_encoder(Path("other.safetensors"), seed=2)
     pipeline("extract-acoustic", "--encoder", "other.safetensors")
     pipeline("extract-acoustic")
     shrink_corpus()
     before = snapshot(finished)
-    told = pipeline("cache", "gc", "--dry-run")
-    assert told.exit_code == 0 and told.stderr == ""
+    dry = pipeline("cache", "gc", "--dry-run")
+    assert dry.exit_code == 0 and dry.stderr == ""
     assert snapshot(finished) == before
-    *reasons, last = told.stdout.splitlines()
+    *reasons, last = dry.stdout.splitlines()
     assert re.search("24 utterances of another encoder, lugosch", reasons[0])
-    assert "acoustic: 8 utterances that the manifest has not" in reasons[1]
-    assert "acoustic: 1 parts, small or needed in part" in reasons[2]
-    assert "targets: 2 utterances that the manifest has not" in reasons[3]
+    assert "acoustic: 8 utterances that are not in the manifest" in reasons[1]
+    assert "acoustic: 1 small or partly needed parts" in reasons[2]
+    assert "targets: 2 utterances that are not in the manifest" in reasons[3]
     assert last.startswith("cache/tiny: 3 parts, ")
-    assert "; 2 parts, " in last and "34 utterances to be dropped" in last
+    assert "; 2 parts, " in last and "34 utterances to be removed" in last
 
     done = pipeline("cache", "gc")
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[:-1] == reasons
-    as_told = last.replace("if done", "now").replace("to be dropped", "dropped")
-    assert done.stdout.splitlines()[-1] == as_told
+    expected = last.replace("if done", "now").replace("to be removed", "removed")
+    assert done.stdout.splitlines()[-1] == expected
     size = sum(path.stat().st_size for path in CACHE.glob("[at]*/*.h5"))
-    assert f"2 parts, {size / 1000:.1f} kB now" in as_told
+    assert f"2 parts, {size / 1000:.1f} kB now" in expected
     assert pipeline("cache", "verify").exit_code == 0
     assert "16 utterances, 0 extracted" in pipeline("extract-acoustic").stdout
     assert "4 texts" in pipeline("cache-targets").stdout
-    assert "nothing to reclaim" in pipeline("cache", "gc").stdout
+    assert "nothing to remove" in pipeline("cache", "gc").stdout
     old = before["cache/tiny/acoustic.digest"].decode().splitlines()
     new = (CACHE / "acoustic.digest").read_text().splitlines()
     assert new == [line for line in old if "/play-" not in line]
@@ -283,7 +292,7 @@ def test_cache_gc_without_a_digest_names_the_command(finished, snapshot):
     assert "cache-targets" in refused("cache", "gc")
     assert snapshot(finished) == before
     result = pipeline("cache", "gc", "--kind", "acoustic")
-    assert "8 utterances dropped" in result.stdout
+    assert "8 utterances removed" in result.stdout
     after = snapshot(finished)
     changed = {name for name, _ in before.items() ^ after.items()}
     assert {name.rsplit("/", 1)[0] for name in changed} == {"cache/tiny/acoustic"}
@@ -309,11 +318,12 @@ def test_cache_gc_goes_where_a_link_of_ones_own_leads(finished, tmp_path):
     shutil.move(CACHE / "acoustic", tmp_path / "large")
     (CACHE / "acoustic").symlink_to(tmp_path / "large")
     shrink_corpus()
-    assert "10 utterances dropped" in pipeline("cache", "gc").stdout
+    assert "10 utterances removed" in pipeline("cache", "gc").stdout
     assert pipeline("cache", "verify").exit_code == 0
 
 
 def test_cache_gc_of_nothing_says_so(given):
+    assert "nothing cached yet" in pipeline("cache", "info").stdout
     assert "prepare" in refused("cache", "gc")
     pipeline("prepare-corpus")
     result = pipeline("cache", "gc")
@@ -358,7 +368,7 @@ def test_cache_export_of_targets(finished):
     assert not Path("u.h5").exists()
 
 
-def test_cache_diff_tells_by_its_exit_status(finished):
+def test_cache_diff_exits_with_1_for_a_difference(finished):
     acoustic, known = CACHE / "acoustic", CACHE / "acoustic.digest"
     equal = pipeline("cache", "diff", acoustic, known)
     assert (equal.exit_code, equal.stdout) == (0, "equal: 24 features in both\n")
@@ -369,7 +379,7 @@ def test_cache_diff_tells_by_its_exit_status(finished):
     assert "cache/none" in refused("cache", "diff", acoustic, "cache/none")
 
 
-def test_cache_merge_makes_the_encoder_superfluous(finished):
+def test_cache_merge_replaces_running_the_encoder(finished):
     known = (CACHE / "acoustic.digest").read_bytes()
     shutil.move(CACHE / "acoustic", "theirs")
     (CACHE / "acoustic.digest").unlink()
@@ -380,7 +390,7 @@ def test_cache_merge_makes_the_encoder_superfluous(finished):
     assert "24 utterances, 0 extracted" in pipeline("extract-acoustic").stdout
     assert (CACHE / "acoustic.digest").read_bytes() == known
     again = pipeline("cache", "merge", "theirs").stdout
-    assert "0 utterances" in again and "24 were here already" in again
+    assert "0 utterances" in again and "24 were cached already" in again
     assert "--kind acoustic" in refused("cache", "merge", "theirs", "--kind", "targets")
     write_encoder(Path("other.safetensors"), seed=2)
     pipeline("extract-acoustic", "--encoder", "other.safetensors")
@@ -390,62 +400,53 @@ def test_cache_merge_makes_the_encoder_superfluous(finished):
     assert str(path) in refused("cache", "merge", "theirs")
 
 
-def test_cache_verify_is_content_with_what_the_pipeline_wrote(finished):
-    result = pipeline("cache", "verify")
-    assert result.exit_code == 0, result.output
-    assert "sound and complete" in result.stdout
-    assert result.stderr == ""
-
-
-def test_cache_verify_names_a_flipped_byte(finished):
-    data = bytearray(part().read_bytes())
-    data[-5] ^= 1
-    path = part()
-    path.write_bytes(data)
-    result = pipeline("cache", "verify")
-    assert result.exit_code == 1
-    assert str(path) in result.stderr
-    assert "problem" in result.stdout
-
-
-def test_cache_verify_misses_what_the_manifest_has_and_the_cache_has_not(finished):
+def test_cache_verify_finds_damage_and_missing_features(finished):
+    sound = pipeline("cache", "verify")
+    assert (sound.exit_code, sound.stderr) == (0, "")
+    assert "complete, no damage" in sound.stdout
     for path in (CACHE / "targets").glob("*.h5"):
         path.unlink()
-    result = pipeline("cache", "verify")
-    assert result.exit_code == 1
-    assert "cache-targets" in result.stderr
+    missing = pipeline("cache", "verify", "--kind", "targets")
+    assert missing.exit_code == 1 and "cache-targets" in missing.stderr
+    path = part()
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    damaged = pipeline("cache", "verify", "--kind", "acoustic")
+    assert damaged.exit_code == 1 and str(path) in damaged.stderr
+    assert "1 problems" in damaged.stdout
 
 
-def spoil_root() -> tuple[tuple[str, ...], str]:
+def damage_root() -> tuple[tuple[str, ...], str]:
     shutil.rmtree("data/tiny")
     return ("prepare-corpus",), "data/tiny"
 
 
-def spoil_recording() -> tuple[tuple[str, ...], str]:
+def damage_recording() -> tuple[tuple[str, ...], str]:
     Path("data/tiny/valid/play-1.wav").write_text("no sound at all")
     return ("prepare-corpus",), "data/tiny/valid/play-1.wav"
 
 
-def spoil_recording_later() -> tuple[tuple[str, ...], str]:
+def damage_recording_later() -> tuple[tuple[str, ...], str]:
     part().unlink()
     Path("data/tiny/valid/play-1.wav").write_text("no sound at all")
     return ("extract-acoustic",), "data/tiny/valid/play-1.wav"
 
 
-def spoil_key() -> tuple[tuple[str, ...], str]:
+def damage_key() -> tuple[tuple[str, ...], str]:
     with Path("params.yaml").open("a") as stream:
         stream.write("  perplexity: 3\n")
     return ("report",), "tsne_perplexity"
 
 
-def spoil_intent() -> tuple[tuple[str, ...], str]:
+def damage_intent() -> tuple[tuple[str, ...], str]:
     table = Path("data/tiny/table.csv")
     text = table.read_text().replace("test-1,some music please,play", "x,hum,hum")
     table.write_text(text)
     return ("prepare-corpus",), "'hum'"
 
 
-def spoil_encoder() -> tuple[tuple[str, ...], str]:
+def damage_encoder() -> tuple[tuple[str, ...], str]:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -458,44 +459,44 @@ def spoil_encoder() -> tuple[tuple[str, ...], str]:
     return ("extract-acoustic",), name
 
 
-def spoil_cache() -> tuple[tuple[str, ...], str]:
+def damage_cache() -> tuple[tuple[str, ...], str]:
     os.truncate(part(), part().stat().st_size // 2)
     return ("extract-acoustic",), str(part())
 
 
-def spoil_cache_later() -> tuple[tuple[str, ...], str]:
+def damage_cache_later() -> tuple[tuple[str, ...], str]:
     os.truncate(part(), part().stat().st_size // 2)
-    return ("train-student", "aln", "--alpha", "0.5"), str(part())
+    return ("train-student", "aln", "--alpha", "0.5", "--force"), str(part())
 
 
-def spoil_teacher() -> tuple[tuple[str, ...], str]:
+def damage_teacher() -> tuple[tuple[str, ...], str]:
     shutil.rmtree(CACHE / "teacher")
     return ("cache-targets",), "train-teacher"
 
 
-def spoil_student() -> tuple[tuple[str, ...], str]:
+def damage_student() -> tuple[tuple[str, ...], str]:
     shutil.rmtree(CACHE / "student" / "aln-1")
     return ("report",), "aln-1"
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
-        spoil_root,
-        spoil_recording,
-        spoil_recording_later,
-        spoil_key,
-        spoil_intent,
-        spoil_encoder,
-        spoil_cache,
-        spoil_cache_later,
-        spoil_teacher,
-        spoil_student,
+        damage_root,
+        damage_recording,
+        damage_recording_later,
+        damage_key,
+        damage_intent,
+        damage_encoder,
+        damage_cache,
+        damage_cache_later,
+        damage_teacher,
+        damage_student,
     ],
-    ids=lambda function: function.__name__.removeprefix("spoil_"),
+    ids=lambda function: function.__name__.removeprefix("damage_"),
 )
-def test_bad_input_is_one_line_and_costs_nothing_computed(finished, snapshot, spoil):
-    command, named = spoil()
+def test_bad_input_is_one_line_and_costs_nothing_computed(finished, snapshot, damage):
+    command, named = damage()
     before = snapshot(finished)
     line = refused(*command)
     assert named in line
@@ -525,33 +526,34 @@ def test_a_value_out_of_a_list_shows_the_list(finished, arguments, named):
 
 
 @pytest.mark.parametrize(
-    ("interrupt", "code"),
-    [
-        (lambda: signal.raise_signal(signal.SIGINT), 130),
-        (lambda: signal.raise_signal(signal.SIGTERM), 143),
-    ],
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
     ids=["ctrl-c", "terminated"],
 )
-def test_an_interrupted_extraction_goes_on(given, monkeypatch, interrupt, code):
-    from stages.acoustic import extract
-    from stages.acoustic.onnx_encoder import Session
+def test_an_interrupted_extraction_resumes(given, monkeypatch, number, code):
+    from stages.acoustic import encoding
+    from stages.acoustic.onnx_encoder import OnnxEncoder
 
     pipeline("prepare-corpus")
-    encode, sizes = Session.encode, []
+    pipeline("extract-acoustic")
+    whole = (CACHE / "acoustic.digest").read_bytes()  # with a hash of every feature
+    shutil.rmtree(CACHE / "acoustic")
+    (CACHE / "acoustic.digest").unlink()
+    encode, sizes = OnnxEncoder.encode, []
 
-    def counted(session, waves):
+    def counted(encoder, waves):
         if len(sizes) == 3:
-            interrupt()
+            signal.raise_signal(number)
         sizes.append(len(waves))
-        return encode(session, waves)
+        return encode(encoder, waves)
 
-    monkeypatch.setattr(Session, "encode", counted)
-    monkeypatch.setitem(extract._BATCH_SECONDS, "cpu", 1.2)
+    monkeypatch.setattr(OnnxEncoder, "encode", counted)
+    monkeypatch.setitem(encoding._BATCH_SECONDS, "cpu", 1.2)
     result = pipeline("extract-acoustic")
     assert result.exit_code == code
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
-    assert "goes on" in line
+    assert "run the command again to resume" in line
     done = sum(sizes)
     assert 0 < done < UTTERANCES
     assert "run `aln-pipeline extract-acoustic`" in refused(
@@ -562,43 +564,7 @@ def test_an_interrupted_extraction_goes_on(given, monkeypatch, interrupt, code):
     result = pipeline("extract-acoustic")
     assert sum(sizes) == UTTERANCES - done
     assert f"{UTTERANCES - done} extracted now" in result.stdout
-
-
-def test_an_extraction_that_was_interrupted_gives_the_digest_of_one_that_was_not(
-    given, monkeypatch
-):
-    from stages.acoustic import extract
-    from stages.acoustic.onnx_encoder import Session
-
-    pipeline("prepare-corpus")
-    pipeline("extract-acoustic")
-    whole = (CACHE / "acoustic.digest").read_bytes()  # with a hash of every feature
-    shutil.rmtree(CACHE / "acoustic")
-    (CACHE / "acoustic.digest").unlink()
-    encode, calls = Session.encode, []
-
-    def interrupted(session, waves):
-        calls.append(waves)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return encode(session, waves)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Session, "encode", interrupted)
-        patched.setitem(extract._BATCH_SECONDS, "cpu", 1.2)
-        assert pipeline("extract-acoustic").exit_code == 130
-    assert pipeline("extract-acoustic").exit_code == 0
     assert (CACHE / "acoustic.digest").read_bytes() == whole
-
-
-def test_a_second_writer_is_refused_and_told_who_writes(given):
-    from stages.cache.format import Header
-    from stages.cache.store import CacheWriter
-
-    pipeline("prepare-corpus")
-    header = Header("acoustic", "other", "0" * 64, {}, 2, "float32", 2560)
-    with CacheWriter(CACHE / "acoustic", header):
-        assert str(os.getpid()) in refused("extract-acoustic")
 
 
 def test_a_bug_keeps_its_traceback(given, monkeypatch):
@@ -629,20 +595,19 @@ def test_help_names_every_command():
         assert name in text
 
 
-@pytest.mark.parametrize("command", ["gc", "export", "merge"])
-def test_a_kind_that_is_none_shows_the_kinds(finished, command):
-    arguments = ("x",) * (command != "gc")
-    result = pipeline("cache", command, *arguments, "--kind", "other")
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        (("gc", "--kind", "other"), "'acoustic', 'targets', 'robustness'"),
+        (("export", "x", "--kind", "other"), "'acoustic', 'targets'"),
+        (("export", "x", "--split", "other"), ", ".join(map(repr, SPLITS))),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_choice_is_answered_with_the_choices(finished, arguments, allowed):
+    result = pipeline("cache", *arguments)
     assert result.exit_code == 2
-    assert "'acoustic', 'targets'" in result.stderr
-
-
-def test_a_split_that_is_none_shows_the_splits(finished):
-    from stages.core.manifest import SPLITS
-
-    result = pipeline("cache", "export", "x", "--split", "other")
-    assert result.exit_code == 2
-    assert ", ".join(map(repr, SPLITS)) in result.stderr
+    assert allowed in result.stderr
 
 
 def test_a_copy_links_the_shared_cache_and_computes_nothing(
@@ -659,32 +624,27 @@ def test_a_copy_links_the_shared_cache_and_computes_nothing(
     assert (copy / "cache/tiny/acoustic").resolve() == finished / "cache/tiny/acoustic"
 
 
-def test_the_shared_cache_must_be_named_absolutely(given, monkeypatch):
-    monkeypatch.setenv("ALN_CACHE_DIR", "cache")
-    assert "absolute" in refused("prepare-corpus")
-
-
 def test_pretraining_is_given_its_start(given, monkeypatch, tmp_path):
-    from stages.acoustic import pretrain
-
     asked = []
     monkeypatch.setattr(
-        pretrain, "run", lambda params, **how: asked.append(how) or {"words": 50.0}
+        "stages.pretraining.run.run",
+        lambda params, **how: asked.append(how) or {"words": 50.0},
     )
     result = pipeline("pretraining", "--start", tmp_path / "none.safetensors")
     assert result.exit_code == 2 and "does not exist" in result.stderr
     start, output = tmp_path / "start.safetensors", tmp_path / "end.safetensors"
     start.write_bytes(b"")
-    told = pipeline("pretraining", "--start", start, "--output", output).stdout
-    assert told == f"{output}: words 50.00%\n"
+    result = pipeline("pretraining", "--start", start, "--output", output)
+    assert result.stdout == f"{output}: words 50.00%\n"
     (how,) = asked
     assert (how["start"], how["output"]) == (start, output)
 
 
-def test_a_mistyped_shared_cache_is_not_made(given, monkeypatch, tmp_path):
-    monkeypatch.setenv("ALN_CACHE_DIR", str(tmp_path / "mistyped"))
-    assert "names no folder" in refused("prepare-corpus")
-    assert not (tmp_path / "mistyped").exists()
+@pytest.mark.parametrize("folder", ["cache", "/mistyped"])
+def test_the_shared_cache_must_be_an_absolute_folder(given, monkeypatch, folder):
+    monkeypatch.setenv("ALN_CACHE_DIR", folder)
+    assert "absolute path of another repository's" in refused("prepare-corpus")
+    assert not Path(folder).exists()
 
 
 def test_the_shared_cache_replaces_nothing_that_is_there(given, monkeypatch, tmp_path):
@@ -721,7 +681,7 @@ def test_a_bad_recording_is_set_aside_from_the_manifest_to_the_report(given):
     refused = pipeline("extract-acoustic")
     assert refused.exit_code == 2
     assert "play-1.wav: not an audio file" in refused.stderr
-    assert not Layout("tiny").acoustic_digest.exists()
+    assert not digest_path(Layout("tiny").acoustic).exists()
     extracted = pipeline("extract-acoustic", *lenient)
     assert extracted.exit_code == 0
     assert "; 2 set aside, named in cache/tiny/quarantine.csv" in extracted.stdout
@@ -770,7 +730,7 @@ def test_another_encoder_goes_from_its_folder_to_a_student(hubert):
     assert result.exit_code == 0, result.output
     assert "24 extracted now" in result.stdout
     assert "0 extracted now" in pipeline(*command, *settings).stdout
-    digest = read_digest(Layout("tiny").acoustic_digest)
+    digest = read_digest(digest_path(Layout("tiny").acoustic))
     header = digest.header
     assert (header.dim, header.frame_step) == (12, 4 * 320)
     assert header.encoder == "hubert layer 1 of 2, mean of 4 frames"

@@ -16,7 +16,7 @@ FILE = Path("params.yaml")
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository's folder without params.yaml, and beside it a corpus."""
+    """A repository's folder without params.yaml, and a corpus next to it."""
     write_corpus(tmp_path / "corpus")
     (tmp_path / "repository").mkdir()
     monkeypatch.chdir(tmp_path / "repository")
@@ -148,7 +148,7 @@ def test_prepare_shows_table_1(empty: Path) -> None:
     assert lines[-1].startswith("cache/table/manifest.csv: 12 train")
 
 
-def test_table_1_stands_beside_the_papers(tmp_path: Path) -> None:
+def test_table_1_is_compared_to_the_papers(tmp_path: Path) -> None:
     rows = [
         (f"fsc/{split}", f"{split}.wav", split, "s", "on", "on", 2.45, "0" * 64)
         for split in ("train", "valid", "test")

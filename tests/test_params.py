@@ -179,8 +179,8 @@ def test_the_presets_of_the_papers_corpora_have_its_numbers(name):
 
 
 def test_the_shipped_encoder_was_made_with_the_parameters_that_are_shown():
-    beside = REPOSITORY / "data" / "demo" / "encoder.json"
-    recipe = json.loads(beside.read_text(encoding="utf-8"))["recipe"]
+    path = REPOSITORY / "data" / "demo" / "encoder.json"
+    recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"]
     params = load_params(REPOSITORY / "params.yaml").pretraining
     assert recipe == json.loads(json.dumps(asdict(params)))
 
