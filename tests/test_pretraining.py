@@ -1,6 +1,8 @@
-"""Pretraining: exact resuming, one training in several processes, a given start."""
+"""Pretraining: resuming to the same bits, and starting from given weights."""
 
 import functools
+import io
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -11,23 +13,23 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from stages.acoustic import pretrain
-from stages.acoustic import speech as speaking
 from stages.acoustic.checkpoint import load_checkpoint
 from stages.acoustic.encoder import EncoderConfiguration
 from stages.core.errors import InputError
 from stages.core.hashing import hash_file
+from stages.core.runtime import RunOptions
+from stages.pretraining import run as pretraining
+from stages.pretraining import sessions as speaking
 from stages.pretraining.crops import Batch, Crops, _classes
 from stages.pretraining.params import PretrainingParams
-from stages.pretraining.peers import Peers
 from stages.pretraining.run import _sequences
 from stages.pretraining.sentences import grammar_words
-from stages.pretraining.sessions import load_session
+from stages.pretraining.sessions import IGNORED, load_session
 from stages.speech import synthesis
 
 VOICES = Path(__file__).parent.parent / "data" / "demo" / "voices.csv"
-DRAW = Crops.draw
 TINY = PretrainingParams(
     sessions=2,
     sentences=3,
@@ -52,7 +54,7 @@ def small() -> Any:
     """A small encoder, few held-out sessions and few scored crops."""
     with pytest.MonkeyPatch.context() as patch:
         sizes = functools.partial(EncoderConfiguration, filters=6, channels=4, hidden=5)
-        patch.setattr(pretrain, "EncoderConfiguration", sizes)
+        patch.setattr(pretraining, "EncoderConfiguration", sizes)
         patch.setattr(speaking, "_HELD_OUT_SESSIONS", 1)
         draw = Crops.draw
 
@@ -78,21 +80,20 @@ class Run:
         params: PretrainingParams = TINY,
         *,
         start: Path | None = None,
-        workers: int = 1,
     ) -> dict[str, float]:
-        return pretrain.run(
+        return pretraining.run(
             params,
             avoided_voices=VOICES,
             output=self.output,
             work=self.work,
             start=start,
-            device="cpu",
-            workers=workers,
+            options=RunOptions(device="cpu", workers=2),
         )
 
     def weights(self) -> dict[str, Tensor]:
         (saved,) = self.work.glob("training-*.pt")
-        state = torch.load(saved, weights_only=True)
+        # Behind the checksum.
+        state = torch.load(io.BytesIO(saved.read_bytes()[32:]), weights_only=True)
         return state["encoder"]
 
 
@@ -111,7 +112,7 @@ def unbroken(small: Any, speech: Path, tmp_path_factory: pytest.TempPathFactory)
     return run
 
 
-def test_a_run_leaves_a_checkpoint_and_says_how_good_it_is(unbroken: Run) -> None:
+def test_a_run_writes_a_checkpoint_and_its_scores(unbroken: Run) -> None:
     checkpoint = load_checkpoint(unbroken.output)
     configuration = checkpoint.encoder.configuration
     assert configuration.front_end == "log-cmn" and configuration.ctc
@@ -132,17 +133,17 @@ def test_a_run_leaves_a_checkpoint_and_says_how_good_it_is(unbroken: Run) -> Non
     assert all(0 <= scores[name] <= 100 for name in scores if "frames" in name)
 
 
-def test_a_finished_run_trains_no_more(
+def test_a_finished_run_does_not_train_again(
     unbroken: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = unbroken.output.read_bytes(), described(unbroken.output)
-    monkeypatch.setattr(pretrain, "_losses", None)
+    monkeypatch.setattr(pretraining, "_losses", None)
     assert unbroken() == before[1]["pretraining_scores"]
     assert (unbroken.output.read_bytes(), described(unbroken.output)) == before
 
 
 def described(output: Path) -> dict[str, Any]:
-    """What stands beside a checkpoint."""
+    """The description next to a checkpoint."""
     return json.loads(output.with_suffix(".json").read_text())
 
 
@@ -151,7 +152,7 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4])
-def test_a_stopped_run_goes_on_to_the_same_bits(
+def test_a_stopped_run_resumes_to_the_same_bits(
     unbroken: Run,
     speech: Path,
     tmp_path: Path,
@@ -159,7 +160,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     steps: int,
 ) -> None:
     run = Run(tmp_path / "run", speech)
-    losses = pretrain._losses
+    losses = pretraining._losses
     calls: list[Any] = []
 
     def stopping(*arguments: Any) -> Any:
@@ -173,14 +174,14 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 
     monkeypatch.setattr(synthesis, "speak", silent)
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "_losses", stopping)
+        patch.setattr(pretraining, "_losses", stopping)
         with pytest.raises(Stop):
             run()
     assert not run.output.exists()
     calls.clear()
     steps_left = TINY.steps - steps // TINY.checkpoint_steps * TINY.checkpoint_steps
     steps = 99
-    monkeypatch.setattr(pretrain, "_losses", stopping)
+    monkeypatch.setattr(pretraining, "_losses", stopping)
     run()
     assert len(calls) == steps_left
     expected = unbroken.weights()
@@ -196,13 +197,13 @@ def test_training_changes_every_weight_by_its_rate(
     trained = unbroken.weights()
     begun = {}
 
-    def begin(training: Any) -> Any:
-        encoder = pretrain_begun(training)
+    def begin(*arguments: Any) -> Any:
+        encoder = initial_encoder(*arguments)
         begun.update({n: one.clone() for n, one in encoder.state_dict().items()})
         return encoder
 
-    pretrain_begun = pretrain._begun
-    monkeypatch.setattr(pretrain, "_begun", begin)
+    initial_encoder = pretraining._initial_encoder
+    monkeypatch.setattr(pretraining, "_initial_encoder", begin)
     still = Run(tmp_path / "still", speech)
     still(replace(TINY, learning_rate=1e-12))
     for name, weight in still.weights().items():
@@ -246,110 +247,73 @@ def test_the_alignment_fits_the_sound(unbroken: Run, speech: Path) -> None:
     assert max(pauses) > 320
 
 
-# ------------------------------------------------------- several processes, a start
+# --------------------------------------------------------- damage and given weights
 
 
-@pytest.fixture
-def large() -> Any:
-    """What a process that is not this one takes for granted: the shipped sizes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain, "EncoderConfiguration", EncoderConfiguration)
-        patch.setattr(Crops, "draw", DRAW)
-        patch.setattr(pretrain, "_score", lambda *_: {})
-        yield
-
-
-def test_two_processes_train_what_one_does(
-    unbroken: Run, speech: Path, tmp_path: Path, large: Any
+def test_a_damaged_checkpoint_is_named_and_training_starts_over(
+    unbroken: Run, speech: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Parts of 8, 8 and 4 crops: shares differ in size, and in words that count.
-    params = replace(TINY, batch_size=20, steps=3)
-    alone, together = Run(tmp_path / "alone", speech), Run(tmp_path / "both", speech)
-    alone(params)
-    together(params, workers=2)
-    expected = alone.weights()
-    for name, weight in together.weights().items():
-        apart = (weight - expected[name]).abs()
-        # Adam makes a step of any gradient, be it rounding around zero.
-        assert (apart > 2e-5).double().mean() < 1e-3, name
-    # A share that is missing would be seen.
-    fewer = Run(tmp_path / "fewer", speech)
-    fewer(replace(params, batch_size=16))
-    name = "word_linear.weight"
-    assert (fewer.weights()[name] - expected[name]).abs().max() > 1e-4
+    run = Run(tmp_path / "run", speech)
+    (saved,) = unbroken.work.glob("training-*.pt")
+    content = bytearray(saved.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = run.work / saved.name
+    damaged.write_bytes(content)
+    run()
+    assert f"{damaged}: damaged checkpoint" in caplog.text
+    assert run.output.read_bytes() == unbroken.output.read_bytes()
 
 
-def test_several_processes_go_on_where_they_were_stopped(
-    speech: Path, tmp_path: Path, large: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Two crops are one part: no more processes than parts.
-    params = replace(TINY, batch_size=10, steps=3, checkpoint_steps=2)
-    whole, broken = Run(tmp_path / "whole", speech), Run(tmp_path / "broken", speech)
-    whole(params, workers=5)
-    calls: list[Any] = []
-
-    def stopping(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise Stop
-        return pretrain_losses(*arguments)
-
-    pretrain_losses = pretrain._losses
-    with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "_losses", stopping)
-        with pytest.raises(Stop):
-            broken(params, workers=2)
-    broken(params, workers=2)
-    for name, weight in broken.weights().items():
-        assert torch.equal(weight, whole.weights()[name]), name
-
-
-def test_gradients_are_added_up_not_averaged() -> None:
-    class Two(Peers):
-        count = 2
-
-        def sum(self, values: Tensor) -> Tensor:
-            return values.mul_(3)
-
-    weight = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
-    bias = torch.nn.Parameter(torch.ones(2))
-    for one, value in ((weight, 2.0), (bias, 5.0)):
-        one.grad = torch.full_like(one, value)
-    pretrain._add_up([weight, bias], Two())
-    assert weight.grad is not None and bias.grad is not None
-    assert weight.grad.dtype == torch.float64 and (weight.grad == 6).all()
-    assert (bias.grad == 15).all()
-
-
-def test_a_share_without_known_words_adds_nothing(unbroken: Run) -> None:
+def test_a_batch_without_known_words_has_no_word_loss(unbroken: Run) -> None:
     encoder = load_checkpoint(unbroken.output).encoder
     silence = torch.zeros(2, 8, dtype=torch.int64)
-    batch = Batch(torch.zeros(2, 20_480), silence.repeat(1, 4), silence - 100)
-    sums, counts = pretrain._losses(encoder, batch)
-    assert counts.tolist() == [64, 0, 2]
-    assert sums[1] == 0 and sums.isfinite().all()
+    batch = Batch(torch.zeros(2, 20_480), silence.repeat(1, 4), silence + IGNORED)
+    losses = pretraining._losses(encoder, batch)
+    assert losses[1] == 0 and losses.isfinite().all()
 
 
-def training(run: Run, params: PretrainingParams, start: Path | None) -> Any:
-    checkpoint = load_checkpoint(run.output)
-    return pretrain._Training(
-        params,
-        Path(),
-        ("_", "new", *checkpoint.phonemes[:0:-1]),
-        ("<silence>", *checkpoint.words[5:], "newer"),
-        start,
-        Path("nowhere"),
-        "cpu",
-    )
+def test_losses_are_means_over_frames_words_and_crops(unbroken: Run) -> None:
+    encoder = load_checkpoint(unbroken.output).encoder
+    generator = torch.Generator().manual_seed(0)
+    waves = 0.1 * torch.randn(3, 20_480, generator=generator)
+    phonemes = torch.randint(0, 4, (3, 32), generator=generator)
+    words = torch.randint(0, 9, (3, 8), generator=generator)
+    words[0] = IGNORED
+    losses = pretraining._losses(encoder, Batch(waves, phonemes, words))
+    hidden, _ = encoder.phoneme_module(waves)
+    features, _ = encoder.word_module(hidden, None)
+    ctc = torch.nn.CTCLoss()
+    each = [
+        ctc(
+            encoder.ctc_linear(hidden[row, :, None]).log_softmax(2),
+            torch.tensor([[one + 1 for one in _collapsed(phonemes[row])]]),
+            (32,),
+            (len(_collapsed(phonemes[row])),),
+        )
+        for row in range(3)
+    ]
+    expected = [
+        functional.cross_entropy(
+            encoder.phoneme_linear(hidden).mT, phonemes, reduction="mean"
+        ),
+        functional.cross_entropy(encoder.word_linear(features[1:]).mT, words[1:]),
+        torch.stack(each).mean(),
+    ]
+    torch.testing.assert_close(losses, torch.stack(expected))
 
 
-def test_a_start_gives_its_weights_and_new_classes_begin_at_random(
+def _collapsed(classes: Tensor) -> list[int]:
+    return [one for one, _ in itertools.groupby(classes.tolist()) if one != 0]
+
+
+def test_a_start_gives_its_weights_and_new_classes_start_at_random(
     unbroken: Run,
 ) -> None:
     start = load_checkpoint(unbroken.output)
     given = start.encoder
-    job = training(unbroken, TINY, start=unbroken.output)
-    begun = pretrain._begun(job)
+    phonemes = ["_", "new", *start.phonemes[:0:-1]]
+    words = ["<silence>", *start.words[5:], "newer"]
+    begun = pretraining._initial_encoder(phonemes, words, start)
     assert begun.configuration.hidden == given.configuration.hidden == 5
     waves = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (2, 16_000)))
     with torch.inference_mode():
@@ -357,9 +321,9 @@ def test_a_start_gives_its_weights_and_new_classes_begin_at_random(
         features, _ = begun.word_module(hidden, count)
         assert torch.allclose(features, given(waves.float()), atol=1e-6)
         for head, mine, theirs in (
-            ("phoneme_linear", job.phonemes, start.phonemes),
-            ("ctc_linear", ("", *job.phonemes), ("", *start.phonemes)),
-            ("word_linear", job.words, start.words),
+            ("phoneme_linear", phonemes, start.phonemes),
+            ("ctc_linear", ["", *phonemes], ("", *start.phonemes)),
+            ("word_linear", words, start.words),
         ):
             values = features if head == "word_linear" else hidden
             found = getattr(begun, head)(values)
@@ -373,7 +337,7 @@ def test_a_start_gives_its_weights_and_new_classes_begin_at_random(
                     assert found[..., place].std() > 0
 
 
-def test_a_run_from_a_start_tells_of_it(
+def test_a_run_from_a_start_records_it(
     unbroken: Run, speech: Path, tmp_path: Path
 ) -> None:
     run = Run(tmp_path / "run", speech)
@@ -381,7 +345,7 @@ def test_a_run_from_a_start_tells_of_it(
     notes, before = described(run.output), described(unbroken.output)
     assert notes["began_with"].pop("sha256") == hash_file(unbroken.output)
     assert notes["began_with"] == before
-    # Another beginning goes on from no training of this one.
+    # Another start resumes another training.
     run(replace(TINY, steps=1, learning_rate=1e-9))
     assert len(list(run.work.glob("training-*.pt"))) == 2
     assert "began_with" not in described(run.output)
@@ -391,7 +355,7 @@ def test_a_run_from_a_start_tells_of_it(
         torch.testing.assert_close(begun[name], weight, atol=1e-3, rtol=1e-3)
 
 
-def test_a_start_that_is_none_is_told(
+def test_an_unusable_start_is_an_error(
     unbroken: Run, speech: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "no.safetensors").write_bytes(b"no")
@@ -399,9 +363,9 @@ def test_a_start_that_is_none_is_told(
     with pytest.raises(InputError, match="safetensors"):
         run(start=tmp_path / "no.safetensors")
     shutil.copy(unbroken.output, tmp_path / "start.safetensors")
-    for text, told in (("{", "JSON"), ("[]", "list")):
+    for text, complaint in (("{", "JSON"), ("[]", "list")):
         (tmp_path / "start.json").write_text(text)
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=complaint):
             run(start=tmp_path / "start.safetensors")
 
 
