@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stages.report.findings import Findings
 from stages.report.params import MOST_INTENTS
-from stages.report.projection import Panel, Projection
+from stages.report.projection import Projection
 from stages.report.published import published_accuracy
 from stages.report.robustness import CLEAN, DegradedScores
 from stages.report.systems import System
@@ -159,9 +159,10 @@ def projection_figure(projection: Projection) -> bytes:
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(4.2 * len(panels), 4.2))
         width = 1 / len(panels)
-        for place, panel in enumerate(panels):
+        for place, (title, points) in enumerate(panels.items()):
             axes = figure.add_axes((place * width, 0, 0.95 * width, 1))
-            _scatter(axes, panel, projection.intents, shown)
+            axes.set_title(title)
+            _scatter(axes, *points, projection)
         axes.legend(
             handles=[
                 _dot("^", INK, r"BERT, $E_{\mathrm{lang}}$", size=6),
@@ -186,14 +187,14 @@ def projection_figure(projection: Projection) -> bytes:
 
 
 def _scatter(
-    axes: Axes, panel: Panel, intents: np.ndarray, shown: Sequence[str]
+    axes: Axes, teacher: np.ndarray, student: np.ndarray, projection: Projection
 ) -> None:
     """The points of one epoch, coloured by intent."""
-    for intent, colour in zip(shown, INTENT_COLOURS, strict=False):
-        chosen = intents == intent
+    for intent, colour in zip(projection.shown, INTENT_COLOURS, strict=False):
+        chosen = projection.intents == intent
         axes.scatter(
-            panel.student[chosen, 0],
-            panel.student[chosen, 1],
+            student[chosen, 0],
+            student[chosen, 1],
             s=13,
             marker="o",
             color=colour,
@@ -201,8 +202,8 @@ def _scatter(
             linewidths=0,
         )
         axes.scatter(
-            panel.teacher[chosen, 0],
-            panel.teacher[chosen, 1],
+            teacher[chosen, 0],
+            teacher[chosen, 1],
             s=26,
             marker="^",
             color=colour,
@@ -210,7 +211,6 @@ def _scatter(
             linewidths=0.5,
             zorder=3,
         )
-    axes.set_title(panel.title)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.margins(0.06)

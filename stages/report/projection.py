@@ -46,33 +46,19 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One scatter plot of Figure 2.
-
-    Attributes:
-        title: names the epoch.
-        teacher: the points of E_lang, (n, 2).
-        student: the points of the pooled ê_lang, (n, 2).
-    """
-
-    title: str
-    teacher: np.ndarray
-    student: np.ndarray
-
-
-@dataclass(frozen=True)
 class Projection:
     """Figure 2.
 
     Attributes:
-        panels: left to right.
+        panels: a plot per epoch, by title: the points of the teacher and of the
+            student, (n, 2) each.
         intents: of the points, (n,).
         shown: the distinct intents, in the order of their colours.
         asked: the perplexity in the parameters.
         perplexity: the one used, lower if there are few points.
     """
 
-    panels: list[Panel]
+    panels: dict[str, tuple[np.ndarray, np.ndarray]]
     intents: np.ndarray
     shown: list[str]
     asked: float
@@ -132,21 +118,16 @@ def project_embeddings(
     perplexity = capped_perplexity(asked, 2 * int(chosen.sum()))
     if perplexity < asked:
         log.info("t-SNE: perplexity lowered to %g for few points", perplexity)
-    panels = [
-        Panel(
-            title,
-            *project(
-                embeddings.teacher[chosen],
-                student[chosen],
-                perplexity=perplexity,
-                seed=params.seed,
-            ),
+    epochs = {"(a) first epoch": embeddings.first, "(b) last epoch": embeddings.last}
+    panels = {
+        title: project(
+            embeddings.teacher[chosen],
+            student[chosen],
+            perplexity=perplexity,
+            seed=params.seed,
         )
-        for title, student in (
-            ("(a) first epoch", embeddings.first),
-            ("(b) last epoch", embeddings.last),
-        )
-    ]
+        for title, student in epochs.items()
+    }
     return Projection(panels, labels[chosen], shown, asked, perplexity)
 
 

@@ -1,6 +1,5 @@
 """The errors of Baseline-1's recogniser."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -17,26 +16,18 @@ from stages.report.systems import (
 _COLUMNS = {"id": str, "split": str, "text": str, "transcript": str}
 
 
-@dataclass(frozen=True)
-class Recognition:
-    """What a recogniser transcribed.
-
-    Attributes:
-        recogniser: its name.
-        transcripts: of valid and test, one row per utterance; columns id, split, text
-            (the reference), transcript and intent.
-    """
-
-    recogniser: str
-    transcripts: pd.DataFrame
-
-
-def read_recognition(folder: Path, utterances: pd.DataFrame) -> Recognition:
-    """The transcripts in the folder of the stage baseline1.
+def read_transcripts(
+    folder: Path, utterances: pd.DataFrame
+) -> tuple[str, pd.DataFrame]:
+    """The recogniser's name, and its transcripts of valid and test.
 
     Args:
-        folder: of the stage.
+        folder: of the stage baseline1.
         utterances: of valid and test; columns id, split, text and intent.
+
+    Returns:
+        The transcripts with columns id, split, text (the reference), transcript and
+        intent.
 
     Raises:
         CacheError: a file is missing, damaged or from another manifest.
@@ -45,22 +36,21 @@ def read_recognition(folder: Path, utterances: pd.DataFrame) -> Recognition:
     rows = read_table(path, _COLUMNS, BASELINE1_FIX)
     keys = ["id", "split", "text"]
     check_cover(path, rows, utterances, keys, what="transcripts", fix=BASELINE1_FIX)
-    scores = read_json(folder / "scores.json", BASELINE1_FIX)
-    joined = rows.merge(utterances[["id", "intent"]], on="id")
-    return Recognition(scores["recogniser"], joined)
+    name = read_json(folder / "scores.json", BASELINE1_FIX)["recogniser"]
+    return name, rows.merge(utterances[["id", "intent"]], on="id")
 
 
-def word_errors(recognition: Recognition) -> dict[str, WordErrors]:
+def word_errors(transcripts: pd.DataFrame) -> dict[str, WordErrors]:
     """The word errors on valid and on test."""
-    table = recognition.transcripts
-    return {split: _count(table[table["split"] == split]) for split in SCORED}
+    return {split: _count(transcripts, split) for split in SCORED}
 
 
-def intent_word_errors(recognition: Recognition) -> dict[str, WordErrors]:
+def intent_word_errors(transcripts: pd.DataFrame) -> dict[str, WordErrors]:
     """The word errors on test by intent, the highest rate first."""
-    table = recognition.transcripts
-    test = table[table["split"] == "test"]
-    found = {str(intent): _count(rows) for intent, rows in test.groupby("intent")}
+    found = {
+        str(intent): _count(rows, "test")
+        for intent, rows in transcripts.groupby("intent")
+    }
 
     def place(intent: str) -> tuple[float, str]:
         errors = found[intent]
@@ -69,5 +59,6 @@ def intent_word_errors(recognition: Recognition) -> dict[str, WordErrors]:
     return {intent: found[intent] for intent in sorted(found, key=place)}
 
 
-def _count(rows: pd.DataFrame) -> WordErrors:
+def _count(transcripts: pd.DataFrame, split: str) -> WordErrors:
+    rows = transcripts[transcripts["split"] == split]
     return count_errors(rows["text"].tolist(), rows["transcript"].tolist())

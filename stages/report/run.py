@@ -43,7 +43,7 @@ from stages.report.page import page
 from stages.report.params import REVISION, ReportParams
 from stages.report.plots import plots
 from stages.report.projection import project_embeddings, read_embeddings
-from stages.report.recognition import intent_word_errors, read_recognition, word_errors
+from stages.report.recognition import intent_word_errors, read_transcripts, word_errors
 from stages.report.results_json import results
 from stages.report.robustness import read_robustness
 from stages.report.statistics import compare_all
@@ -195,7 +195,7 @@ def _measure(inputs: Inputs, params: ReportParams) -> Findings:
     manifest = inputs.corpus.read_usable()
     set_aside = read_quarantine(inputs.corpus.quarantine)
     utterances = describe_utterances(manifest, inputs.corpus)
-    recognition = read_recognition(inputs.baseline1, utterances)
+    recogniser, transcripts = read_transcripts(inputs.baseline1, utterances)
     systems = _read_systems(inputs, utterances, set_aside["id"])
     students = [system for system in systems if system.name in inputs.students]
     check_comparable(students)
@@ -230,9 +230,9 @@ def _measure(inputs: Inputs, params: ReportParams) -> Findings:
             else []
         ),
         encoder=_read_encoder_scores(inputs.encoder_scores),
-        recogniser=recognition.recogniser,
-        word_errors=word_errors(recognition),
-        intent_word_errors=intent_word_errors(recognition),
+        recogniser=recogniser,
+        word_errors=word_errors(transcripts),
+        intent_word_errors=intent_word_errors(transcripts),
     )
 
 
