@@ -1,5 +1,6 @@
 """Robustness: exact noise whatever the order, nothing twice, clear errors."""
 
+import itertools
 import json
 import os
 import re
@@ -19,34 +20,38 @@ from conftest import pipeline, write_encoder
 
 from pipeline.layout import Layout
 from pipeline.params import load_params
-from stages.acoustic import extract
-from stages.acoustic.onnx_encoder import Session
+from stages.acoustic import encoding
+from stages.acoustic.onnx_encoder import OnnxEncoder
 from stages.cache.digest import read_digest
 from stages.cache.store import CacheReader
 from stages.core.errors import ConfigurationError, InputError
 from stages.core.hashing import hash_file
 from stages.core.manifest import read_manifest
-from stages.robustness import conditions
-from stages.robustness.degradations import Condition, make_conditions
+from stages.core.runtime import RunOptions
+from stages.robustness import degradations, recordings
+from stages.robustness.degradations import Degradation, make_degradations
+from stages.robustness.noise import _crowd
 from stages.robustness.params import RobustnessParams
 from stages.speech import effects
 from stages.speech.loading import load_audio
 
 LAYOUT = Layout("tiny")
 AUDIO = Path("data/tiny")
-SPOILT = ["babble-0dB", "babble-10dB", "babble-20dB", "babble-5dB", "reverberation"]
+DEGRADED = ["babble-0dB", "babble-10dB", "babble-20dB", "babble-5dB", "reverberation"]
 SHA256 = "5" * 64
 
 
-def conditions_of(**params: Any) -> dict[str, Condition]:
-    table = read_manifest(LAYOUT.manifest)
-    made = make_conditions(RobustnessParams(**params), table, AUDIO)
-    return {condition.name: condition for condition in made}
+def degradations_of(**params: Any) -> dict[str, Degradation]:
+    table = read_manifest(LAYOUT.corpus_files.manifest)
+    made = make_degradations(RobustnessParams(**params), table, AUDIO)
+    return {degradation.name: degradation for degradation in made}
 
 
-def spoil(condition: Condition, wave: np.ndarray, sha256: str = SHA256) -> np.ndarray:
-    assert condition.change is not None
-    return condition.change(wave, sha256)
+def degrade(
+    degradation: Degradation, wave: np.ndarray, sha256: str = SHA256
+) -> np.ndarray:
+    assert degradation.change is not None
+    return degradation.change(wave, sha256)
 
 
 def speech(samples: int = 16_000) -> np.ndarray:
@@ -76,13 +81,13 @@ def write_noises(folder: Path) -> None:
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many recordings each call of the encoder got."""
-    encode, calls = Session.encode, []
+    encode, calls = OnnxEncoder.encode, []
 
-    def count(session: Session, waves: list[np.ndarray]) -> list[np.ndarray]:
+    def count(session: OnnxEncoder, waves: list[np.ndarray]) -> list[np.ndarray]:
         calls.append(len(waves))
         return encode(session, waves)
 
-    monkeypatch.setattr(Session, "encode", count)
+    monkeypatch.setattr(OnnxEncoder, "encode", count)
     return calls
 
 
@@ -108,32 +113,31 @@ def predictions() -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-# ------------------------------------------------------------------ what is done
+# ------------------------------------------------------------------ degradations
 
 
 @pytest.mark.parametrize("noise", ["white", "pink", "speech", "babble", "noises"])
-@pytest.mark.parametrize("snr", [20, 0, -5])
-@pytest.mark.parametrize("samples", [1600, 16_000, 100_000])
-def test_the_ratio_is_exact(finished: Path, noise: str, snr: int, samples: int) -> None:
+def test_the_ratio_is_exact(finished: Path, noise: str) -> None:
     write_noises(Path("noises"))
-    condition = conditions_of(noise=(noise,), snr=(snr,))[f"{noise}-{snr}dB"]
-    wave = speech(samples)
-    heard = spoil(condition, wave)
-    assert heard.dtype == np.float32 and heard.shape == wave.shape
-    added = heard.astype(np.float64) - wave
-    assert decibels(wave, added) == pytest.approx(snr, abs=0.01)
+    made = degradations_of(noise=(noise,), snr=(20, 0, -5))
+    for snr, samples in itertools.product((20, 0, -5), (1600, 16_000, 100_000)):
+        wave = speech(samples)
+        degraded = degrade(made[f"{noise}-{snr}dB"], wave)
+        assert degraded.dtype == np.float32 and degraded.shape == wave.shape
+        added = degraded.astype(np.float64) - wave
+        assert decibels(wave, added) == pytest.approx(snr, abs=0.01)
 
 
 def test_noise_is_the_recordings_own_and_the_same_at_every_ratio(
     finished: Path,
 ) -> None:
-    made = conditions_of(snr=(10, 0))
+    made = degradations_of(snr=(10, 0))
     wave = speech()
-    loud, faint = spoil(made["babble-0dB"], wave), spoil(made["babble-10dB"], wave)
+    loud, faint = degrade(made["babble-0dB"], wave), degrade(made["babble-10dB"], wave)
     scale = np.sqrt(10)
     np.testing.assert_allclose((faint - wave) * scale, loud - wave, atol=1e-5)
-    np.testing.assert_array_equal(loud, spoil(made["babble-0dB"], wave))
-    assert not np.allclose(loud, spoil(made["babble-0dB"], wave, "6" * 64))
+    np.testing.assert_array_equal(loud, degrade(made["babble-0dB"], wave))
+    assert not np.allclose(loud, degrade(made["babble-0dB"], wave, "6" * 64))
 
 
 def spectrum(noise: np.ndarray) -> np.ndarray:
@@ -145,26 +149,26 @@ def spectrum(noise: np.ndarray) -> np.ndarray:
 
 
 def test_noises_have_the_spectrum_of_their_name(finished: Path) -> None:
-    made = conditions_of(noise=("white", "pink", "speech"), snr=(0,))
+    made = degradations_of(noise=("white", "pink", "speech"), snr=(0,))
     wave = speech(160_000)
     white, pink, shaped = (
-        spectrum(spoil(made[f"{name}-0dB"], wave) - wave)
+        spectrum(degrade(made[f"{name}-0dB"], wave) - wave)
         for name in ("white", "pink", "speech")
     )
     # Octave by octave: twice the width, and for pink half the power a hertz.
     np.testing.assert_allclose(np.diff(white), 3.01, atol=0.7)
     np.testing.assert_allclose(np.diff(pink), 0, atol=0.7)
-    # Train says tones at 300, 900 and 2,700 Hz alone, equally often.
+    # Train has tones at 300, 900 and 2,700 Hz, equally often.
     assert min(shaped[1], shaped[2], shaped[4]) > max(shaped[[0, 5]]) + 3
 
 
 def test_babble_is_of_train_and_never_of_test(finished: Path) -> None:
-    table = read_manifest(LAYOUT.manifest)
+    table = read_manifest(LAYOUT.corpus_files.manifest)
     tested = table["split"] == "test"
-    # A recording that stands in both splits.
+    # A recording in both splits.
     one = table.index[table["split"] == "train"][0]
     table.loc[one, "audio_sha256"] = table.loc[tested, "audio_sha256"].iloc[0]
-    chosen = {path for path, _ in conditions._train_recordings(table, Path())}
+    chosen = {path for path, _ in recordings.train_recordings(table, Path(), 60)}
     assert chosen == {
         Path(row.path)
         for row in table.itertuples()
@@ -173,10 +177,10 @@ def test_babble_is_of_train_and_never_of_test(finished: Path) -> None:
 
 
 def test_silence_stays_silence(finished: Path) -> None:
-    made = conditions_of(noise=("white", "babble"), snr=(5,))
-    for condition in made.values():
-        if condition.change is not None:
-            assert not spoil(condition, np.zeros(3000, np.float32)).any()
+    made = degradations_of(noise=("white", "babble"), snr=(5,))
+    for degradation in made.values():
+        if degradation.change is not None:
+            assert not degrade(degradation, np.zeros(3000, np.float32)).any()
 
 
 @pytest.mark.parametrize("t60", [0.2, 0.5, 1.0])
@@ -196,12 +200,12 @@ def test_a_room_dies_away_in_its_time(t60: float) -> None:
 
 def test_reverberation_keeps_length_and_power(finished: Path) -> None:
     wave = speech()
-    heard = spoil(conditions_of()["reverberation"], wave)
-    assert heard.shape == wave.shape and heard.dtype == np.float32
-    assert decibels(wave, heard) == pytest.approx(0, abs=0.01)
-    assert not np.allclose(heard, wave, atol=0.01)
-    other = spoil(conditions_of(t60=1.0)["reverberation"], wave)
-    assert not np.allclose(heard, other, atol=0.001)
+    degraded = degrade(degradations_of()["reverberation"], wave)
+    assert degraded.shape == wave.shape and degraded.dtype == np.float32
+    assert decibels(wave, degraded) == pytest.approx(0, abs=0.01)
+    assert not np.allclose(degraded, wave, atol=0.01)
+    other = degrade(degradations_of(t60=1.0)["reverberation"], wave)
+    assert not np.allclose(degraded, other, atol=0.001)
 
 
 def test_a_measured_response_begins_with_its_direct_sound(finished: Path) -> None:
@@ -209,27 +213,27 @@ def test_a_measured_response_begins_with_its_direct_sound(finished: Path) -> Non
     response = np.zeros(4000)
     response[1000], response[1800] = 0.5, -0.25
     soundfile.write("rooms/hall.wav", response, 16_000, "FLOAT")
-    made = conditions_of(reverberation="rooms")["reverberation"]
+    made = degradations_of(reverberation="rooms")["reverberation"]
     assert made.kind == "reverberation, rooms"
     wave = speech()
     expected = wave.copy()
     expected[800:] -= wave[:-800] / 2
     expected *= np.sqrt(np.mean(wave**2) / np.mean(expected**2))
-    np.testing.assert_allclose(spoil(made, wave), expected, atol=1e-6)
+    np.testing.assert_allclose(degrade(made, wave), expected, atol=1e-6)
 
 
 def test_a_pause_in_a_noise_is_not_made_loud(finished: Path) -> None:
     write_noises(Path("noises"))
     shutil.rmtree("noises/more")
-    condition = conditions_of(noise=("noises",), snr=(0,))["noises-0dB"]
+    degradation = degradations_of(noise=("noises",), snr=(0,))["noises-0dB"]
     wave = speech(2000)
     long = load_audio(Path("noises/long.wav")).astype(np.float64)
     for number in range(30):
-        added = spoil(condition, wave, f"{number:064x}").astype(np.float64) - wave
+        added = degrade(degradation, wave, f"{number:064x}").astype(np.float64) - wave
         match = np.correlate(long, added, "valid")
         place = int(match.argmax())
         taken = long[place : place + len(added)]
-        # Some of it lies before the pause, which is 80% of the recording.
+        # Some of it is before the pause, which is 80% of the recording.
         assert place < 8000
         alike = match[place] / np.linalg.norm(taken) / np.linalg.norm(added)
         assert alike == pytest.approx(1, abs=1e-3)
@@ -265,31 +269,30 @@ def test_parameters_that_cannot_be_used(
 
 
 def test_folders_that_cannot_be_used(finished: Path) -> None:
-    told = refused("--set", "robustness.noise=[bable]")
-    assert "'bable'" in told and "white, pink, speech, babble, or a folder" in told
-    told = refused("--set", "robustness.reverberation=simulate")
-    assert "'simulate'" in told and "simulated, none, or a folder" in told
+    error = refused("--set", "robustness.noise=[bable]")
+    assert "'bable'" in error and "white, pink, speech, babble, or a folder" in error
+    error = refused("--set", "robustness.reverberation=simulate")
+    assert "'simulate'" in error and "simulated, none, or a folder" in error
     Path("noises").mkdir()
     use = ("--set", "robustness.noise=[noises]")
     assert "noises: no recordings" in refused(*use)
     Path("noises/a.wav").write_text("no audio")
-    told = refused(*use)
-    assert "noises/a.wav: cannot be used for noise" in told and "fix: mend" in told
+    error = refused(*use)
+    assert "noises/a.wav: cannot be used for noise" in error and "fix: repair" in error
     soundfile.write("noises/a.wav", np.zeros(9000), 16_000)
-    assert "nothing but silence" in refused(*use)
+    assert "only silence" in refused(*use)
     Path("noises/a.wav").unlink()
     write_noises(Path("noises/b"))
     assert "12 extracted now" not in robustness(*use)
     assert digests().keys() >= {"noises-20dB", "noises-0dB"}
 
 
-def test_what_a_folder_holds_decides_not_its_name(finished: Path) -> None:
+def test_a_folder_counts_by_its_contents_not_its_name(finished: Path) -> None:
     write_noises(Path("noises"))
     use = ("--set", "robustness.noise=[noises]", "--set", "robustness.snr=[5]")
     assert "6 extracted now, 6 kept" in robustness(*use)
-    assert "0 extracted now, 12 kept" in robustness(*use)
     Path("noises/long.wav").rename("noises/renamed.wav")
-    assert "0 extracted now, 12 kept" in robustness(*use)
+    assert "up to date" in robustness(*use)
     soundfile.write("noises/new.wav", np.random.default_rng(3).normal(0, 1, 50), 16_000)
     assert "6 extracted now, 6 kept" in robustness(*use)
 
@@ -297,9 +300,9 @@ def test_what_a_folder_holds_decides_not_its_name(finished: Path) -> None:
 # -------------------------------------------------------------------------- the stage
 
 
-def test_every_student_is_on_every_condition(finished: Path) -> None:
+def test_every_student_classifies_every_degradation(finished: Path) -> None:
     table = predictions()
-    manifest = read_manifest(LAYOUT.manifest).set_index("id")
+    manifest = read_manifest(LAYOUT.corpus_files.manifest).set_index("id")
     tested = manifest[manifest["split"] == "test"]
     systems = ["baseline2"] + [
         f"{kind}-{alpha}"
@@ -308,7 +311,7 @@ def test_every_student_is_on_every_condition(finished: Path) -> None:
     ]
     marks = [("clean", ""), *(("babble", ratio) for ratio in ("20", "10", "5", "0"))]
     marks.append(("reverberation, T60 0.5 s", ""))
-    groups = table.groupby(["condition", "snr", "system", "seed"], sort=False)
+    groups = table.groupby(["degradation", "snr", "system", "seed"], sort=False)
     assert list(groups.groups) == [
         (*mark, system, "1") for mark in marks for system in systems
     ]
@@ -316,7 +319,7 @@ def test_every_student_is_on_every_condition(finished: Path) -> None:
         assert rows["id"].tolist() == tested.index.tolist()
         assert rows["intent"].tolist() == tested["intent"].tolist()
     names = {path.name for path in LAYOUT.robustness.iterdir() if path.is_dir()}
-    assert sorted(names) == SPOILT
+    assert sorted(names) == DEGRADED
     assert not list(LAYOUT.robustness.rglob("*.wav"))
 
 
@@ -325,7 +328,7 @@ def test_clean_is_what_training_found(finished: Path, name: str) -> None:
     own = pd.read_csv(LAYOUT.folder / "student" / name / "predictions.csv", dtype=str)
     own = own[own["split"] == "test"].set_index("id")["predicted"]
     table = predictions()
-    here = table[(table["condition"] == "clean") & (table["system"] == name)]
+    here = table[(table["degradation"] == "clean") & (table["system"] == name)]
     assert here.set_index("id")["predicted"].to_dict() == own.to_dict()
 
 
@@ -334,18 +337,18 @@ def unchanged(wave: np.ndarray, sha256: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_a_recording_that_nothing_is_done_to_has_the_corpuss_features(
+def test_an_unchanged_recording_has_the_features_of_the_corpus(
     finished: Path, monkeypatch: pytest.MonkeyPatch, processes: bool
 ) -> None:
     if processes:
-        monkeypatch.setattr(extract, "_PROCESSES_SECONDS", 0)
+        monkeypatch.setattr(encoding, "_PROCESSES_SECONDS", 0)
     params = load_params(Path("params.yaml")).acoustic
-    encoder = extract.load_encoder(params)
-    runtime = extract.choose_runtime(encoder, params, "cpu", "auto", 2)
-    table = read_manifest(LAYOUT.manifest)
+    encoder = encoding.load_encoder(params)
+    runtime = encoding.choose_runtime(encoder, params, RunOptions("cpu", workers=2))
+    table = read_manifest(LAYOUT.corpus_files.manifest)
     test = table[table["split"] == "test"].sort_values("seconds")
     reader = CacheReader(LAYOUT.acoustic)
-    found = extract.encode_recordings(
+    found = encoding.encode_recordings(
         test, AUDIO, encoder, runtime, graphs=finished, change=unchanged
     )
     count = 0
@@ -357,8 +360,8 @@ def test_a_recording_that_nothing_is_done_to_has_the_corpuss_features(
 
 def test_features_are_those_of_the_degraded_recording_alone(finished: Path) -> None:
     graph = next(LAYOUT.robustness.glob("*.onnx"))
-    made = conditions_of()
-    table = read_manifest(LAYOUT.manifest).set_index("id")
+    made = degradations_of()
+    table = read_manifest(LAYOUT.corpus_files.manifest).set_index("id")
     for name in ("babble-5dB", "reverberation"):
         digest = read_digest(LAYOUT.robustness / f"{name}.digest")
         assert digest.header.kind == "robustness"
@@ -367,7 +370,7 @@ def test_features_are_those_of_the_degraded_recording_alone(finished: Path) -> N
         )
         for id, (key, _) in digest.rows.items():
             wave = load_audio(AUDIO / table.loc[id, "path"])
-            (expected,) = Session(graph).encode([spoil(made[name], wave, key)])
+            (expected,) = OnnxEncoder(graph).encode([degrade(made[name], wave, key)])
             np.testing.assert_array_equal(reader[key], expected)
 
 
@@ -376,9 +379,9 @@ def test_order_batches_and_processes_change_no_bit(
 ) -> None:
     before, spoken = digests(), predictions()
     shutil.rmtree(LAYOUT.robustness)
-    monkeypatch.setitem(extract._BATCH_SECONDS, "cpu", 1e-6)
-    monkeypatch.setattr(extract, "_PROCESSES_SECONDS", 0)
-    # Processes take their time to start: two conditions are enough.
+    monkeypatch.setitem(encoding._BATCH_SECONDS, "cpu", 1e-6)
+    monkeypatch.setattr(encoding, "_PROCESSES_SECONDS", 0)
+    # Processes take their time to start: two degradations are enough.
     options = ("--workers", "2", "--set", "robustness.snr=[5]")
     assert "12 extracted now, 0 kept" in robustness(*options)
     names = ("babble-5dB", "reverberation")
@@ -387,23 +390,46 @@ def test_order_batches_and_processes_change_no_bit(
     pd.testing.assert_frame_equal(predictions(), spoken)
 
 
-def test_a_second_run_extracts_nothing(finished: Path, encoded: list[int]) -> None:
+def test_a_second_run_reads_nothing_and_extracts_nothing(
+    finished: Path, encoded: list[int]
+) -> None:
     before = digests()
-    shutil.rmtree(AUDIO / "test")  # it reads no recording either
-    assert "6 conditions, 0 extracted now, 30 kept" in robustness()
+    shutil.rmtree(AUDIO / "test")
+    line = "5 students on 6 recordings, clean and under 5 degradations"
+    assert f"up to date; {line}\n" in robustness()
+    assert f"{line}, 0 extracted now, 30 kept" in robustness("--force")
     assert encoded == [] and digests() == before
 
 
-def test_what_is_new_alone_is_extracted(
+@pytest.mark.parametrize("changed", ["predictions", "digest", "student"])
+def test_predictions_are_made_again_when_they_are_not_those_of_the_inputs(
+    finished: Path, encoded: list[int], changed: str
+) -> None:
+    path = {
+        "predictions": LAYOUT.robustness / "predictions.csv",
+        "digest": LAYOUT.robustness / "reverberation.digest",
+        "student": LAYOUT.folder / "student" / "aln-1" / "identity.json",
+    }[changed]
+    found = predictions()
+    if changed == "digest":
+        path.unlink()
+    else:
+        path.write_text(path.read_text() + "\n")
+    assert "0 extracted now, 30 kept" in robustness()
+    assert encoded == [] and "up to date" in robustness()
+    pd.testing.assert_frame_equal(predictions(), found)
+
+
+def test_only_what_is_new_is_extracted(
     finished: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "6 extracted now, 30 kept" in robustness(
         "--set", "robustness.snr=[20, 10, 5, 0, -5]"
     )
     assert sum(encoded) == 6
-    # Another room leaves the noises, and nothing of them depends on its name.
+    # Another room changes no noise.
     assert "6 extracted now, 24 kept" in robustness("--set", "robustness.t60=0.4")
-    monkeypatch.setattr(conditions, "REVISION", conditions.REVISION + 1)
+    monkeypatch.setattr(degradations, "REVISION", degradations.REVISION + 1)
     assert "30 extracted now, 0 kept" in robustness()
 
 
@@ -412,7 +438,7 @@ def test_one_new_recording_costs_one(finished: Path, encoded: list[int]) -> None
     wave, rate = soundfile.read(path)
     soundfile.write(path, 0.9 * wave, rate)
     before = {
-        name: read_digest(LAYOUT.robustness / f"{name}.digest") for name in SPOILT
+        name: read_digest(LAYOUT.robustness / f"{name}.digest") for name in DEGRADED
     }
     pipeline("prepare-corpus")
     pipeline("extract-acoustic")
@@ -426,15 +452,16 @@ def test_one_new_recording_costs_one(finished: Path, encoded: list[int]) -> None
 
 
 _STAGE = """
-import sys, time
+import time
 from pathlib import Path
-from stages.acoustic import extract
-from stages.acoustic.session import Session
+from stages.acoustic import encoding
+from stages.acoustic.onnx_encoder import OnnxEncoder
+from stages.cache import store
 from pipeline.cli import main
 
-extract._BATCH_SECONDS = {"cpu": 1e-6}
-extract.PART_FRAMES = 1
-encode, calls = Session.encode, []
+encoding._BATCH_SECONDS = {"cpu": 1e-6}
+store.PART_FRAMES = {"robustness": 1}
+encode, calls = OnnxEncoder.encode, []
 
 def slow(session, waves):
     calls.append(len(waves))
@@ -443,13 +470,13 @@ def slow(session, waves):
         time.sleep(600)
     return encode(session, waves)
 
-Session.encode = slow
+OnnxEncoder.encode = slow
 main(["robustness"])
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_run_goes_on(
+def test_a_stopped_run_resumes(
     finished: Path, encoded: list[int], how: signal.Signals
 ) -> None:
     whole, spoken = digests(), predictions()
@@ -476,22 +503,22 @@ def test_a_stopped_run_goes_on(
         child.communicate()
     assert list(digests()) == ["babble-20dB"]  # the one that was finished
     assert not (LAYOUT.robustness / "predictions.csv").exists()
-    # Six of the first condition and two of the second are there.
+    # Six of the first degradation and two of the second are there.
     assert "22 extracted now, 8 kept" in robustness()
     assert sum(encoded) == 22
     assert digests() == whole
     pd.testing.assert_frame_equal(predictions(), spoken)
 
 
-def test_a_condition_that_is_not_asked_for_is_kept_and_not_looked_after(
+def test_a_degradation_that_is_not_asked_for_is_kept_without_a_digest(
     finished: Path,
 ) -> None:
     before = digests()
     assert "0 extracted now, 12 kept" in robustness("--set", "robustness.snr=[5]")
     assert sorted(digests()) == ["babble-5dB", "reverberation"]
     assert set(predictions()["snr"]) == {"", "5"}
-    told = pipeline("cache", "info").stdout.splitlines()
-    (line,) = (line for line in told if "/babble-20dB " in line)
+    table = pipeline("cache", "info").stdout.splitlines()
+    (line,) = (line for line in table if "/babble-20dB " in line)
     assert "no usable digest" in line
     verified = pipeline("cache", "verify")
     assert verified.exit_code == 0 and "babble-20dB" not in verified.stdout
@@ -509,42 +536,42 @@ def test_a_missing_student_is_named_before_anything_is_extracted(
     shutil.rmtree(LAYOUT.robustness)
     model = LAYOUT.folder / "student" / "aln-1" / "model-1.safetensors"
     model.unlink()
-    told = refused()
-    assert str(model) in told and "train-student" in told
+    error = refused()
+    assert str(model) in error and "train-student" in error
     shutil.rmtree(model.parent)
-    told = refused()
-    assert "cache/tiny/student/aln-1/metrics.json: the student aln-1 is not" in told
+    error = refused()
+    assert "cache/tiny/student/aln-1/metrics.json: the student aln-1 is not" in error
     assert encoded == [] and not LAYOUT.robustness.exists()
 
 
 def test_students_of_another_encoder_are_refused(finished: Path) -> None:
     write_encoder(Path("other.safetensors"), seed=2)
     other = ("--set", "acoustic.encoder=other.safetensors")
-    told = refused(*other)
-    assert "acoustic.digest: features of another encoder" in told
-    assert "fix: run `aln-pipeline extract-acoustic`" in told
+    error = refused(*other)
+    assert "acoustic.digest: features of another encoder" in error
+    assert "fix: run `aln-pipeline extract-acoustic`" in error
     assert pipeline("extract-acoustic", *other).exit_code == 0
-    told = refused(*other)
-    assert "baseline2/model-1.safetensors: a student of another encoder's" in told
-    assert re.search("found lugosch log-cmn [0-9a-f]{12}; expected lugosch log-", told)
+    error = refused(*other)
+    assert "baseline2/model-1.safetensors: a student of another encoder's" in error
+    assert re.search("found lugosch log-cmn [0-9a-f]{12}; expected lugosch log-", error)
 
 
 def test_a_missing_recording_is_named_and_nothing_is_lost(
     finished: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(LAYOUT.robustness)
-    monkeypatch.setitem(extract._BATCH_SECONDS, "cpu", 1e-6)
+    monkeypatch.setitem(encoding._BATCH_SECONDS, "cpu", 1e-6)
     path = AUDIO / "test" / "play-1.wav"
     path.rename("away.wav")
-    told = refused()
-    assert str(path) in told and "fix: restore the file" in told
+    error = refused()
+    assert str(path) in error and "fix: restore the file" in error
     done = sum(encoded)
     assert done == 5  # it is one of the longest, which come last
     Path("away.wav").rename(path)
     assert "25 extracted now, 5 kept" in robustness()
 
 
-def test_a_changed_recording_is_not_taken_for_the_manifests(finished: Path) -> None:
+def test_a_changed_recording_is_refused(finished: Path) -> None:
     shutil.rmtree(LAYOUT.robustness)
     path = AUDIO / "test" / "play-1.wav"
     path.write_bytes((AUDIO / "test" / "play-0.wav").read_bytes())
@@ -553,28 +580,28 @@ def test_a_changed_recording_is_not_taken_for_the_manifests(finished: Path) -> N
 
 def test_noise_of_a_train_recording_that_is_gone(finished: Path) -> None:
     shutil.rmtree(LAYOUT.robustness)
-    conditions._crowd.cache_clear()
+    _crowd.cache_clear()
     shutil.rmtree(AUDIO / "train")
-    told = refused()
-    assert "data/tiny/train/" in told and "cannot be read" in told
+    error = refused()
+    assert "data/tiny/train/" in error and "cannot be read" in error
 
 
 def test_silent_train_recordings_are_left_out_of_babble(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silent.wav", np.zeros(900), 16_000)
     soundfile.write(tmp_path / "spoken.wav", speech(900), 16_000)
     both = [(path, hash_file(path)) for path in sorted(tmp_path.iterdir())]
-    assert conditions._crowd(tuple(both)).shape == (6, 900)
-    with pytest.raises(InputError, match="nothing but silence"):
-        conditions._crowd(tuple(both[:1]))
+    assert _crowd(tuple(both)).shape == (6, 900)
+    with pytest.raises(InputError, match="only silent recordings"):
+        _crowd(tuple(both[:1]))
 
 
 # --------------------------------------------------------------------- the caches
 
 
-def test_caches_are_told_checked_and_kept(finished: Path) -> None:
-    told = pipeline("cache", "info").stdout
-    for name in SPOILT:
-        (line,) = (line for line in told.splitlines() if f"/{name} " in line)
+def test_cache_commands_include_degraded_features(finished: Path) -> None:
+    table = pipeline("cache", "info").stdout.splitlines()
+    for name in DEGRADED:
+        (line,) = (line for line in table if f"/{name} " in line)
         assert "6 of 6" in line
     assert pipeline("cache", "verify").exit_code == 0
     before = digests()
@@ -584,7 +611,7 @@ def test_caches_are_told_checked_and_kept(finished: Path) -> None:
     done = pipeline("cache", "gc")
     assert "robustness/reverberation: 6 utterances of another" in done.stdout
     assert digests() == before
-    assert "0 extracted now, 30 kept" in robustness()
+    assert "up to date" in robustness()
     (part,) = (LAYOUT.robustness / "babble-5dB").glob("*.h5")
     data = bytearray(part.read_bytes())
     data[-1] ^= 1
@@ -608,9 +635,9 @@ def test_a_copy_of_the_repository_uses_the_features(
     assert "another repository's cache" in done.stderr
 
 
-def test_the_report_shows_the_conditions(finished: Path) -> None:
+def test_the_report_shows_the_degradations(finished: Path) -> None:
     results = json.loads(Path("report/results.json").read_text())
-    shown = [(one["condition"], one["snr"]) for one in results["robustness"]]
+    shown = [(one["degradation"], one["snr"]) for one in results["robustness"]]
     assert shown[:2] == [("clean", None), ("babble", 20)]
     for name, row in results["robustness"][0]["systems"].items():
         assert row["accuracy"] == results["systems"][name]["test_accuracy"]
