@@ -1,1 +1,1 @@
-"""The report stage: what the systems reached, as a page, pictures and plain data."""
+"""The report stage: a page, figures and data about all systems."""
