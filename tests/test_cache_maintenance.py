@@ -181,25 +181,6 @@ def test_any_cache_keeps_what_is_needed(
             assert contents(cache.directory) == again
 
 
-@pytest.mark.parametrize("theirs", [False, True])
-def test_of_a_key_in_two_parts_the_one_the_digest_names_stays(
-    tmp_path: Path, theirs: bool
-) -> None:
-    """In one of the two cases the wrong part is the first by name."""
-    changed = [(id, key, frames + 1) for id, key, frames in ROWS[1:3]]
-    cache = make_cache(tmp_path / "acoustic", ROWS[:3], part_frames=99)
-    other = make_cache(tmp_path / "other", changed, part_frames=99)
-    if theirs:
-        cache, other = Cache(other.directory, cache.needed), cache
-    move_parts(other.directory, cache.directory)
-    assert any("is also in" in line for line in verify(cache.directory))
-    (done,) = collect([cache])
-    assert done.plan.dropped == 0
-    rows = [ROWS[0], *(changed if theirs else ROWS[1:3])]
-    assert_holds(cache, rows)
-    assert len(parts(cache.directory)) == 1
-
-
 class Killed(BaseException):
     """A kill: no code catches it."""
 
@@ -359,17 +340,6 @@ def test_a_full_disk_loses_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"acoustic", "acoustic.digest"}
 
 
-def test_an_id_that_stood_for_two_keys_stands_in_one_part_once(tmp_path: Path) -> None:
-    """Recording x was replaced, and y has the bytes that x had."""
-    old, new = ROWS[0], ("x", ROWS[1][1], ROWS[1][2])
-    fill(tmp_path / "acoustic", [("x", *old[1:])])
-    rows = [("y", *old[1:]), new]
-    cache = needing(make_cache(tmp_path / "acoustic", [new]), rows)
-    collect([cache])
-    assert len(parts(cache.directory)) == 1
-    assert_holds(cache, rows)
-
-
 # Export
 
 
@@ -500,8 +470,7 @@ def test_of_overlapping_caches_only_the_rest_is_taken(tmp_path: Path) -> None:
     theirs = [(id, key, frames + 1) for id, key, frames in ROWS[:5]] + ROWS[5:]
     fill(tmp_path / "other", theirs[3:], part_frames=8)  # 8, 6, 6, 30 and 2 frames
     before = cache.digest.read_bytes()
-    known = read_digest(cache.digest)
-    done = merge(cache.directory, tmp_path / "other", kind="acoustic", digest=known)
+    done = merge(cache.directory, tmp_path / "other", kind="acoustic")
     assert (done.utterances, done.known) == (5, 2)
     assert_holds(cache, ROWS)
     assert digest(cache.directory, ROWS[:5]).read_bytes() == before
@@ -543,19 +512,17 @@ def test_features_of_another_encoder_are_not_taken(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "acoustic", ROWS[:2])
     before = contents(cache.directory)
     fill(tmp_path / "other", ROWS[2:], OTHER)
-    known = read_digest(cache.digest)
-    for one in (None, known):
-        with pytest.raises(CacheError, match=r"found huge cdcd.*expected tiny abab"):
-            merge(cache.directory, tmp_path / "other", kind="acoustic", digest=one)
+    with pytest.raises(CacheError, match=r"found huge cdcd.*expected tiny abab"):
+        merge(cache.directory, tmp_path / "other", kind="acoustic")
     assert contents(cache.directory) == before
     fill(tmp_path / "other", ROWS[2:4])
-    done = merge(cache.directory, tmp_path / "other", kind="acoustic", digest=known)
+    done = merge(cache.directory, tmp_path / "other", kind="acoustic")
     assert (done.taken, done.foreign, done.utterances) == ([HEADER], [OTHER], 2)
     assert_holds(cache, ROWS[:4])
     same = dataclasses.replace(HEADER, parameters={})
     fill(tmp_path / "same", ROWS[4:], same)
     with pytest.raises(CacheError, match="same fingerprint but another header"):
-        merge(cache.directory, tmp_path / "same", kind="acoustic", digest=known)
+        merge(cache.directory, tmp_path / "same", kind="acoustic")
 
 
 def test_where_nothing_is_everything_is_taken(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def test_cache_gc_removes_what_the_corpus_no_longer_needs(finished, snapshot):
     *reasons, last = dry.stdout.splitlines()
     assert re.search("24 utterances of another encoder, lugosch", reasons[0])
     assert "acoustic: 8 utterances that are not in the manifest" in reasons[1]
-    assert "acoustic: 1 small or partly needed parts" in reasons[2]
+    assert "acoustic: 16 utterances of small or partly needed parts" in reasons[2]
     assert "targets: 2 utterances that are not in the manifest" in reasons[3]
     assert last.startswith("cache/tiny: 3 parts, ")
     assert "; 2 parts, " in last and "34 utterances to be removed" in last
@@ -684,7 +684,7 @@ def test_a_bad_recording_is_set_aside_from_the_manifest_to_the_report(given):
     assert not digest_path(Layout("tiny").acoustic).exists()
     extracted = pipeline("extract-acoustic", *lenient)
     assert extracted.exit_code == 0
-    assert "; 2 set aside, named in cache/tiny/quarantine.csv" in extracted.stdout
+    assert "; 2 set aside, listed in cache/tiny/quarantine.csv" in extracted.stdout
     for command in LINE[2:]:
         result = pipeline(*command)
         assert result.exit_code == 0, result.output

@@ -120,7 +120,7 @@ def gc(settings: Settings, kinds: tuple[str, ...], dry_run: bool) -> None:
     collected = collect(caches, dry_run=dry_run)
     for done in collected:
         for line in _describe_plan(done.plan):
-            click.echo(f"{done.plan.cache.directory}: {line}")
+            click.echo(f"{done.plan.directory}: {line}")
     if not collected:
         click.echo(f"{layout.folder}: nothing cached yet")
         return
@@ -188,13 +188,10 @@ def merge(settings: Settings, other: Path, kind: str) -> None:
     """Copy features from OTHER, a cache's folder, that are not cached here yet."""
     from pipeline.cache import maintenance
     from pipeline.cache.contents import encoder_names
-    from stages.cache.digest import digest_path, read_digest
     from stages.cache.format import COMMANDS
 
     (directory,) = settings.layout.caches(kind)
-    path = digest_path(directory)
-    digest = read_digest(path) if path.exists() else None
-    done = maintenance.merge(directory, other, kind=kind, digest=digest)
+    done = maintenance.merge(directory, other, kind=kind)
     text = (
         f"{directory}: took {done.utterances:,} utterances of "
         f"{encoder_names(done.taken)} in {done.parts:,} parts; "
@@ -268,8 +265,10 @@ def _describe_plan(plan: "Plan") -> list[str]:
             f"{plan.unneeded:,} utterances that are not in the manifest{twice}, "
             f"{format_size(plan.spare_bytes)}"
         )
-    if plan.rewritten:
-        lines.append(f"{len(plan.rewritten):,} small or partly needed parts to join")
+    if plan.moved:
+        lines.append(
+            f"{len(plan.moved):,} utterances of small or partly needed parts, to join"
+        )
     return lines or ["nothing to remove"]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.cache.contents import find_parts
 from stages.cache.digest import read_digest
 from stages.cache.format import Header, check_header, part_paths, read_part
 from stages.cache.store import CacheReader
@@ -123,14 +124,7 @@ def compare(a: Path, b: Path) -> Difference:
 def _encoders(path: Path) -> set[str]:
     """The fingerprints in a folder or a digest."""
     if path.is_dir():
-        paths = part_paths(path)
-        if not paths:
-            raise CacheError(
-                "no parts of a cache",
-                path=path,
-                fix="give the folder that contains the .h5 files, or a .digest",
-            )
-        return {read_part(one).header.fingerprint for one in paths}
+        return {read_part(one).header.fingerprint for one in find_parts(path)}
     if not path.exists():
         raise CacheError("neither a cache nor a digest", path=path)
     return {read_digest(path).header.fingerprint}

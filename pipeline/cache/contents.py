@@ -114,20 +114,19 @@ def check_part(path: Path) -> Part:
     return part
 
 
-def check_parts(directory: Path) -> list[Part]:
-    """All parts of a cache that must have some, checked as by `check_part`.
+def find_parts(directory: Path) -> list[Path]:
+    """The parts of another cache, which must have some.
 
     Raises:
-        CacheError: no parts, or a damaged one.
+        CacheError: there are none.
     """
-    paths = part_paths(directory)
-    if not paths:
-        raise CacheError(
-            "no parts of a cache",
-            path=directory,
-            fix="give the folder that contains the .h5 files",
-        )
-    return [check_part(path) for path in paths]
+    if paths := part_paths(directory):
+        return paths
+    raise CacheError(
+        "no parts of a cache",
+        path=directory,
+        fix="give the folder that contains the .h5 files",
+    )
 
 
 def encoder_names(headers: Iterable[Header]) -> str:

@@ -2,17 +2,14 @@
 
 Parts never change. The utterances that stay are written as new parts, and only then are
 the old parts removed. If the process is killed at any moment, the cache has every
-utterance that is needed, some of them twice, and the next call continues. The same
-utterances give the same parts. A process that is reading meanwhile may find a part
-gone, which is an error that says so.
+utterance that is needed, some of them twice, and the next call continues. A process
+that is reading meanwhile may find a part gone, which is an error that says so.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from pipeline.cache.contents import Cache, check_part, size_of
 from stages.cache.digest import Digest, read_digest
@@ -28,42 +25,36 @@ from stages.cache.format import (
     write_part,
 )
 from stages.core.files import locked
-from stages.core.hashing import hash_array
+
+Row = tuple[str, Part, int]
+"""Id of an utterance, its part and its place there."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What garbage collection does with each part of a cache.
+    """What garbage collection does with the parts of a cache.
 
     Attributes:
-        cache: the cache.
-        kept: parts that stay as they are.
-        rewritten: parts whose used utterances move to new parts.
-        removed: parts of the current encoder without used utterances.
-        foreign: parts of other encoders.
-        used: by part, the places of its used utterances: those that the corpus needs,
-            each in one part only.
-        unneeded: utterances of the current encoder that the corpus does not need.
-        repeated: utterances that another part has as well.
-        spare_bytes: the size of those two, without the parts' headers.
+        directory: the cache.
+        kept: parts that stay as they are: full, and everything in them is needed.
+        moved: needed utterances of other parts, sorted by id, for new parts.
+        old: parts of the current encoder that go after that.
+        foreign: parts of other encoders, which go as well.
+        covered: how many utterances of the corpus are cached.
+        unneeded: cached utterances that the corpus does not need.
+        repeated: cached utterances that another part has as well.
+        spare_bytes: the size of these two.
     """
 
-    cache: Cache
+    directory: Path
     kept: list[Part]
-    rewritten: list[Part]
-    removed: list[Part]
+    moved: list[Row]
+    old: list[Part]
     foreign: list[Part]
-    used: dict[Path, list[int]]
+    covered: int
     unneeded: int
     repeated: int
     spare_bytes: int
-
-    @property
-    def covered(self) -> int:
-        """How many of the needed utterances the current encoder's features cover."""
-        parts = [*self.kept, *self.rewritten]
-        keys = (part.keys[place] for part in parts for place in self.used[part.path])
-        return sum(len(self.cache.needed[key]) for key in keys)
 
     @property
     def dropped(self) -> int:
@@ -73,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Collected:
-    """A plan and the number and size of a cache's parts before and after it."""
+    """A plan, and the number and size of the parts before and after it."""
 
     plan: Plan
     parts: int
@@ -91,7 +82,7 @@ def collect(caches: Sequence[Cache], *, dry_run: bool = False) -> list[Collected
 
     Raises:
         CacheError: no digest, a damaged part (of any encoder), another process is
-            writing, or the disk cannot be written; nothing was removed then.
+            writing, or the disk cannot be written.
     """
     with ExitStack() as stack:
         caches = [cache for cache in caches if part_paths(cache.directory)]
@@ -113,8 +104,7 @@ def make_plan(
 
     Args:
         cache: the cache.
-        digest: names the current encoder and, of a key in several parts, the features
-            to keep.
+        digest: names the current encoder.
         read: reads a part.
 
     Raises:
@@ -123,109 +113,79 @@ def make_plan(
     parts = [read(path) for path in part_paths(cache.directory)]
     current = digest.header.fingerprint
     ours = [part for part in parts if part.header.fingerprint == current]
-    holders: dict[str, list[tuple[Part, int]]] = {}
+    kept, moved, old = [], [], []
+    seen: set[str] = set()
+    unneeded = repeated = spare_frames = 0
     for part in ours:
         check_header(part, digest.header)
+        used = []
         for place, key in enumerate(part.keys):
-            holders.setdefault(key, []).append((part, place))
-    hashes = dict(digest.rows.values())
-    used: dict[Path, list[int]] = {part.path: [] for part in ours}
-    unneeded = repeated = 0
-    for key, places in holders.items():
-        if key in cache.needed:
-            part, place = _best(places, hashes.get(key))
-            used[part.path].append(place)
-            repeated += len(places) - 1
-        else:
-            unneeded += len(places)
-    kept, rewritten, removed, spare = [], [], [], 0
-    for part in ours:
-        whole = len(used[part.path]) == len(part.keys)
-        if whole and part.offsets[-1] >= PART_FRAMES[part.header.kind]:
+            if key in cache.needed and key not in seen:
+                used.append(place)
+                continue
+            repeated += key in seen
+            unneeded += key not in cache.needed
+            spare_frames += part.offsets[place + 1] - part.offsets[place]
+        seen.update(part.keys[place] for place in used)
+        full = part.offsets[-1] >= PART_FRAMES[part.header.kind]
+        if full and len(used) == len(part.keys):
             kept.append(part)
-        elif used[part.path]:
-            rewritten.append(part)
         else:
-            removed.append(part)
-        spare += 0 if whole else _spare_bytes(part, used[part.path])
-    if len(rewritten) == 1 and len(used[rewritten[0].path]) == len(rewritten[0].keys):
-        kept.append(rewritten.pop())  # nothing to join it with
+            old.append(part)
+            moved += [(part.ids[place], part, place) for place in used]
+    if len(old) == 1 and len(moved) == len(old[0].keys):
+        kept.append(old.pop())  # nothing to join it with
+        moved = []
     return Plan(
-        cache=cache,
+        directory=cache.directory,
         kept=kept,
-        rewritten=rewritten,
-        removed=removed,
+        moved=sorted(moved, key=lambda row: (row[0], row[1].keys[row[2]])),
+        old=old,
         foreign=[part for part in parts if part.header.fingerprint != current],
-        used=used,
+        covered=sum(len(cache.needed[key]) for key in seen),
         unneeded=unneeded,
         repeated=repeated,
-        spare_bytes=spare,
+        spare_bytes=spare_frames
+        * digest.header.dim
+        * digest.header.stored_dtype.itemsize,
     )
 
 
-def join(rows: Sequence[tuple[str, Part, int]]) -> bytes:
-    """The bytes of a new part from (id, part, place in the part) of utterances."""
+def join(rows: Sequence[Row]) -> bytes:
+    """The bytes of a new part with the utterances of `rows`."""
     # One map a part: a process can have some 65,000.
     maps = {part.path: part.map_frames() for _, part, _ in rows}
-    pending = {
-        part.keys[place]: (id, _matrix(part, place, maps[part.path]))
-        for id, part, place in rows
-    }
-    assert len(pending) == len(rows)
+    pending = {}
+    for id, part, place in rows:
+        start, stop = part.offsets[place : place + 2]
+        pending[part.keys[place]] = (id, maps[part.path][start:stop])
     return part_bytes(rows[0][1].header, pending)
-
-
-def _best(places: Sequence[tuple[Part, int]], features: str | None) -> tuple[Part, int]:
-    """Which of several copies of an utterance to keep.
-
-    Prefers the features in the digest, which later stages may have read; then the
-    longest part, so that little is rewritten; then the first by name.
-    """
-    if len(places) == 1:
-        return places[0]
-
-    def rank(copy: tuple[Part, int]) -> tuple[bool, int, Path]:
-        part, place = copy
-        matrix = _matrix(part, place, part.map_frames())
-        return hash_array(matrix) != features, -part.offsets[-1], part.path
-
-    return min(places, key=rank)
 
 
 def _carry_out(plan: Plan, *, dry_run: bool) -> Collected:
     """Write the new parts, then remove the old ones."""
-    old = [*plan.rewritten, *plan.removed, *plan.foreign]
-    before = [*plan.kept, *old]
+    before = [*plan.kept, *plan.old, *plan.foreign]
     size_before = size_of(before)
     names = {part.path.name for part in plan.kept}
     size = size_of(plan.kept)
-    for content in _new_parts(plan):
-        name = part_name(content)
-        size += 0 if name in names else len(content)
-        names.add(name)
+    for content in _new_parts(plan.moved):
+        names.add(part_name(content))
+        size += len(content)
         if not dry_run:
-            write_part(plan.cache.directory, content)
+            write_part(plan.directory, content)
     try:
-        for part in old:
-            # A call that was killed may have written a part that is wanted.
+        for part in [*plan.old, *plan.foreign]:
+            # One of the old parts may be the same as a new one.
             if not dry_run and part.path.name not in names:
                 part.path.unlink()
     except OSError as error:
-        raise unwritable(plan.cache.directory, error) from error
+        raise unwritable(plan.directory, error) from error
     return Collected(plan, len(before), size_before, len(names), size)
 
 
-def _new_parts(plan: Plan) -> Iterator[bytes]:
-    """The used utterances of the rewritten parts as full parts, sorted by id."""
-    rows = sorted(
-        (
-            (_id(part, place, plan.cache), part, place)
-            for part in plan.rewritten
-            for place in plan.used[part.path]
-        ),
-        key=lambda row: (row[0], row[1].keys[row[2]]),
-    )
-    batch: list[tuple[str, Part, int]] = []
+def _new_parts(rows: Sequence[Row]) -> Iterator[bytes]:
+    """The utterances of `rows` as full parts, in their order."""
+    batch: list[Row] = []
     frames = 0
     for row in rows:
         _, part, place = row
@@ -236,27 +196,3 @@ def _new_parts(plan: Plan) -> Iterator[bytes]:
             batch, frames = [], 0
     if batch:
         yield join(batch)
-
-
-def _id(part: Part, place: int, cache: Cache) -> str:
-    """The id of an utterance in its new part.
-
-    If a recording was replaced, its id may belong to two keys, the old one still needed
-    for another utterance. A part must not have an id twice.
-    """
-    id, ids = part.ids[place], cache.needed[part.keys[place]]
-    return ids[0] if part.header.kind != "targets" and id not in ids else id
-
-
-def _matrix(part: Part, place: int, frames: np.ndarray) -> np.ndarray:
-    """The features (T, D) of an utterance, from its part's `frames` (N, D)."""
-    return frames[part.offsets[place] : part.offsets[place + 1]]
-
-
-def _spare_bytes(part: Part, used: Sequence[int]) -> int:
-    """The size of a part's unused utterances; of the whole file if all are unused."""
-    if not used:
-        return part.path.stat().st_size
-    frames = sum(part.offsets[place + 1] - part.offsets[place] for place in used)
-    unused = part.offsets[-1] - frames
-    return unused * part.header.dim * part.header.stored_dtype.itemsize

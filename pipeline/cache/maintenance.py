@@ -6,17 +6,17 @@ from pathlib import Path
 
 from pipeline.cache.contents import (
     Cache,
+    Contents,
     by_encoder,
     check_part,
-    check_parts,
     encoder_names,
+    find_parts,
 )
 from pipeline.cache.garbage import join
-from stages.cache.digest import Digest, read_digest
+from stages.cache.digest import Digest, digest_path, read_digest
 from stages.cache.export import write_plain
 from stages.cache.format import (
     Header,
-    Part,
     check_header,
     command,
     no_features,
@@ -128,50 +128,33 @@ def _compare_to_digest(
     return problems
 
 
-def merge(
-    directory: Path, other: Path, *, kind: str, digest: Digest | None = None
-) -> Merged:
+def merge(directory: Path, other: Path, *, kind: str) -> Merged:
     """Take from the cache `other` the features that this one lacks.
 
-    All of `other` is checked before anything is taken. A part with only new utterances
-    is copied; from one with some, these become a new part, since a key must not be in
-    two parts.
+    Takes features of the encoder that this cache's digest names; without a digest, of
+    all encoders. All of `other` is checked first. A part with only new utterances is
+    copied; from one with some, these become a new part.
 
     Args:
         directory: this cache, created if it is not there.
         other: the other cache.
         kind: acoustic or targets.
-        digest: take features of its encoder only. Without it, take those of encoders
-            that this cache has, or all if it is empty.
 
     Raises:
-        CacheError: no parts, a damaged part, features of another kind or only of other
-            encoders, another process is writing here, or the disk cannot be written.
+        CacheError: no parts, a damaged part or digest, features of another kind or only
+            of other encoders, another process is writing here, or the disk cannot be
+            written.
     """
     if other.resolve() == directory.resolve():
         raise CacheError("a cache cannot be merged into itself", path=other)
-    theirs = check_parts(other)
-    _check_kind(theirs, kind)
+    offered = by_encoder(map(check_part, find_parts(other)))
+    taken, foreign = _choose(directory, other, kind, offered)
+    parts = [part for contents in taken for part in contents.parts]
     with locked(directory):
-        here = [read_part(path) for path in part_paths(directory)]
-        headers = [one.header for one in by_encoder(here or theirs)]
-        if digest is not None:
-            headers = [digest.header]
-        wanted = {header.fingerprint: header for header in headers}
-        fitting = [part for part in theirs if part.header.fingerprint in wanted]
-        for part in fitting:
-            check_header(part, wanted[part.header.fingerprint])
-        if not fitting:
-            raise CacheError(
-                "features of another encoder",
-                path=other,
-                found=encoder_names(one.header for one in by_encoder(theirs)),
-                expected=encoder_names(headers),
-                fix=f"run {command(directory, kind)}",
-            )
+        here = map(read_part, part_paths(directory))
         keys = {(part.header.fingerprint, key) for part in here for key in part.keys}
-        parts = utterances = 0
-        for part in fitting:
+        written = utterances = 0
+        for part in parts:
             code = part.header.fingerprint
             new = [p for p, key in enumerate(part.keys) if (code, key) not in keys]
             if len(new) == len(part.keys):
@@ -179,32 +162,46 @@ def merge(
             elif new:
                 write_part(directory, join([(part.ids[p], part, p) for p in new]))
             keys.update((code, key) for key in part.keys)
-            parts += bool(new)
+            written += bool(new)
             utterances += len(new)
-    offered = [one.header for one in by_encoder(theirs)]
     return Merged(
-        taken=[header for header in offered if header.fingerprint in wanted],
-        parts=parts,
+        taken=[contents.header for contents in taken],
+        parts=written,
         utterances=utterances,
-        known=sum(len(part.keys) for part in fitting) - utterances,
-        foreign=[header for header in offered if header.fingerprint not in wanted],
+        known=sum(contents.utterances for contents in taken) - utterances,
+        foreign=[contents.header for contents in foreign],
     )
 
 
-def _check_kind(parts: Iterable[Part], kind: str) -> None:
-    """Check that parts are of one kind, and those of an encoder have one header."""
-    for contents in by_encoder(parts):
+def _choose(
+    directory: Path, other: Path, kind: str, offered: Sequence[Contents]
+) -> tuple[Sequence[Contents], Sequence[Contents]]:
+    """Divide what another cache has into what is taken and what is not."""
+    for contents in offered:
         for part in contents.parts:
             check_header(part, contents.header)
-        found = contents.header.kind
-        if found != kind:
+        if contents.header.kind != kind:
             raise CacheError(
                 "features of another kind",
                 path=contents.parts[0].path,
-                found=found,
+                found=contents.header.kind,
                 expected=kind,
-                fix=f"use --kind {found}",
+                fix=f"use --kind {contents.header.kind}",
             )
+    if not (path := digest_path(directory)).exists():
+        return offered, []
+    wanted = read_digest(path).header
+    taken = [one for one in offered if one.header.fingerprint == wanted.fingerprint]
+    if not taken:
+        raise CacheError(
+            "features of another encoder",
+            path=other,
+            found=encoder_names(one.header for one in offered),
+            expected=encoder_names([wanted]),
+            fix=f"run {command(directory, kind)}",
+        )
+    check_header(taken[0].parts[0], wanted)
+    return taken, [one for one in offered if one not in taken]
 
 
 def export(
