@@ -1,22 +1,22 @@
 """Where does fine-tuning the teacher spend its time, and what do the shortcuts save?
 
-Makes texts of the size of Fluent Speech Commands' train split, 23,132 utterances in 248
-wordings of about five words, some spoken more often than others; then runs some steps
-of both stages, plainly and with each shortcut, and says how long the whole recipe would
-take at that pace and what part of a step goes where:
+Generates texts like those of Fluent Speech Commands' train split: 23,132 utterances in
+248 wordings of about five words, some more frequent than others. Runs some steps of
+both stages, plain and with each shortcut, and prints how long the whole recipe takes at
+that pace and where the time of a step goes:
 
     plain            as the paper: every utterance a row, batches of 32
     by length        teacher.group_by_length
-    masked only      teacher.masked_only; of the masked-LM stage alone
+    masked only      teacher.masked_only; only in the masked-LM stage
     repeats 4, 8     teacher.repeats_per_row
     all, repeats 8   the three together
 
 for a BERT of the size of bert-base-uncased, initialised at random, and for the demo's.
-Time is that of the CPU, a thread's. The ways take turns, a few steps each, and a way's
-pace is the median of its steps.
+Times are CPU times of one thread. The ways take turns of a few steps each; the pace of
+a way is the median of its steps.
 
-With --learn it also trains a teacher of the demo's kind on these texts, one epoch of
-each stage, plainly and with repeats, and says what that does to its accuracy.
+With --learn it also trains a teacher like the demo's on these texts, one epoch of each
+stage, plain and with repeats, and prints its accuracy.
 
     python -m benchmarks.teacher [--steps N] [--turns N] [--models base demo] [--learn]
 """
@@ -44,14 +44,16 @@ from transformers import (
 )
 
 from pipeline.params import load_params
+from stages.core.corpus_files import CorpusFiles
 from stages.core.manifest import COLUMNS, write_manifest
-from stages.core.runtime import quiet_transformers
-from stages.teacher import finetune
+from stages.core.runtime import RunOptions, quiet_transformers
 from stages.teacher.params import TeacherParams
+from stages.teacher.run import run
 from stages.teacher.training import (
     Labelled,
     Masked,
     Rows,
+    Stage,
     fit,
     merge_repeats,
     rows_at_once,
@@ -226,13 +228,13 @@ def _steps(
     count: int,
     folder: Path,
 ) -> list[dict[str, float]]:
-    """What each part of some steps took, in seconds; a first step is left out."""
+    """Seconds of each part of some steps; the first step is left out."""
     size = rows_at_once(rows, params)
     drawn = np.random.default_rng(0).permutation(len(rows))
     batches, epochs = [drawn[: (count + 1) * size]], 1
     if params.group_by_length:
-        # Batches as a whole epoch has them, of like length, short ones and long ones;
-        # each twice, so that a first step is left out here too.
+        # Batches of similar length, short and long, as in a whole epoch; each twice,
+        # since the first step is left out.
         order = sorted(drawn, key=lambda place: len(rows.rows[place]["input_ids"]))
         starts = (np.arange(count) + 0.5) / count * (len(order) - size)
         batches = [order[int(start) : int(start) + size] for start in starts]
@@ -252,14 +254,16 @@ def _steps(
                 model,
                 Rows([rows.rows[place] for place in batch]),
                 Masked(tokenizer, params) if stage == "mlm" else Labelled(tokenizer),
-                stage=stage,
-                learning_rate=1e-5,
-                epochs=epochs,
+                stage=Stage(
+                    stage,
+                    learning_rate=1e-5,
+                    epochs=epochs,
+                    device=torch.device("cpu"),
+                    folder=folder / stage,
+                    minutes=60,
+                    bar=clock,
+                ),
                 params=params,
-                device=torch.device("cpu"),
-                folder=folder / stage,
-                minutes=60,
-                bar=clock,
             )
             taken += clock.steps[1:]
     finally:
@@ -295,13 +299,13 @@ def _learn(texts: list[str], intents: list[int], folder: Path) -> None:
     print()
     for repeats in (1, 4, 8):
         began = time.process_time()
-        done = finetune.run(
+        done = run(
             replace(demo, mlm_epochs=1, intent_epochs=1, repeats_per_row=repeats),
-            manifest=folder / "manifest.csv",
-            intents=folder / "intents.json",
+            CorpusFiles(folder),
             output=folder / f"teacher-{repeats}",
             work=folder / "work",
-            device="cpu",
+            checkpoint_minutes=60,
+            options=RunOptions(device="cpu"),
         )
         print(
             f"demo, an epoch of each stage, repeats {repeats}: "
