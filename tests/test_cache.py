@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -37,7 +36,7 @@ from pipeline.cache.contents import info
 from pipeline.cache.maintenance import verify
 from stages.cache.digest import read_digest, write_digest
 from stages.cache.store import CacheReader, CacheWriter
-from stages.core.errors import CacheError, ConfigurationError
+from stages.core.errors import CacheError
 from stages.core.hashing import hash_array, hash_bytes
 
 
@@ -182,8 +181,6 @@ def test_a_digest_names_what_it_lacks(tmp_path: Path) -> None:
     arguments = (tmp_path / "digest", tmp_path / "acoustic", HEADER.fingerprint)
     with pytest.raises(CacheError, match=r"2 of 10 .*é 008, corpus/é 009.*extract-ac"):
         write_digest(*arguments, pairs(ROWS))
-    with pytest.raises(CacheError, match="'corpus/é 000' twice"):
-        write_digest(*arguments, pairs(ROWS[:2] + ROWS[:1]))
     assert not (tmp_path / "digest").exists()
 
 
@@ -326,25 +323,14 @@ def test_a_folder_that_cannot_be_made_is_one_error_of_ours(tmp_path: Path) -> No
 BAD = np.ones((2, DIM), np.float32)
 
 
-@pytest.mark.parametrize(
-    ("frames", "found"),
-    [
-        (np.where(np.arange(DIM) == 1, np.nan, BAD).astype(np.float32), "NaN"),
-        (
-            np.where(np.arange(DIM) == 1, np.inf, BAD).astype(np.float32),
-            "NaN or infinite",
-        ),
-        (BAD[:, :3], r"float32 \(2, 3\)"),
-        (BAD[:0], r"float32 \(0, 4\)"),
-        (BAD[0], r"float32 \(4,\)"),
-        (BAD.astype(np.float64), "float64"),
-    ],
-)
-def test_unfit_features_are_refused_by_name(
-    tmp_path: Path, frames: np.ndarray, found: str
-) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    frames = BAD.copy()
+    frames[1, 2] = value
     with (
-        pytest.raises(CacheError, match=f"of 'corpus/bad' cannot.*found {found}"),
+        pytest.raises(
+            CacheError, match=r"'corpus/bad' cannot.*found NaN or infinite"
+        ),
         CacheWriter(tmp_path, HEADER) as writer,
     ):
         writer.add(*ROWS[0])
@@ -353,18 +339,15 @@ def test_unfit_features_are_refused_by_name(
     assert "bad" not in CacheReader(tmp_path)
 
 
-def test_unfit_names_are_refused(tmp_path: Path) -> None:
+def test_an_id_that_the_digest_cannot_hold_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, ROWS)
     with CacheWriter(tmp_path, HEADER) as writer:
-        for id, key in [("", "k"), ("a\nb", "k"), ("a\0", "k"), ("a", ""), ("a", "k ")]:
+        for id in ("", "a\nb", "a\0"):
             with pytest.raises(CacheError, match="cannot be stored"):
-                writer.add(id, key, BAD)
-        writer.add("a", "key", BAD)
-        with pytest.raises(CacheError, match=r"'a' cannot be cached.*two keys"):
-            writer.add("a", "other", BAD)
-    changes: list[dict[str, Any]] = [{"kind": "acustic"}, {"dtype": "float64"}]
-    for change in changes:
-        with pytest.raises(ConfigurationError, match="acoustic or targets"):
-            dataclasses.replace(HEADER, **change)
+                writer.add(id, "key", BAD)
+            with pytest.raises(CacheError, match="cannot be stored"):
+                rows = [(id, ROWS[0][1])]
+                write_digest(tmp_path / "digest", tmp_path, HEADER.fingerprint, rows)
 
 
 def test_what_is_added_is_a_copy(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from pathlib import Path
 from stages.cache.format import (
     COMMANDS,
     Header,
-    check_names,
+    check_id,
     describe_header,
     no_features,
     parse_header,
     unwritable,
 )
 from stages.cache.store import CacheReader
-from stages.core.errors import CacheError, PipelineError
+from stages.core.errors import CacheError
 from stages.core.files import write_text
 
 
@@ -49,24 +49,20 @@ def write_digest(
         rows: (id, key) of every utterance.
 
     Raises:
-        CacheError: as `CacheReader`; features that are missing; an id twice; a damaged
-            part; or the digest cannot be written.
+        CacheError: as `CacheReader`; features that are missing; a damaged part; an id
+            with control characters; or the digest cannot be written.
     """
     rows = sorted(rows)
     reader = CacheReader(directory, fingerprint=fingerprint)
     absent = [id for id, key in rows if key not in reader]
     if absent:
         raise no_features(directory, absent, len(rows), reader.header.kind)
-    keys: dict[str, str] = {}
-    for id, key in rows:
-        check_names(path, id, key)
-        if id in keys:
-            raise CacheError(f"the corpus has id {id!r} twice", path=path)
-        keys[id] = key
+    for id, _ in rows:
+        check_id(path, id)
     # With checksums, so that damaged features do not get into the digest.
-    hashes = reader.hashes(dict.fromkeys(keys.values()))
+    hashes = reader.hashes(dict.fromkeys(key for _, key in rows))
     lines = [json.dumps(describe_header(reader.header), sort_keys=True)]
-    lines += [f"{id} {key} {hashes[key]}" for id, key in keys.items()]
+    lines += [f"{id} {key} {hashes[key]}" for id, key in rows]
     try:
         write_text(path, "\n".join(lines) + "\n")
     except OSError as error:
@@ -87,6 +83,6 @@ def read_digest(path: Path) -> Digest:
         rows = {id: (key, features) for id, key, features in triples}
     except FileNotFoundError:
         raise CacheError("no digest", path=path, fix=fix) from None
-    except (KeyError, TypeError, ValueError, PipelineError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CacheError(f"not a digest ({error})", path=path, fix=fix) from error
     return Digest(header, rows)

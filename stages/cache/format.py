@@ -31,7 +31,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from stages.core.errors import CacheError, ConfigurationError
+from stages.core.errors import CacheError
 from stages.core.files import atomic_path
 from stages.core.hashing import hash_array, hash_bytes
 from stages.core.text import name_some
@@ -43,7 +43,6 @@ COMMANDS = {
     "targets": "`aln-pipeline cache-targets`",
     "robustness": "`aln-pipeline robustness`",
 }
-DTYPES = ("float32", "float16")
 PART_FRAMES = {"acoustic": 8192, "targets": 65_536, "robustness": 8192}
 """A part is written once it has so many frames. 8,192 are about 20 minutes of speech,
 8 MB: the most that a killed run loses."""
@@ -63,15 +62,6 @@ class Header:
     dim: int  # values a frame
     dtype: str  # float32 or float16, as stored
     frame_step: int  # samples at 16 kHz between frames; 0 for one vector a text
-
-    def __post_init__(self) -> None:
-        """Refuse a kind or dtype that the format does not have."""
-        if self.kind not in COMMANDS or self.dtype not in DTYPES:
-            raise ConfigurationError(
-                "features of this kind or dtype cannot be cached",
-                found=f"{self.kind!r}, {self.dtype!r}",
-                expected=f"{' or '.join(COMMANDS)}, {' or '.join(DTYPES)}",
-            )
 
     def difference(self, other: "Header") -> str:
         """How the encoder of `other` differs: `dtype float16, here float32`."""
@@ -222,8 +212,7 @@ def parse_header(head: Mapping[str, Any]) -> Header:
     """The header that `describe_header` describes.
 
     Raises:
-        ConfigurationError, KeyError, TypeError, ValueError: it is not one, or of
-            another version.
+        KeyError, TypeError, ValueError: it is not one, or of another version.
     """
     if (head["format"], head["version"]) != (FORMAT, VERSION):
         raise ValueError(f"{head['format']!r}, version {head['version']}")
@@ -250,13 +239,13 @@ def check_header(part: Part, expected: Header) -> None:
         )
 
 
-def check_names(path: Path, id: str, key: str) -> None:
-    """Check that a line of the digest can hold an id and its key."""
-    if not id or _UNSTORABLE.search(id) or not re.fullmatch("[!-~]+", key):
+def check_id(path: Path, id: str) -> None:
+    """Check that a line of the digest can hold an id."""
+    if not id or _UNSTORABLE.search(id):
         raise CacheError(
-            f"id {id!r} with key {key!r} cannot be stored",
+            f"id {id!r} cannot be stored",
             path=path,
-            expected="an id without control characters, a hexadecimal key",
+            expected="an id without control characters",
         )
 
 

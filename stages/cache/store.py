@@ -12,7 +12,7 @@ from stages.cache.format import (
     PART_FRAMES,
     Header,
     check_header,
-    check_names,
+    check_id,
     command,
     damaged,
     no_features,
@@ -49,7 +49,6 @@ class CacheWriter:
         self.header = header
         self.part_frames = part_frames or PART_FRAMES[header.kind]
         self._finished: set[str] = set()  # keys
-        self._ids: set[str] = set()
         self._pending: dict[str, tuple[str, np.ndarray]] = {}  # id and frames by key
         self._pending_frames = 0
         self._stack: ExitStack | None = None
@@ -100,31 +99,25 @@ class CacheWriter:
         """Add `frames` (T, D) of utterance `id`; does nothing if `key` is known.
 
         Raises:
-            CacheError: not (T, D) with T > 0, another dtype, NaN or infinite values, or
-                an id that was added with another key; names the id.
+            CacheError: NaN or infinite values, or an id with control characters.
         """
         assert self._stack is not None, "add() outside the with block"
-        header = self.header
-        check_names(self.directory, id, key)
-        what, found, expected = f"the features of {id!r} cannot be cached", None, None
-        shaped = frames.ndim == 2 and len(frames) and frames.shape[1] == header.dim
-        if not shaped or frames.dtype != header.dtype:
-            found = f"{frames.dtype} {frames.shape}"
-            expected = f"{header.dtype} (T, {header.dim}) with T > 0"
-        elif not np.isfinite(frames).all():
-            found, expected = "NaN or infinite values", "finite values"
-            if header.dtype == "float16" and not np.isnan(frames).any():
-                expected += ", up to 65,504 in float16: use float32"
-        elif key in self._finished or key in self._pending:
+        assert len(frames) and frames.shape == (len(frames), self.header.dim)
+        assert frames.dtype == self.header.dtype
+        check_id(self.directory, id)
+        if not np.isfinite(frames).all():
+            limit = ", up to 65,504 in float16" if frames.dtype == "float16" else ""
+            raise CacheError(
+                f"the features of {id!r} cannot be cached",
+                path=self.directory,
+                found="NaN or infinite values",
+                expected=f"finite values{limit}",
+            )
+        if key in self._finished or key in self._pending:
             return
-        elif id in self._ids:
-            found, expected = "an id with two keys", "one id for each utterance"
-        if found:
-            raise CacheError(what, path=self.directory, found=found, expected=expected)
         # A view would keep the whole batch in memory, or change with its buffer.
         self._pending[key] = (id, np.array(frames, order="C"))
         self._pending_frames += len(frames)
-        self._ids.add(id)
         if self._pending_frames >= self.part_frames:
             self.flush()
 
