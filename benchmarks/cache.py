@@ -1,33 +1,34 @@
-"""How fast is an epoch in random order? The cache against a dataset an utterance.
+"""How fast is an epoch in random order? The cache compared to one dataset an utterance.
 
-Writes noise of the size of Fluent Speech Commands, 30,043 utterances of 15.5 frames on
-average and 256 float32 a frame, once for each of
+Writes noise of the size of Fluent Speech Commands (30,043 utterances with 15.5 frames
+on average, 256 float32 values a frame) once for each of
 
     mapped       `CacheReader[key]`, an utterance at a time, memory-mapped from parts of
                  the usual size
     loaded       as students do: `CacheReader.load` once, which counts as opening, then
                  batches through `Utterances.gather`
     lhotse       its NumpyHdf5Writer and NumpyHdf5Reader: a dataset an utterance
-    speechbrain  its CachedHDF5DynamicItem: the same, and looks first if it is there
+    speechbrain  its CachedHDF5DynamicItem: the same, but checks first if it is cached
     datasets     a dataset an utterance through h5py alone
     contiguous   one dataset and its offsets through h5py: a part that is not mapped
 
-and sees to it that each returns what was written. An epoch copies every value into
-batches of 64 utterances, in random order, on one thread. Each competitor has files and
-a process of its own and keeps open what it has opened. The columns:
+and checks that each returns what was written. An epoch copies every value into batches
+of 64 utterances, in random order, on one thread. Each competitor has its own files and
+process and keeps its files open. The columns:
 
-    write        seconds until everything is on the disk
-    disk         megabytes there
-    open, first  seconds until utterances can be asked for, and for an epoch then; the
-                 files are not in the system's memory
-    epoch        seconds for a later one, median; the competitors take turns
-    times        that by an epoch of `mapped`, median of the turns, and the least
-    memory       megabytes more in use than before opening, at most; not those of mapped
-                 files, which the system takes back when it needs them
+    write        seconds until everything is on disk
+    disk         megabytes on disk
+    open, first  seconds until utterances can be read, and for the first epoch, without
+                 the files in the page cache
+    epoch        seconds for a later epoch, median; the competitors take turns
+    times        the same divided by an epoch of `mapped`, median; least: the minimum
+    memory       peak megabytes above those before opening, without mapped files, which
+                 the system can evict
 
     python -m benchmarks.cache [--utterances N] [--epochs N] [--folder DIR]
 
-What is not installed is left out; `pip install -e '.[bench]'` brings all.
+Competitors that are not installed are skipped; `pip install -e '.[bench]'` installs
+them.
 """
 
 import argparse
@@ -67,7 +68,7 @@ Epoch = Callable[[int], Iterator[tuple[Sequence[int], np.ndarray]]]
 
 @dataclass(frozen=True)
 class Corpus:
-    """U utterances: their names, and what must be read back."""
+    """U utterances, and the hashes of what must be read back."""
 
     ids: list[str]
     keys: list[str]
@@ -77,11 +78,11 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Competitor:
-    """How features (T, D) get into a folder, and how an epoch gets them from there."""
+    """How features (T, D) are written to a folder and read in an epoch."""
 
     write: Callable[[Path, Corpus, list[np.ndarray]], None]
     open: Callable[[Path, Corpus], Epoch]
-    module: str = "h5py"  # which it needs
+    module: str = "h5py"  # that it needs
 
 
 def main() -> None:
@@ -104,7 +105,7 @@ def _measure(folder: Path, utterances: int, epochs: int) -> None:
         if find_spec(competitor.module.partition(".")[0]):
             names.append(name)
         else:
-            print(f"{name} is left out: `pip install -e '.[bench]'` brings it")
+            print(f"{name} is skipped: `pip install -e '.[bench]'` installs it")
     table = pd.DataFrame(index=names)
     for name in names:
         (folder / name).mkdir()
@@ -126,7 +127,7 @@ def _measure(folder: Path, utterances: int, epochs: int) -> None:
             readers[name] = reader
         turns = pd.DataFrame(index=range(1, epochs + 1), columns=names, dtype=float)
         for seed in turns.index:
-            # In another order each time, so that nobody always follows the same one.
+            # In random order, so that none always runs after the same one.
             for name in np.random.default_rng(seed).permutation(names):
                 readers[name].send(seed)
                 turns.loc[seed, name], table.loc[name, "memory"] = readers[name].recv()
@@ -140,7 +141,7 @@ def _measure(folder: Path, utterances: int, epochs: int) -> None:
 
 
 def _draw(utterances: int) -> tuple[Corpus, list[np.ndarray]]:
-    """Noise of the lengths that short commands have."""
+    """Noise with the lengths of short commands."""
     generator = np.random.default_rng(0)
     drawn = generator.gamma(12, _MEAN_FRAMES / 12, utterances).clip(4, 50)
     lengths = drawn.round().astype(np.int64)
@@ -148,7 +149,7 @@ def _draw(utterances: int) -> tuple[Corpus, list[np.ndarray]]:
     features = np.split(frames, lengths.cumsum()[:-1])
     keys = [hash_bytes(b"%d" % number) for number in range(utterances)]
     corpus = Corpus(
-        # As Fluent Speech Commands names its recordings.
+        # As in Fluent Speech Commands.
         ids=[str(uuid.UUID(key[:32])) for key in keys],
         keys=keys,
         lengths=lengths.tolist(),
@@ -160,7 +161,7 @@ def _draw(utterances: int) -> tuple[Corpus, list[np.ndarray]]:
 def _write(
     folder: Path, name: str, corpus: Corpus, features: list[np.ndarray]
 ) -> float:
-    """Seconds until `features` are on the disk."""
+    """Write `features`; return the seconds until they are on disk."""
     import_module(COMPETITORS[name].module)
     began = time.perf_counter()
     COMPETITORS[name].write(folder, corpus, features)
@@ -170,7 +171,7 @@ def _write(
 
 
 def _flush(path: Path, *, forget: bool = False) -> None:
-    """Bring a file to the disk; with `forget` drop it from the system's memory."""
+    """Flush a file to disk; with `forget` also drop it from the page cache."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
         if forget:
@@ -178,7 +179,7 @@ def _flush(path: Path, *, forget: bool = False) -> None:
 
 
 def _check(epoch: Epoch, corpus: Corpus) -> None:
-    """Hold every utterance of an epoch against what was written."""
+    """Check that an epoch returns every utterance as it was written."""
     seen: list[int] = []
     for rows, batch in epoch(0):
         for row, frames in zip(rows, batch, strict=True):
@@ -190,7 +191,7 @@ def _check(epoch: Epoch, corpus: Corpus) -> None:
 
 @contextmanager
 def _reader(folder: Path, name: str, corpus: Corpus) -> Iterator[Connection]:
-    """A process that runs `_serve`, so that no competitor meets another's memory."""
+    """A process that runs `_serve`, so that competitors do not share memory."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, folder, name, corpus))
@@ -205,9 +206,9 @@ def _reader(folder: Path, name: str, corpus: Corpus) -> Iterator[Connection]:
 
 
 def _serve(pipe: Connection, folder: Path, name: str, corpus: Corpus) -> None:
-    """Open, then run an epoch for each seed that comes, until the process is ended.
+    """Open, then run an epoch for each seed received, until the process is terminated.
 
-    Answers with the seconds of each, and the most megabytes in use after any of them.
+    Sends the seconds of each, and the peak of the megabytes in use so far.
     """
     import_module(COMPETITORS[name].module)
     before, most = _memory(), 0
@@ -225,7 +226,7 @@ def _serve(pipe: Connection, folder: Path, name: str, corpus: Corpus) -> None:
 
 
 def _memory() -> int:
-    """Bytes that this process has to itself, mapped files left out."""
+    """Bytes that only this process uses, without mapped files."""
     found = psutil.Process().memory_info()
     return found.rss - found.shared
 
@@ -312,7 +313,7 @@ def _write_speechbrain(
 def _open_speechbrain(folder: Path, corpus: Corpus) -> Epoch:
     from speechbrain.integrations.hdf5.cached_item import CachedHDF5DynamicItem
 
-    # Nothing to compute them with: all are there.
+    # All are cached, so no function is needed to compute them.
     item = CachedHDF5DynamicItem(
         folder, "r", takes=["id"], func=None, provides=["features"]
     )
