@@ -1,4 +1,4 @@
-"""Extraction: each recording through the encoder once, whatever happens meanwhile."""
+"""Extraction: each recording is encoded once, also after interruptions."""
 
 import errno
 import logging
@@ -22,16 +22,18 @@ from click.testing import CliRunner
 
 from pipeline.cache.maintenance import verify
 from pipeline.cli import main
-from stages.acoustic import extract
+from stages.acoustic import encoding
 from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint, save_checkpoint
-from stages.acoustic.encoder import REVISION, Encoder, EncoderConfiguration
+from stages.acoustic.encoder import Encoder, EncoderConfiguration
 from stages.acoustic.encoding import encode, feature_header
 from stages.acoustic.frames import frame_count
-from stages.acoustic.onnx_encoder import Session
-from stages.acoustic.params import AcousticParams
+from stages.acoustic.onnx_encoder import OnnxEncoder
+from stages.acoustic.params import REVISION, AcousticParams
 from stages.acoustic.run import Summary, run
-from stages.cache.digest import read_digest
+from stages.cache.digest import digest_path, read_digest
+from stages.cache.format import PART_FRAMES
 from stages.cache.store import CacheReader
+from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import (
     CacheError,
     ConfigurationError,
@@ -40,6 +42,7 @@ from stages.core.errors import (
 )
 from stages.core.hashing import hash_file
 from stages.core.manifest import COLUMNS, read_manifest, read_quarantine, write_manifest
+from stages.core.runtime import RunOptions
 from stages.speech.loading import load_audio
 
 SIZES = EncoderConfiguration("log-cmn", 4, 21, 3, hidden=3, phonemes=3, words=4)
@@ -57,17 +60,20 @@ class Corpus:
     """A small corpus, its encoder and its cache in one folder."""
 
     def __init__(self, folder: Path) -> None:
+        self.files = CorpusFiles(folder)
         self.audio = folder / "audio"
-        self.manifest = folder / "manifest.csv"
+        self.manifest, self.quarantine = self.files.manifest, self.files.quarantine
         self.cache = folder / "acoustic"
-        self.digest = folder / "acoustic.digest"
-        self.quarantine = folder / "quarantine.csv"
         self.params = AcousticParams(encoder=str(folder / "encoder.safetensors"))
         self.new_encoder(seed=0)
         self.audio.mkdir()
         for number, samples in enumerate(LENGTHS):
             self.record(f"{number:02d}.wav", samples, seed=number)
         self.describe()
+
+    @property
+    def digest(self) -> Path:
+        return digest_path(self.cache)
 
     def new_encoder(self, seed: int, sizes: EncoderConfiguration = SIZES) -> None:
         encoder = frozen_encoder(sizes, seed).encoder
@@ -76,6 +82,9 @@ class Corpus:
     def record(self, name: str, samples: int, seed: int) -> None:
         wave = np.random.default_rng(seed).normal(0, 0.1, samples)
         soundfile.write(self.audio / name, wave, 16_000)
+
+    def copy(self, name: str, other: str) -> None:
+        shutil.copy(self.audio / name, self.audio / other)
 
     def describe(self) -> None:
         """Write the manifest of the recordings that are there."""
@@ -104,16 +113,12 @@ class Corpus:
     ) -> Summary:
         return run(
             params or self.params,
-            manifest=self.manifest,
+            self.files,
             audio=self.audio,
             cache=self.cache,
-            digest=self.digest,
-            quarantine=self.quarantine,
             on_error=on_error,
             longest_seconds=longest_seconds,
-            device="cpu",
-            workers=2,
-            backend=backend,
+            options=RunOptions("cpu", workers=2, backend=backend),
         )
 
     def features(self) -> dict[str, np.ndarray]:
@@ -141,13 +146,13 @@ def corpus(tmp_path: Path) -> Corpus:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many utterances each call of the encoder was given."""
     calls: list[int] = []
-    encode = Session.encode
+    encode = OnnxEncoder.encode
 
     def counted(self, waves):
         calls.append(len(waves))
         return encode(self, waves)
 
-    monkeypatch.setattr(Session, "encode", counted)
+    monkeypatch.setattr(OnnxEncoder, "encode", counted)
     return calls
 
 
@@ -191,58 +196,26 @@ def test_a_second_run_does_not_call_the_encoder(
     assert corpus.digest.read_bytes() == digest
 
 
-def test_one_more_recording_costs_one_utterance(
-    corpus: Corpus, encoded: list[int]
+@pytest.mark.parametrize(
+    "change, cost",
+    [
+        (lambda corpus: corpus.record("more.wav", 5000, seed=99), 1),
+        (lambda corpus: corpus.record("04.wav", 3000, seed=77), 1),
+        (lambda corpus: (corpus.audio / "03.wav").unlink(), 0),
+        (lambda corpus: corpus.copy("03.wav", "copy.wav"), 0),
+        (lambda corpus: (corpus.audio / "05.wav").rename(corpus.audio / "a b.wav"), 0),
+    ],
+    ids=["added", "changed", "removed", "copied", "renamed"],
+)
+def test_after_a_change_of_the_corpus_only_new_bytes_are_encoded(
+    corpus: Corpus, encoded: list[int], change: Callable[[Corpus], Any], cost: int
 ) -> None:
     corpus.extract()
-    corpus.record("more.wav", 5000, seed=99)
+    change(corpus)
     corpus.describe()
     encoded.clear()
-    assert corpus.extract().extracted == 1
-    assert encoded == [1]
-    assert_alike(corpus.features(), corpus.expected())
-
-
-def test_a_removed_recording_leaves_the_digest(
-    corpus: Corpus, encoded: list[int]
-) -> None:
-    corpus.extract()
-    (corpus.audio / "03.wav").unlink()
-    corpus.describe()
-    encoded.clear()
-    corpus.extract()
-    assert encoded == []
-    assert "tiny/03" not in read_digest(corpus.digest).rows
-    assert len(read_digest(corpus.digest).rows) == len(LENGTHS) - 1
-
-
-def test_a_renamed_recording_costs_nothing(corpus: Corpus, encoded: list[int]) -> None:
-    corpus.extract()
-    (corpus.audio / "05.wav").rename(corpus.audio / "another name.wav")
-    corpus.describe()
-    encoded.clear()
-    assert corpus.extract().extracted == 0
-    assert encoded == []
-    assert_alike(corpus.features(), corpus.expected())
-
-
-def test_equal_recordings_are_encoded_once(corpus: Corpus, encoded: list[int]) -> None:
-    (corpus.audio / "copy.wav").write_bytes((corpus.audio / "06.wav").read_bytes())
-    corpus.describe()
-    summary = corpus.extract()
-    assert sum(encoded) == summary.extracted == len(LENGTHS)
-    assert summary.utterances == len(LENGTHS) + 1
-    assert_alike(corpus.features(), corpus.expected())
-
-
-def test_a_changed_recording_is_encoded_again(
-    corpus: Corpus, encoded: list[int]
-) -> None:
-    corpus.extract()
-    corpus.record("04.wav", 3000, seed=77)
-    corpus.describe()
-    encoded.clear()
-    assert corpus.extract().extracted == 1
+    assert corpus.extract().extracted == sum(encoded) == cost
+    # The digest names the recordings that are there, no others.
     assert_alike(corpus.features(), corpus.expected())
 
 
@@ -320,7 +293,7 @@ def test_the_digest_does_not_depend_on_the_order_of_rows_or_on_parts(
     assert len(list(corpus.cache.glob("*.h5"))) == 1
     header, *rows = corpus.manifest.read_text().splitlines()
     corpus.manifest.write_text("\n".join([header, *rows[::-1]]) + "\n")
-    monkeypatch.setattr(extract, "PART_FRAMES", 3)
+    monkeypatch.setitem(PART_FRAMES, "acoustic", 3)
     corpus.cache = tmp_path / "other"
     corpus.extract()
     assert len(list(corpus.cache.glob("*.h5"))) > 2
@@ -340,8 +313,8 @@ def test_processes_and_batches_change_no_bit(
     parts = {path.name for path in corpus.cache.glob("*.h5")}
     digest = corpus.digest.read_bytes()
     if processes:
-        monkeypatch.setattr(extract, "_PROCESSES_SECONDS", 0)
-    monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 4.0})
+        monkeypatch.setattr(encoding, "_PROCESSES_SECONDS", 0)
+    monkeypatch.setattr(encoding, "_BATCH_SECONDS", {"cpu": 4.0})
     encoded.clear()
     corpus.cache = tmp_path / "other"
     corpus.extract()
@@ -395,14 +368,14 @@ def test_the_graph_is_written_once_beside_the_parts(corpus: Corpus) -> None:
 def test_a_recording_longer_than_a_batch_is_a_batch(
     corpus: Corpus, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 1e-6})
+    monkeypatch.setattr(encoding, "_BATCH_SECONDS", {"cpu": 1e-6})
     corpus.extract()
     assert encoded == [1] * len(LENGTHS)
 
 
 def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 1e-6})
-    monkeypatch.setattr(extract, "PART_FRAMES", 5)
+    monkeypatch.setattr(encoding, "_BATCH_SECONDS", {"cpu": 1e-6})
+    monkeypatch.setitem(PART_FRAMES, "acoustic", 5)
 
 
 @pytest.mark.parametrize(
@@ -439,13 +412,13 @@ def test_a_recording_far_beyond_full_scale_is_refused(corpus: Corpus) -> None:
     wave = np.full(5000, 3e37)
     soundfile.write(corpus.audio / "loud.wav", wave, 16_000, subtype="FLOAT")
     corpus.describe()
-    with pytest.raises(InputError, match=r"loud\.wav: .*no samples; found .*3e\+37"):
+    with pytest.raises(InputError, match=r"loud\.wav: .*not samples; found .*3e\+37"):
         corpus.extract()
 
 
 @pytest.fixture
 def harmed(corpus: Corpus) -> Corpus:
-    """Besides the good recordings: no audio (twice), an empty one, and a long one."""
+    """Also recordings that are not audio (twice), empty, and long."""
     for name in ("bad.wav", "worse.wav"):
         (corpus.audio / name).write_bytes(b"no audio")
     corpus.record("empty.wav", 0, seed=0)
@@ -463,12 +436,12 @@ def test_bad_recordings_are_set_aside_by_name_and_the_others_extracted(
     processes: int,
 ) -> None:
     if processes:
-        monkeypatch.setattr(extract, "_PROCESSES_SECONDS", 0)
+        monkeypatch.setattr(encoding, "_PROCESSES_SECONDS", 0)
     how = {"backend": backend, "on_error": "quarantine", "longest_seconds": 1.1}
     with caplog.at_level(logging.WARNING):
         summary = harmed.extract(**how)
     assert (summary.utterances, summary.extracted) == (len(LENGTHS), len(LENGTHS))
-    assert str(summary).endswith(f"; 4 set aside, named in {harmed.quarantine}")
+    assert str(summary).endswith(f"; 4 set aside, listed in {harmed.quarantine}")
     assert caplog.text.count("set aside ") == 3  # of equal bytes one
     listed = read_quarantine(harmed.quarantine).set_index("id")["reason"].to_dict()
     assert list(listed) == ["tiny/bad", "tiny/empty", "tiny/long", "tiny/worse"]
@@ -494,7 +467,7 @@ def test_by_default_a_bad_recording_stops_the_run(harmed: Corpus, name: str) -> 
     assert not harmed.quarantine.exists()
 
 
-def test_a_mended_recording_comes_back(harmed: Corpus) -> None:
+def test_a_fixed_recording_is_used_again(harmed: Corpus) -> None:
     harmed.extract(on_error="quarantine")
     for seed, name in enumerate(("bad.wav", "worse.wav", "empty.wav"), 50):
         harmed.record(name, 4000, seed)
@@ -504,15 +477,15 @@ def test_a_mended_recording_comes_back(harmed: Corpus) -> None:
     assert_alike(harmed.features(), harmed.expected())
 
 
-def test_what_is_cached_but_too_long_now_is_left_out(corpus: Corpus) -> None:
+def test_a_cached_recording_that_is_now_too_long_is_left_out(corpus: Corpus) -> None:
     corpus.extract()
     summary = corpus.extract(on_error="quarantine", longest_seconds=0.9)
     assert (summary.utterances, summary.set_aside) == (len(LENGTHS) - 1, 1)
     assert "tiny/09" not in read_digest(corpus.digest).rows
 
 
-def test_nothing_is_left_where_every_recording_is_bad(corpus: Corpus) -> None:
-    with pytest.raises(InputError, match=r"no recording .* can be used"):
+def test_a_corpus_of_bad_recordings_only_is_an_error(corpus: Corpus) -> None:
+    with pytest.raises(InputError, match=r"none of .* can be used"):
         corpus.extract(on_error="quarantine", longest_seconds=1e-6)
     assert len(read_quarantine(corpus.quarantine)) == len(LENGTHS)
 
@@ -523,12 +496,12 @@ def test_no_room_for_the_graph_is_one_line(
     def full(path: Path) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(extract, "atomic_path", full)
+    monkeypatch.setattr(encoding, "atomic_path", full)
     with pytest.raises(CacheError, match=r"\.onnx: cannot be written .*No space"):
         corpus.extract()
 
 
-def test_what_a_killed_run_began_to_write_is_removed(corpus: Corpus) -> None:
+def test_temporary_files_of_a_killed_run_are_removed(corpus: Corpus) -> None:
     corpus.cache.mkdir()
     begun = [corpus.cache / f".{name}.999.tmp" for name in ("a.h5", "encoder-x.onnx")]
     for path in begun:
@@ -540,7 +513,7 @@ def test_what_a_killed_run_began_to_write_is_removed(corpus: Corpus) -> None:
 def test_many_short_recordings_are_not_one_batch(
     corpus: Corpus, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract, "_BATCH_SECONDS", {"cpu": 4.0})
+    monkeypatch.setattr(encoding, "_BATCH_SECONDS", {"cpu": 4.0})
     for number in range(30):
         corpus.record(f"short-{number}.wav", 2 + number, seed=number)
     corpus.describe()
@@ -552,10 +525,10 @@ def test_many_short_recordings_are_not_one_batch(
 def test_features_that_are_no_numbers_are_not_cached(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: Session, waves: list[np.ndarray]) -> list[np.ndarray]:
+    def broken(self: OnnxEncoder, waves: list[np.ndarray]) -> list[np.ndarray]:
         return [np.full((frame_count(len(wave)), 6), np.nan, "f4") for wave in waves]
 
-    monkeypatch.setattr(Session, "encode", broken)
+    monkeypatch.setattr(OnnxEncoder, "encode", broken)
     with pytest.raises(CacheError, match=r"tiny/00.*NaN"):
         corpus.extract()
     assert not list(corpus.cache.glob("*.h5"))
@@ -589,40 +562,35 @@ def test_encode_never_runs_in_reduced_precision(
     assert torch.backends.cudnn.allow_tf32 == before
 
 
-def test_encode_refuses_an_encoder_that_trains() -> None:
-    encoder = frozen_encoder(SIZES, seed=0).encoder.train()
-    with pytest.raises(AssertionError):
-        encode(encoder, [np.zeros(3000, np.float32)])
-
-
-# The stage in a process of its own, after what a test has to say to it.
+# The stage in its own process, after a test's code.
 _STAGE = """
 import sys, time
 from pathlib import Path
-from stages.acoustic import extract
+from stages.acoustic import encoding
+from stages.acoustic.onnx_encoder import OnnxEncoder
 from stages.acoustic.params import AcousticParams
-from stages.acoustic.session import Session
+from stages.acoustic.run import run
+from stages.cache.format import PART_FRAMES
+from stages.core.corpus_files import CorpusFiles
+from stages.core.runtime import RunOptions
 
 folder = Path(sys.argv[1])
-extract.PART_FRAMES = 5
+PART_FRAMES["acoustic"] = 5
 {}
-extract.run(
+run(
     AcousticParams(encoder=str(folder / "encoder.safetensors")),
-    manifest=folder / "manifest.csv",
+    CorpusFiles(folder),
     audio=folder / "audio",
     cache=folder / "acoustic",
-    digest=folder / "acoustic.digest",
-    quarantine=folder / "quarantine.csv",
-    device="cpu",
-    workers=2,
+    options=RunOptions("cpu", workers=2),
 )
 """
 
 
-# One recording at a time, and a stop for good before the seventh.
+# One recording at a time; hangs before the seventh.
 _STOPS = """
-extract._BATCH_SECONDS = {"cpu": 1e-6}
-encode, calls = Session.encode, []
+encoding._BATCH_SECONDS = {"cpu": 1e-6}
+encode, calls = OnnxEncoder.encode, []
 
 def slow(session, waves):
     calls.append(len(waves))
@@ -631,12 +599,12 @@ def slow(session, waves):
         time.sleep(600)
     return encode(session, waves)
 
-Session.encode = slow
+OnnxEncoder.encode = slow
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_run_goes_on_from_its_finished_parts(
+def test_a_stopped_run_resumes_from_its_finished_parts(
     corpus: Corpus,
     tmp_path: Path,
     encoded: list[int],
@@ -679,8 +647,8 @@ def test_a_stopped_run_goes_on_from_its_finished_parts(
 
 # Small batches, in processes.
 _BEGINS = """
-extract._BATCH_SECONDS = {"cpu": 1.2}
-extract._PROCESSES_SECONDS = 0
+encoding._BATCH_SECONDS = {"cpu": 1.2}
+encoding._PROCESSES_SECONDS = 0
 print("begun", flush=True)
 """
 
@@ -698,7 +666,6 @@ def test_killed_at_any_moment_a_run_loses_no_part_and_no_bit(
     corpus.cache = tmp_path / "unbroken"
     corpus.extract()
     expected = corpus.digest.read_bytes()
-    corpus.digest.unlink()
     corpus.cache = directory
 
     def start() -> subprocess.Popen[str]:
@@ -730,7 +697,7 @@ def test_killed_at_any_moment_a_run_loses_no_part_and_no_bit(
         killed += child.wait() == -signal.SIGKILL
         child.communicate()
         found = parts()
-        # What was finished is there, as it was, and every part is whole.
+        # Finished parts are unchanged and every part is whole.
         assert before.items() <= found.items()
         if found:
             assert verify(directory) == []
@@ -761,35 +728,33 @@ def test_a_damaged_feature_never_becomes_the_digests(corpus: Corpus) -> None:
 
 
 def test_recordings_of_the_same_bytes_are_counted_as_such(corpus: Corpus) -> None:
-    copy = corpus.audio / "copy.wav"
-    copy.write_bytes((corpus.audio / "03.wav").read_bytes())
+    corpus.copy("03.wav", "copy.wav")
     corpus.describe()
     count = len(LENGTHS)
     assert str(corpus.extract()).endswith(
-        f"{count + 1} utterances, {count} extracted now (28 frames), 0 kept, 1 of the "
-        "same bytes as another"
+        f"{count + 1} utterances, {count} extracted now (28 frames), 0 kept, 1 with "
+        "the same bytes as another"
     )
-    assert f"0 extracted now (0 frames), {count} kept, 1 of" in str(corpus.extract())
+    assert f"0 extracted now (0 frames), {count} kept, 1 with" in str(corpus.extract())
 
 
-def test_what_float16_cannot_hold_is_said(
+def test_a_value_too_large_for_float16_is_an_error(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loud(batches: list[list[Any]], *_: object) -> Iterator[tuple[Any, np.ndarray]]:
         for batch in batches:
             yield from ((row, np.full((2, 6), 7e4, np.float32)) for row in batch)
 
-    monkeypatch.setattr(extract, "_encode_here", loud)
+    monkeypatch.setattr(encoding, "_encode_here", loud)
     params = replace(corpus.params, dtype="float16")
-    with pytest.raises(CacheError, match=r"infinite values.*65,504 .*use float32"):
+    with pytest.raises(CacheError, match=r"infinite values.*65,504 in float16"):
         corpus.extract(params)
 
 
 @pytest.mark.parametrize("full", ["manifest", "quarantine"])
-def test_a_full_disk_is_told_in_one_line(
+def test_a_full_disk_is_one_line(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, full: str
 ) -> None:
-    """Wherever it strikes; what a stage does not expect itself, the CLI does."""
     replace_file = os.replace
 
     def refuse(source: Path, target: Path) -> None:
@@ -809,11 +774,11 @@ def test_a_full_disk_is_told_in_one_line(
     finally:
         del main.commands["full"]
     assert result.exit_code == 2
-    assert result.stderr.count("\n") == 1 and "make room" in result.stderr
+    assert result.stderr.count("\n") == 1 and "free disk space" in result.stderr
 
 
 def test_a_change_of_the_front_end_would_be_noticed() -> None:
-    """Whoever changes these values raises `encoder.REVISION`, then writes new ones."""
+    """If you change these values, bump `REVISION` in acoustic/params.py."""
     encoder = frozen_encoder(SIZES, seed=0).encoder
     with torch.no_grad():
         for number, weight in enumerate(encoder.parameters()):

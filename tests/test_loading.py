@@ -118,8 +118,8 @@ def encoded(samples: np.ndarray, subtype: str) -> bytes:
         (b"RIFF", "not an audio file"),
         (b"path,split,text\n" * 100, "not an audio file"),
         (encoded(np.zeros(0), "PCM_16"), "empty"),
-        (encoded(np.array([0.0, np.nan, 0.0]), "FLOAT"), "no samples"),
-        (encoded(np.array([0.0, -np.inf, 0.0]), "FLOAT"), "no samples"),
+        (encoded(np.array([0.0, np.nan, 0.0]), "FLOAT"), "not samples"),
+        (encoded(np.array([0.0, -np.inf, 0.0]), "FLOAT"), "not samples"),
     ],
 )
 def test_what_is_no_recording_is_refused_by_name(

@@ -20,7 +20,7 @@ from stages.acoustic.encoder import FRONT_ENDS, Encoder, EncoderConfiguration
 from stages.acoustic.encoding import encode
 from stages.acoustic.frames import frame_count
 from stages.acoustic.graph import build_graph
-from stages.acoustic.onnx_encoder import Session, encode_in_processes
+from stages.acoustic.onnx_encoder import OnnxEncoder, encode_in_processes
 from stages.core.errors import InputError, PipelineError, RecordingError
 from stages.core.hashing import hash_bytes, hash_file
 from stages.speech import synthesis
@@ -35,16 +35,16 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
     return wave.astype(np.float32)
 
 
-def opened(folder: Path, encoder: Encoder) -> Session:
+def opened(folder: Path, encoder: Encoder) -> OnnxEncoder:
     (folder / "encoder.onnx").write_bytes(build_graph(encoder))
-    return Session(folder / "encoder.onnx")
+    return OnnxEncoder(folder / "encoder.onnx")
 
 
 @pytest.fixture(scope="module", params=FRONT_ENDS)
 def both(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Encoder, Session]:
-    """An encoder of the paper's size and its session."""
+) -> tuple[Encoder, OnnxEncoder]:
+    """An encoder of the paper's size and its onnx."""
     sizes = EncoderConfiguration(request.param, words=3)
     encoder = frozen_encoder(sizes, seed=0).encoder
     # As after training, where the gates are not all half open.
@@ -61,11 +61,11 @@ lengths = st.lists(st.integers(1, 40_000), min_size=1, max_size=7)
 @settings(max_examples=25, deadline=None)
 @given(lengths)
 def test_any_batch_gives_what_pytorch_gives_each_alone(
-    both: tuple[Encoder, Session], lengths: list[int]
+    both: tuple[Encoder, OnnxEncoder], lengths: list[int]
 ) -> None:
-    encoder, session = both
+    encoder, onnx = both
     waves = [noise(samples) for samples in lengths]
-    for wave, found in zip(waves, session.encode(waves), strict=True):
+    for wave, found in zip(waves, onnx.encode(waves), strict=True):
         with torch.inference_mode():
             alone = encoder(torch.from_numpy(wave)[None])[0].numpy()
         assert found.shape == (frame_count(len(wave)), 256)
@@ -76,16 +76,18 @@ def test_any_batch_gives_what_pytorch_gives_each_alone(
 @settings(max_examples=25, deadline=None)
 @given(lengths, st.integers(1, 90_000))
 def test_the_bits_do_not_depend_on_the_batch(
-    both: tuple[Encoder, Session], lengths: list[int], longer: int
+    both: tuple[Encoder, OnnxEncoder], lengths: list[int], longer: int
 ) -> None:
-    session = both[1]
+    onnx = both[1]
     waves = [noise(samples) for samples in lengths]
-    together = session.encode([*waves, noise(longer, seed=1)])
+    together = onnx.encode([*waves, noise(longer, seed=1)])
     for wave, found in zip(waves, together, strict=False):
-        np.testing.assert_array_equal(found, session.encode([wave])[0])
+        np.testing.assert_array_equal(found, onnx.encode([wave])[0])
 
 
-def test_a_crowd_of_short_waves_changes_no_bit(both: tuple[Encoder, Session]) -> None:
+def test_a_crowd_of_short_waves_changes_no_bit(
+    both: tuple[Encoder, OnnxEncoder],
+) -> None:
     waves = [noise(1 + 37 * number) for number in range(120)]
     together = both[1].encode(waves)
     for wave, found in list(zip(waves, together, strict=True))[::9]:
@@ -93,11 +95,11 @@ def test_a_crowd_of_short_waves_changes_no_bit(both: tuple[Encoder, Session]) ->
 
 
 def test_minutes_are_as_near_to_pytorch_as_seconds(
-    both: tuple[Encoder, Session],
+    both: tuple[Encoder, OnnxEncoder],
 ) -> None:
-    encoder, session = both
+    encoder, onnx = both
     wave = np.concatenate([noise(48_000, seed) for seed in range(60)])
-    (found,) = session.encode([wave])
+    (found,) = onnx.encode([wave])
     with torch.inference_mode():
         alone = encoder(torch.from_numpy(wave)[None])[0].numpy()
     np.testing.assert_allclose(found, alone, rtol=0, atol=1e-5)
@@ -116,9 +118,9 @@ def test_the_reference_values_are_met(tmp_path: Path) -> None:
             if name.startswith("weight/")
         }
     )
-    session = opened(tmp_path, encoder.eval().requires_grad_(False))
+    onnx = opened(tmp_path, encoder.eval().requires_grad_(False))
     for number in range(5):
-        (found,) = session.encode([golden[f"wave/{number}"]])
+        (found,) = onnx.encode([golden[f"wave/{number}"]])
         expected = golden[f"features/{number}"]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
@@ -126,14 +128,14 @@ def test_the_reference_values_are_met(tmp_path: Path) -> None:
 def test_the_shipped_encoder_agrees_with_pytorch_on_speech(tmp_path: Path) -> None:
     """Rounding in the front end is magnified by the logarithm: 1e-5 of the norm."""
     checkpoint = load_checkpoint(ROOT / "data/demo/encoder.safetensors")
-    session = opened(tmp_path, checkpoint.encoder)
+    onnx = opened(tmp_path, checkpoint.encoder)
     voices = [synthesis.Voice("en-us", "m3"), synthesis.Voice("en-gb", "f2")]
     waves = []
     for voice in voices:
         for one in synthesis.speak(voice, ["turn on the light", "go"], seed=1):
             samples = torch.from_numpy(one.samples / np.float32(32768))
             waves.append(resample(samples, synthesis.SAMPLE_RATE, 16_000).numpy())
-    together = session.encode(waves)
+    together = onnx.encode(waves)
     for wave, found in zip(waves, together, strict=True):
         (expected,) = encode(checkpoint.encoder, [wave])
         apart = np.linalg.norm(found - expected) / np.linalg.norm(expected)
@@ -146,8 +148,8 @@ def test_the_same_weights_give_the_same_graph() -> None:
     assert graphs[0] == graphs[1] != graphs[2]
 
 
-def test_a_session_starts_without_torch() -> None:
-    code = "import sys, stages.acoustic.session; print('torch' in sys.modules)"
+def test_the_onnx_encoder_starts_without_torch() -> None:
+    code = "import sys, stages.acoustic.onnx_encoder; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
@@ -182,12 +184,12 @@ def batches(tmp_path: Path) -> list[list[tuple[Path, str]]]:
 def test_processes_give_the_same_bits_in_order(
     graph: Path, batches: list[list[tuple[Path, str]]]
 ) -> None:
-    session = Session(graph)
+    onnx = OnnxEncoder(graph)
     found = list(encode_in_processes(batches, graph, 2))
     assert len(found) == len(batches)
     for batch, features in zip(batches, found, strict=True):
         waves = [load_audio(path) for path, _ in batch]
-        for one, other in zip(features, session.encode(waves), strict=True):
+        for one, other in zip(features, onnx.encode(waves), strict=True):
             np.testing.assert_array_equal(one, other)
 
 
@@ -249,22 +251,22 @@ def test_a_process_that_is_killed_ends_the_run_with_advice(
     assert len(victims) >= 2
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
-    with pytest.raises(PipelineError, match=r"process of the pool died.*--workers"):
+    with pytest.raises(PipelineError, match=r"worker process died.*--workers"):
         list(stream)
 
 
 _CHILD = """
 import sys, time
 from pathlib import Path
-from stages.acoustic.session import encode_in_processes
+from stages.acoustic.onnx_encoder import encode_in_processes
 
-import stages.processes as processes
-pool = processes.ProcessPoolExecutor
+import stages.core.workers as workers
+pool = workers.ProcessPoolExecutor
 class Waiting(pool):
     def shutdown(self, **options):
         print("ready", flush=True)
         time.sleep(600)
-processes.ProcessPoolExecutor = Waiting
+workers.ProcessPoolExecutor = Waiting
 recordings = [[(Path(sys.argv[2]), sys.argv[3])]] * 4
 list(encode_in_processes(recordings, Path(sys.argv[1]), 2))
 """

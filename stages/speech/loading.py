@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     import torchaudio
 
 SAMPLE_RATE = 16_000
-"""Of every wave that an encoder reads, hertz."""
+"""Of every wave that an encoder gets, hertz."""
 
 RESAMPLING = "torchaudio sinc_interp_hann, width 6, rolloff 0.99"
-"""The resampling kernel; a part of what features depend on."""
+"""The resampling kernel; part of the features' fingerprint."""
 
 _FIX = "restore the file, drop its row, or use --on-error quarantine"
 
 _LARGEST_SAMPLE = 40_000
-"""Leaves room for files whose floats are 16-bit integers."""
+"""Accepts files whose floats are in the range of 16-bit integers."""
 
-# Where libsndfile's log tells that it mended the size of the samples (WAV, AU, AIFF),
-# and where a SPHERE header has their number.
-_MENDED = re.compile(r"^\s*(?:data|Data Size|SSND)\s*: (\d+) \(should be (\d+)\)", re.M)
+# libsndfile's log line about a size that it corrected (WAV, AU, AIFF), and the number
+# of samples in a SPHERE header.
+_FIXED = re.compile(r"^\s*(?:data|Data Size|SSND)\s*: (\d+) \(should be (\d+)\)", re.M)
 _SPHERE_COUNT = re.compile(rb"^sample_count -i (\d+)", re.M)
 
 _UNKNOWN_SIZE = 0x7FFF0000
-"""Programs that do not know the size yet write this much or more."""
+"""Programs that do not know the size when they write the header write at least this."""
 
 _SLACK = 1024
-"""Bytes or frames that a header may promise too many without a loss to speak of; and a
-fiftieth, since the length of an MP3 file may be an estimate."""
+"""Bytes or frames that can be missing; plus a fiftieth of the frames, since the length
+of an MP3 file can be an estimate."""
 
 _LARGEST_KERNEL = 50_000_000
 """Taps of all phases; a rate with few common factors would need gigabytes."""
@@ -49,14 +49,25 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
 
     Args:
         path: WAV, FLAC, OGG, MP3 or NIST SPHERE.
-        sha256: what the file's bytes must hash to; None if anything will do.
+        sha256: expected hash of the file's bytes; None for any.
 
     Raises:
-        InputError: missing, or of other bytes.
-        RecordingError: not audio, cut off (as far as its header tells; OGG has none),
-            empty, with values that are no numbers, or of a rate that cannot be
+        InputError: the file is missing or has other bytes.
+        RecordingError: not audio, cut off (if the header has a size; OGG has none),
+            empty, with NaN or far too large values, or with a rate that cannot be
             resampled.
     """
+    samples, rate = _decode(path, _read(path, sha256))
+    mono = samples.mean(axis=1)
+    if rate == SAMPLE_RATE:
+        return mono
+    # Imported late: a corpus at 16 kHz does not need torch, which takes seconds.
+    import torch
+
+    return _resampler(rate)(torch.from_numpy(mono)).numpy()
+
+
+def _read(path: Path, sha256: str | None) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -70,8 +81,13 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
         raise InputError(
             "the recording changed since the manifest was written",
             path=path,
-            fix="run `aln-pipeline prepare-corpus`, then this again",
+            fix="run `aln-pipeline prepare-corpus`, then this command again",
         )
+    return data
+
+
+def _decode(path: Path, data: bytes) -> tuple[np.ndarray, int]:
+    """The samples (samples, channels) of an audio file, checked, and their rate."""
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             samples = file.read(dtype="float32", always_2d=True)
@@ -84,67 +100,57 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
             expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
             fix=_FIX,
         ) from None
-    _check_whole(path, data, len(samples), frames, log)
+    if _missing_samples(data, len(samples), frames, log) > _SLACK:
+        raise RecordingError("the recording is cut off", path=path, fix=_FIX)
     common = math.gcd(rate, SAMPLE_RATE)
     if (rate // common) * (SAMPLE_RATE // common) > _LARGEST_KERNEL:
         raise RecordingError(
-            "the sample rate has too little in common with 16 kHz",
+            "the sample rate has too small a common factor with 16 kHz",
             path=path,
             found=f"{rate} Hz",
             fix="convert the recording to 16 kHz",
         )
     if len(samples) == 0:
         raise RecordingError("the recording is empty", path=path, fix=_FIX)
-    # NaN fails this comparison too. Far beyond full scale, arithmetic would overflow.
+    # Also true for NaN. Values far beyond full scale would overflow later.
     if not (np.abs(samples) <= _LARGEST_SAMPLE).all():
         raise RecordingError(
-            "the recording holds values that are no samples",
+            "the recording has values that are not samples",
             path=path,
             found=f"a largest magnitude of {np.abs(samples).max():g}",
             expected="numbers, with full scale at 1",
             fix=_FIX,
         )
-    mono = samples.mean(axis=1)
-    if rate == SAMPLE_RATE:
-        return mono
-    # Not above: a corpus at 16 kHz needs neither, and they take seconds to import.
-    import torch
-
-    return _resampler(rate)(torch.from_numpy(mono)).numpy()
+    return samples, rate
 
 
-def _check_whole(path: Path, data: bytes, read: int, frames: int, log: str) -> None:
-    """Hold what was read against what the header says.
+def _missing_samples(data: bytes, read: int, frames: int, log: str) -> int:
+    """How many samples or bytes the header promises beyond those in the file.
 
     Args:
-        path: for the error.
         data: the file.
         read: frames that could be read.
-        frames: that libsndfile expected.
-        log: of libsndfile, which mends the size of a file that was cut off.
-
-    Raises:
-        RecordingError: the file ends before its samples do.
+        frames: frames that libsndfile expected.
+        log: of libsndfile, which corrects the size of a file that was cut off.
     """
     missing = frames - read - frames // 50
-    if found := _MENDED.search(log):
-        said, there = map(int, found.groups())
-        if said < _UNKNOWN_SIZE:
-            missing = said - there
+    if found := _FIXED.search(log):
+        promised, there = map(int, found.groups())
+        if promised < _UNKNOWN_SIZE:
+            missing = promised - there
     if data.startswith(b"NIST_1A") and (count := _SPHERE_COUNT.search(data[:4096])):
         missing = int(count[1]) - read
-    if missing > _SLACK:
-        raise RecordingError("the recording is cut off", path=path, fix=_FIX)
+    return missing
 
 
 Change = Callable[[np.ndarray, str], np.ndarray]
-"""What is done to a wave, (samples,), known by the hash of its file's bytes."""
+"""Changes a wave, (samples,); its second argument is the hash of the file's bytes."""
 
 
 def try_audio(
     path: Path, sha256: str, change: Change | None = None
 ) -> np.ndarray | RecordingError:
-    """As `load_audio`, changed; a recording that is bad in itself gives its error."""
+    """As `load_audio`, then `change`; returns the error of an unusable recording."""
     try:
         wave = load_audio(path, sha256)
     except RecordingError as error:
@@ -156,7 +162,7 @@ def encode_good(
     encode: Callable[[list[np.ndarray]], list[np.ndarray]],
     loaded: Sequence[np.ndarray | RecordingError],
 ) -> list[np.ndarray | RecordingError]:
-    """`encode` what `try_audio` loaded; an error stays in its place."""
+    """`encode` what `try_audio` loaded; errors stay in their places."""
     waves = [one for one in loaded if not isinstance(one, RecordingError)]
     features = iter(encode(waves) if waves else [])
     return [
