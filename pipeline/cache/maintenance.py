@@ -1,6 +1,6 @@
 """Maintenance of a cache: verify it, fill it from another one, export it."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from stages.cache.digest import Digest, digest_path, read_digest
 from stages.cache.export import write_plain
 from stages.cache.format import (
     Header,
+    Part,
     check_header,
     command,
     no_features,
@@ -44,7 +45,7 @@ class Merged:
 
 def verify(
     directory: Path,
-    rows: Iterable[tuple[str, str]] | None = None,
+    rows: Sequence[tuple[str, str]] = (),
     *,
     digest: Digest | None = None,
 ) -> list[str]:
@@ -61,6 +62,7 @@ def verify(
     problems: list[str] = []
     headers: dict[str, Header] = {}
     holders: dict[tuple[str, str], str] = {}
+    changed: list[str] = []
     for path in paths:
         try:
             part = check_part(path)
@@ -76,56 +78,44 @@ def verify(
                     "fix: run `aln-pipeline cache gc`"
                 )
             holders[code, key] = path.name
-    if rows is not None:
-        rows = list(rows)
-        wanted = None if digest is None else digest.header.fingerprint
-        present = {key for code, key in holders if wanted in (None, code)}
-        if absent := [id for id, key in rows if key not in present]:
-            problems.append(str(no_features(directory, absent, len(rows))))
-        if digest is not None:
-            problems += _compare_to_digest(directory, rows, present, digest)
-    return problems
-
-
-def _compare_to_digest(
-    directory: Path,
-    rows: Sequence[tuple[str, str]],
-    present: Collection[str],
-    digest: Digest,
-) -> list[str]:
-    """Rows that are not in the digest, and features that differ from it."""
-    kind = digest.header.kind
-    fix = f"fix: run {command(directory, kind)}"
-    problems = []
-    expected = dict(digest.rows.values())
-    # The digest has its own ids for texts, so these are compared by key.
-    unknown = [
-        id
-        for id, key in rows
-        if key not in expected
-        or (kind != "targets" and digest.rows.get(id, ("",))[0] != key)
-    ]
-    if unknown:
+        if digest is not None and code == digest.header.fingerprint:
+            changed += _changed(part, dict(digest.rows.values()))
+    header = None if digest is None else digest.header
+    present = {k for code, k in holders if header is None or code == header.fingerprint}
+    if absent := [id for id, key in rows if key not in present]:
+        problems.append(str(no_features(directory, absent, len(rows))))
+    fix = f"fix: run {command(directory, header and header.kind)}"
+    if digest is not None and (unknown := _unknown(rows, digest)):
         problems.append(
             f"{directory}: the digest lacks {len(unknown)} of {len(rows)} utterances "
             f"of the manifest ({name_some(unknown)}); {fix}"
         )
-    try:
-        reader = CacheReader(directory, fingerprint=digest.header.fingerprint)
-        changed = [
-            f"{key:.12}"
-            for key in dict.fromkeys(key for _, key in rows)
-            if key in present and key in expected
-            if hash_array(reader[key]) != expected[key]
-        ]
-    except CacheError as error:
-        return [*problems, str(error)]
     if changed:
         problems.append(
             f"{directory}: {len(changed)} features differ from the digest "
             f"({name_some(changed)}); {fix}"
         )
     return problems
+
+
+def _changed(part: Part, expected: Mapping[str, str]) -> list[str]:
+    """Keys, shortened, whose features do not have the expected hash."""
+    frames = part.map_frames()
+    spans = zip(part.keys, part.offsets[:-1], part.offsets[1:], strict=True)
+    return [
+        f"{key:.12}"
+        for key, start, stop in spans
+        if key in expected and hash_array(frames[start:stop]) != expected[key]
+    ]
+
+
+def _unknown(rows: Sequence[tuple[str, str]], digest: Digest) -> list[str]:
+    """Ids of rows that are not in the digest."""
+    # The digest has its own ids for texts, so these are compared by key.
+    if digest.header.kind == "targets":
+        known = {key for key, _ in digest.rows.values()}
+        return [id for id, key in rows if key not in known]
+    return [id for id, key in rows if digest.rows.get(id, ("",))[0] != key]
 
 
 def merge(directory: Path, other: Path, *, kind: str) -> Merged:
