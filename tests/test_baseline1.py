@@ -1,4 +1,4 @@
-"""Baseline-1 on recognised text: what is heard, kept, counted and classified."""
+"""Baseline-1: recognisers, cached transcripts, word errors and intents."""
 
 import math
 import os
@@ -32,11 +32,11 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from stages.baseline import run
+from stages.baseline1 import transcribing
 from stages.baseline1.language_model import BEGIN, END, bigram_arpa, ngram_arpa
 from stages.baseline1.lexicon import build_lexicon
 from stages.baseline1.params import Baseline1Params
-from stages.baseline1.recognisers import choose_recogniser
+from stages.baseline1.transcribing import choose_recogniser
 from stages.baseline1.transcripts import open_transcripts
 from stages.core.errors import CacheError, ConfigurationError, InputError
 from stages.core.word_errors import count_errors
@@ -57,7 +57,7 @@ SAID = [
 
 
 class Arpa:
-    """An ARPA file, read by the format's own rules."""
+    """An independent reader of ARPA files."""
 
     def __init__(self, text: str) -> None:
         self.tables: dict[int, dict[tuple[str, ...], tuple[float, float]]] = {}
@@ -90,7 +90,7 @@ class TestLanguageModel:
     TEXTS: ClassVar = [["the", "lamp", "on"], ["the", "lamp", "off"], ["lamp", "on"]]
 
     @pytest.mark.parametrize("order", [2, 3, 4])
-    def test_what_may_follow_sums_to_one(self, order):
+    def test_probabilities_sum_to_one(self, order):
         arpa = Arpa(ngram_arpa(self.TEXTS, self.SHARES, order))
         for n, count in arpa.counts.items():
             assert len(arpa.tables[n]) == count
@@ -98,7 +98,7 @@ class TestLanguageModel:
             total = sum(arpa.probability(*history, word) for word in arpa.words)
             assert total == pytest.approx(1, abs=1e-5)
 
-    def test_counts_are_interpolated_as_witten_and_bell_do(self):
+    def test_witten_bell_interpolation(self):
         arpa = Arpa(ngram_arpa(self.TEXTS, self.SHARES, 2))
         # Eleven words and ends, of four words and the end.
         raised = {**self.SHARES, "rare": 1e-9}
@@ -109,12 +109,12 @@ class TestLanguageModel:
         assert arpa.probability("lamp", "on") == pytest.approx(
             (2 + 2 * on) / (3 + 2), rel=1e-5
         )
-        # Never heard: what is left, shared as without a history.
+        # Never counted: the rest of the probability, shared as without a history.
         assert arpa.probability("lamp", "the") == pytest.approx(
             2 / 5 * arpa.probability("the"), rel=1e-5
         )
 
-    def test_counted_pairs_keep_their_shares_and_the_rest_is_backed_off(self):
+    def test_counted_pairs_keep_their_shares_and_the_rest_backs_off(self):
         pairs = {("the", "lamp"): 30.0, ("the", "on"): 10.0, (BEGIN, "the"): 5.0}
         pairs |= {("the", "unknown"): 99.0, ("unknown", "the"): 99.0}
         arpa = Arpa(bigram_arpa(self.SHARES, {"the": 100.0}, pairs))
@@ -124,20 +124,20 @@ class TestLanguageModel:
             total = sum(arpa.probability(*history, word) for word in arpa.words)
             assert total == pytest.approx(1, abs=1e-5)
 
-    def test_after_a_word_that_was_counted_before_every_other_nothing_is_left(self):
+    def test_a_word_counted_before_every_other_leaves_nothing_to_back_off_to(self):
         pairs = {("the", word): 1.0 + len(word) for word in self.SHARES}
         arpa = Arpa(bigram_arpa(self.SHARES, {"the": 900.0}, pairs))
         total = sum(arpa.probability("the", word) for word in arpa.words)
         assert total == pytest.approx(1, abs=1e-5)
 
-    def test_one_without_pairs_is_of_single_words(self):
+    def test_without_pairs_it_backs_off_to_single_words(self):
         arpa = Arpa(bigram_arpa(self.SHARES, {}, {}))
         assert arpa.probability("off", "on") == arpa.probability("on")
-        assert 2 in arpa.counts  # what KenLM asks for
+        assert 2 in arpa.counts  # KenLM needs bigrams
 
 
 class TestLexicon:
-    def test_words_are_written_as_each_accent_says_them(self):
+    def test_each_accent_gives_a_pronunciation(self):
         names = ("t", "@", "m", "A:", "eI", "oU", "s", "I")
         lexicon = build_lexicon(
             ["tomato", "sit", "zoo"], accents=["en-gb", "en-us"], phonemes=names
@@ -147,11 +147,11 @@ class TestLexicon:
             ("t", "@", "m", "A:", "t", "oU"),
             ("t", "@", "m", "eI", "t", "oU"),
         ]
-        assert "zoo" not in lexicon  # of phonemes that the encoder lacks
+        assert "zoo" not in lexicon  # has phonemes that the encoder lacks
 
-    def test_of_words_that_sound_alike_the_first_are_kept(self):
+    def test_of_homophones_the_first_are_kept(self):
         alike = ["write", "right", "rite", "wright", "writes", "wrights", "rights"]
-        alike += ["rightt", "wrightt", "ritte"]  # misspelt, spoken alike
+        alike += ["rightt", "wrightt", "ritte"]  # misspelt homophones
         lexicon = build_lexicon(
             alike, accents=["en-gb"], phonemes=["r", "aI", "t", "s", "I"]
         )
@@ -162,7 +162,7 @@ class TestLexicon:
         assert sounds["r", "aI", "t"][:4] == ["write", "right", "rite", "wright"]
 
     def test_phonemes_of_another_language_are_refused(self):
-        with pytest.raises(ConfigurationError, match="no word can be said"):
+        with pytest.raises(ConfigurationError, match="no word can be pronounced"):
             build_lexicon(["house"], accents=["en-gb"], phonemes=["x"])
 
 
@@ -171,7 +171,7 @@ words = st.lists(st.sampled_from(["on", "off", "lamp", "the"]), max_size=6)
 
 class TestWordErrors:
     @examples(st.lists(st.tuples(words, words), min_size=1, max_size=4))
-    def test_they_are_the_least_edits_of_all_utterances(self, pairs):
+    def test_errors_are_the_least_edits(self, pairs):
         said = [" ".join(one) for one, _ in pairs]
         heard = [" ".join(other) for _, other in pairs]
         found = count_errors(said, heard)
@@ -190,7 +190,7 @@ class TestWordErrors:
         else:
             assert math.isnan(found.rate)
 
-    def test_spelling_is_no_error(self):
+    def test_case_and_punctuation_are_not_errors(self):
         found = count_errors(["Lights on, please!"], ["lights ON please"])
         assert found.rate == 0 and found.confusions == []
 
@@ -205,7 +205,7 @@ class TestWordErrors:
 class TestTranscripts:
     KEYS: ClassVar = [f"{n:064x}" for n in range(4)]
 
-    def test_they_are_kept_and_read_by_people(self, tmp_path):
+    def test_the_file_is_read_back(self, tmp_path):
         with open_transcripts(tmp_path, "f" * 64, "some recogniser") as kept:
             kept.add(self.KEYS[0], "corpus/a", "turn  it\ton\n")
             kept.add(self.KEYS[1], "corpus/b", "")
@@ -220,7 +220,7 @@ class TestTranscripts:
         with open_transcripts(tmp_path, "e" * 64, "another") as kept:
             assert kept.missing(self.KEYS) == set(self.KEYS)
 
-    def test_half_a_line_is_cut_off_and_the_rest_goes_on(self, tmp_path):
+    def test_an_incomplete_line_is_cut_off(self, tmp_path):
         with open_transcripts(tmp_path, "f" * 64, "one") as kept:
             kept.add(self.KEYS[0], "a", "said")
         (path,) = tmp_path.glob("*.tsv")
@@ -254,7 +254,7 @@ class TestTranscripts:
 
 
 def spoken(text: str) -> np.ndarray:
-    """What the encoder hears when espeak-ng says `text`, at 16 kHz."""
+    """`text`, spoken by espeak-ng, at 16 kHz."""
     (one,) = synthesis.speak(synthesis.Voice("en-gb", "m3"), [text], seed=0)
     samples = torch.from_numpy(one.samples.astype(np.float32) / 32768)
     return torchaudio.functional.resample(
@@ -267,28 +267,28 @@ def work(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("work")
 
 
-class TestPhonemeRecogniser:
+class TestEncoderRecogniser:
     PARAMS = Baseline1Params(model=str(ENCODER), vocabulary=1500, accents=("en-gb",))
 
     def choose(self, work, **changes):
         params = replace(self.PARAMS, **changes)
         return choose_recogniser(params, texts=SAID, work=work, workers=2)
 
-    def test_it_writes_down_what_a_clear_voice_says(self, work):
+    def test_it_transcribes_a_clear_voice(self, work):
         recogniser = self.choose(work, language_model="train")
         assert "3-gram of the train texts" in recogniser.name
-        transcribe = recogniser.open(CPU)
+        transcribe = recogniser.load(CPU)
         assert [transcribe(spoken(text)) for text in SAID] == SAID
         assert transcribe(np.zeros(800, np.float32)).split() in ([], ["the"], ["a"])
 
-    def test_without_the_texts_it_hears_worse_but_not_nothing(self, work):
+    def test_without_the_texts_it_makes_more_errors(self, work):
         general = self.choose(work)
         assert "general English" in general.name
-        transcribe = general.open(CPU)
+        transcribe = general.load(CPU)
         rate = count_errors(SAID, [transcribe(spoken(text)) for text in SAID]).rate
         assert 0 < rate < 60
 
-    def test_what_changes_its_text_changes_its_fingerprint(self, work):
+    def test_parameters_change_its_fingerprint(self, work):
         same = self.choose(work).fingerprint
         assert self.choose(work).fingerprint == same
         others = {
@@ -303,7 +303,7 @@ class TestPhonemeRecogniser:
         }
         assert len(others) == 5 and same not in others
 
-    def test_a_model_of_ones_own_is_used(self, work, tmp_path):
+    def test_your_own_language_model_is_used(self, work, tmp_path):
         path = tmp_path / "own.arpa"
         path.write_text(
             ngram_arpa([SAID[0].split()], dict.fromkeys(SAID[0].split(), 1.0), 2)
@@ -318,24 +318,18 @@ class TestPhonemeRecogniser:
             self.choose(work, language_model=str(path))
         whole = ngram_arpa([SAID[0].split()], dict.fromkeys(SAID[0].split(), 1.0), 2)
         path.write_text(whole[: len(whole) * 2 // 3])
-        with pytest.raises(InputError, match=r"not a language model that KenLM reads"):
-            self.choose(work, language_model=str(path)).open(CPU)
+        with pytest.raises(InputError, match=r"not a language model that KenLM"):
+            self.choose(work, language_model=str(path)).load(CPU)
         path.unlink()
-        with pytest.raises(InputError, match="no readable language model"):
+        with pytest.raises(InputError, match="cannot read the language model"):
             self.choose(work, language_model=str(path))
 
-    def test_a_kept_model_that_was_damaged_is_written_again(self, work):
-        recogniser = self.choose(work)
-        whole = recogniser.language_model.read_bytes()
-        recogniser.language_model.write_bytes(whole[:1000])
-        assert self.choose(work).language_model.read_bytes() == whole
-
-    def test_words_of_another_alphabet_are_left_out(self, work):
+    def test_words_of_another_alphabet_are_left_out(self, work, tmp_path):
         params = replace(self.PARAMS, language_model="train")
-        mixed = choose_recogniser(
-            params, texts=["light 打开 lamp", "свет"], work=work, workers=2
-        )
-        listed = mixed.lexicon.read_text().split()
+        texts = ["light 打开 lamp", "свет"]
+        choose_recogniser(params, texts=texts, work=tmp_path, workers=2)
+        (lexicon,) = tmp_path.glob("lexicon-*.txt")
+        listed = lexicon.read_text().split()
         assert "lamp" in listed and "打开" not in listed and "свет" not in listed
         with pytest.raises(InputError, match="no train text has a word"):
             choose_recogniser(params, texts=["打开", "свет"], work=work, workers=2)
@@ -368,8 +362,8 @@ def write_wav2vec2(folder: Path) -> Wav2Vec2ForCTC:
     )
     model = Wav2Vec2ForCTC(config).eval()
     with torch.no_grad():
-        model.lm_head.weight.mul_(30)  # or one class would win everywhere
-        model.lm_head.bias[1:4] = -1e4  # no trained model gives these
+        model.lm_head.weight.mul_(30)  # otherwise one class wins everywhere
+        model.lm_head.bias[1:4] = -1e4  # a trained model never gives these
     model.save_pretrained(folder)
     (folder / "vocab.json").write_text(str(LETTERS).replace("'", '"'))
     Wav2Vec2CTCTokenizer(folder / "vocab.json").save_pretrained(folder)
@@ -377,7 +371,7 @@ def write_wav2vec2(folder: Path) -> Wav2Vec2ForCTC:
     return model
 
 
-class TestPretrained:
+class TestOtherRecognisers:
     def test_a_ctc_model_gives_its_best_classes(self, tmp_path):
         model = write_wav2vec2(tmp_path)
         params = Baseline1Params(recogniser="transformers", model=str(tmp_path))
@@ -390,10 +384,10 @@ class TestPretrained:
         best = [names[n] for n in logits.argmax(1).unique_consecutive().tolist()]
         expected = "".join(name for name in best if len(name) == 1).replace("|", " ")
         assert expected.strip()
-        found = recogniser.open(CPU)(wave)
+        found = recogniser.load(CPU)(wave)
         assert found == " ".join(expected.split())
         # Too short for a single frame.
-        assert [recogniser.open(CPU)(wave[:n]) for n in (1, 399)] == ["", ""]
+        assert [recogniser.load(CPU)(wave[:n]) for n in (1, 399)] == ["", ""]
         assert (
             recogniser.fingerprint
             != choose_recogniser(
@@ -411,7 +405,7 @@ class TestPretrained:
             stream.write("\n")
         return copy
 
-    def test_a_sequence_to_sequence_model_writes_something(self, tmp_path):
+    def test_a_sequence_to_sequence_model_gives_text(self, tmp_path):
         torch.manual_seed(0)
         vocabulary = {chr(97 + n): n for n in range(26)}
         special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
@@ -446,14 +440,14 @@ class TestPretrained:
         params = Baseline1Params(recogniser="transformers", model=str(tmp_path))
         recogniser = choose_recogniser(params, texts=[], work=tmp_path, workers=1)
         assert recogniser.name.startswith("whisper")
-        transcribe = recogniser.open(CPU)
+        transcribe = recogniser.load(CPU)
         wave = np.random.default_rng(0).normal(size=9_000).astype(np.float32)
         text = transcribe(wave)
         assert text == transcribe(wave)
         assert text
 
     @pytest.mark.parametrize(
-        ("spoil", "complaint"),
+        ("damage", "complaint"),
         [
             (lambda f: (f / "config.json").unlink(), "cannot load the recogniser"),
             (
@@ -462,25 +456,25 @@ class TestPretrained:
             ),
             (
                 lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
-                "no speech recogniser.*found a bert",
+                "not a speech recogniser.*found a bert",
             ),
         ],
     )
-    def test_one_that_is_not_whole_is_refused(self, tmp_path, spoil, complaint):
+    def test_an_incomplete_one_is_refused(self, tmp_path, damage, complaint):
         write_wav2vec2(tmp_path)
-        spoil(tmp_path)
+        damage(tmp_path)
         params = Baseline1Params(recogniser="transformers", model=str(tmp_path))
         with pytest.raises((InputError, ConfigurationError), match=complaint):
-            choose_recogniser(params, texts=[], work=tmp_path, workers=1).open(CPU)
+            choose_recogniser(params, texts=[], work=tmp_path, workers=1).load(CPU)
 
-    def test_a_pipeline_of_torchaudio_is_known_by_its_file(self, tmp_path):
+    def test_a_pipeline_of_torchaudio_is_chosen_by_its_file_name(self, tmp_path):
         params = Baseline1Params(
             recogniser="torchaudio", model=str(tmp_path / "weights.pth")
         )
         with pytest.raises(InputError, match=r"expected one of.*ls960"):
             choose_recogniser(params, texts=[], work=tmp_path, workers=1)
         (tmp_path / "weights.pth").touch()
-        with pytest.raises(ConfigurationError, match="whose weights are called so"):
+        with pytest.raises(ConfigurationError, match="has weights of this name"):
             choose_recogniser(params, texts=[], work=tmp_path, workers=1)
         path = tmp_path / "wav2vec2_fairseq_base_ls960_asr_ls960.pth"
         path.write_bytes(b"damaged")
@@ -488,7 +482,7 @@ class TestPretrained:
         recogniser = choose_recogniser(params, texts=[], work=tmp_path, workers=1)
         assert recogniser.name == "torchaudio WAV2VEC2_ASR_BASE_960H"
         with pytest.raises(InputError, match="not the weights of torchaudio"):
-            recogniser.open(CPU)
+            recogniser.load(CPU)
 
     @pytest.mark.slow
     def test_a_pipeline_of_torchaudio_gives_its_best_classes(self, tmp_path):
@@ -509,38 +503,21 @@ class TestPretrained:
         labels = bundle.get_labels()
         kept = [labels[n] for n in best.unique_consecutive().tolist() if n]
         expected = " ".join("".join(kept).replace("|", " ").split())
-        assert expected and recogniser.open(CPU)(wave) == expected
+        assert expected and recogniser.load(CPU)(wave) == expected
 
-    def test_pocketsphinx_writes_english_words(self, tmp_path):
+    def test_pocketsphinx_gives_english_words(self, tmp_path):
         pytest.importorskip("pocketsphinx")
         params = Baseline1Params(recogniser="pocketsphinx")
         recogniser = choose_recogniser(params, texts=[], work=tmp_path, workers=1)
-        transcribe = recogniser.open(CPU)
+        transcribe = recogniser.load(CPU)
         text = transcribe(spoken("the weather is nice today"))
         assert text and re.fullmatch(r"[a-z' ]+", text)
         assert transcribe(np.zeros(1600, np.float32)) == ""
 
-    @pytest.mark.parametrize(
-        ("params", "module", "fix"),
-        [
-            (
-                Baseline1Params(recogniser="pocketsphinx"),
-                "pocketsphinx",
-                r"pip install -e '\.\[pocketsphinx\]'",
-            ),
-            (
-                Baseline1Params(model=str(ENCODER)),
-                "flashlight.lib.text.decoder",
-                "pip install flashlight-text",
-            ),
-        ],
-        ids=["pocketsphinx", "encoder"],
-    )
-    def test_what_is_not_installed_is_named(
-        self, monkeypatch, tmp_path, params, module, fix
-    ):
-        monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(ConfigurationError, match=fix):
+    def test_a_missing_extra_is_named(self, monkeypatch, tmp_path):
+        monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+        params = Baseline1Params(recogniser="pocketsphinx")
+        with pytest.raises(ConfigurationError, match=r"pip install -e '\.\[pocketsp"):
             choose_recogniser(params, texts=[], work=tmp_path, workers=1)
 
 
@@ -556,7 +533,7 @@ class TestPretrained:
         ({"language_model_weight": math.inf}, "weight must be finite"),
     ],
 )
-def test_parameters_that_cannot_be_used_are_refused(changes, complaint):
+def test_unusable_parameters_are_refused(changes, complaint):
     with pytest.raises(ConfigurationError, match=complaint):
         Baseline1Params(**changes)
 
@@ -566,54 +543,72 @@ def read(name: str) -> pd.DataFrame:
 
 
 def use(monkeypatch, texts: dict[str, str]) -> list[str]:
-    """A recogniser that writes `texts` by recording; returns what it has heard."""
-    heard: list[str] = []
+    """Transcribe recordings as `texts`; returns the names of those transcribed."""
+    transcribed: list[str] = []
 
     def work(recogniser, device, recording):
-        heard.append(recording[0].name)
+        transcribed.append(recording[0].name)
         return texts.get(recording[0].parent.name + "/" + recording[0].name, "")
 
-    monkeypatch.setattr("stages.baseline1.run._transcribe_recording", work)
-    return heard
+    monkeypatch.setattr("stages.baseline1.transcribing._transcribe_recording", work)
+    return transcribed
 
 
 class TestStage:
-    def test_a_second_run_transcribes_nothing_and_changes_nothing(
-        self, finished, snapshot
-    ):
-        before = snapshot(FOLDER), snapshot(TRANSCRIPTS)
+    def test_a_second_run_finds_its_result(self, finished, results, monkeypatch):
+        first = results["baseline1",].stdout
+        monkeypatch.setattr("stages.baseline1.run._measure", None)
         result = pipeline("baseline1")
-        assert result.exit_code == 0 and "12 transcripts of" in result.stdout
-        assert "0 of them new" in result.stdout
+        assert result.exit_code == 0, result.output
+        assert result.stdout == first.replace(
+            "baseline1: ", "baseline1: up to date; "
+        ).replace(", 12 of them new", "")
+
+    @pytest.mark.parametrize(
+        "changed", ["own.arpa", "cache/tiny/teacher/identity.json"]
+    )
+    def test_a_changed_input_makes_it_again(self, finished, changed):
+        Path("own.arpa").write_text(ngram_arpa([["the"]], {"the": 1.0}, 2))
+        options = ("--set", "baseline1.language_model=own.arpa")
+        assert "12 of them new" in pipeline("baseline1", *options).stdout
+        assert "up to date" in pipeline("baseline1", *options).stdout
+        with open(changed, "a") as stream:
+            stream.write("\n")
+        assert "of them new" in pipeline("baseline1", *options).stdout
+
+    def test_forced_it_reads_the_cached_transcripts(self, finished, snapshot):
+        before = snapshot(FOLDER), snapshot(TRANSCRIPTS)
+        result = pipeline("baseline1", "--force")
+        assert result.exit_code == 0 and "0 of them new" in result.stdout
         assert (snapshot(FOLDER), snapshot(TRANSCRIPTS)) == before
 
     def test_a_changed_recording_costs_one_transcript(self, finished, monkeypatch):
-        heard = use(monkeypatch, {})
+        transcribed = use(monkeypatch, {})
         path = Path("data/tiny/test/play-0.wav")
         samples, rate = soundfile.read(path)
         soundfile.write(path, samples[:-100], rate)
-        for command in ("prepare-corpus", "extract-acoustic", "transcribe"):
+        for command in ("prepare-corpus", "extract-acoustic", "baseline1"):
             assert pipeline(command).exit_code == 0
-        assert heard == ["play-0.wav"]
+        assert transcribed == ["play-0.wav"]
 
-    def test_what_was_recognised_decides_the_intent(self, finished, monkeypatch):
+    def test_the_transcript_decides_the_intent(self, finished, monkeypatch):
         shutil.rmtree(TRANSCRIPTS)
         teacher = pd.read_csv("cache/tiny/teacher/predictions.csv")
         by_id = teacher.set_index("id")
-        # Each is heard as another is, which the teacher has classified already.
+        # The text of another utterance, which the teacher has classified already.
         swapped = {
             "test/play-0.wav": ("light the lamp", "tiny/test/lamp-on-0"),
             "test/lamp-on-0.wav": ("Put OUT the lamp!", "tiny/test/lamp-off-0"),
         }
         use(monkeypatch, {name: text for name, (text, _) in swapped.items()})
-        result = pipeline("baseline1")
+        result = pipeline("baseline1", "--force")
         assert result.exit_code == 0, result.output
         found = read("predictions.csv").set_index("id")
         for name, (_, like) in swapped.items():
             row = found.loc["tiny/" + name.removesuffix(".wav")]
             assert row["predicted"] == by_id.loc[like, "predicted"]
             assert row["confidence"] == pytest.approx(by_id.loc[like, "confidence"])
-        # Ten of twelve were recognised as nothing, and are there.
+        # The ten others have an empty transcript.
         assert len(found) == 12
         empty = found.loc[
             ~found.index.isin(["tiny/test/play-0", "tiny/test/lamp-on-0"])
@@ -625,13 +620,13 @@ class TestStage:
             "put out the lamp"
         )
 
-    def test_transcripts_made_elsewhere(self, finished, snapshot):
+    def test_given_transcripts(self, finished, snapshot):
         before = snapshot(TRANSCRIPTS)
         teacher = pd.read_csv("cache/tiny/teacher/predictions.csv")
         manifest = pd.read_csv("cache/tiny/manifest.csv")
         given = manifest.loc[manifest["split"] != "train", ["id", "text"]]
-        given.to_csv("heard.tsv", sep="\t", index=False)
-        options = ("--recogniser", "given", "--model", "heard.tsv")
+        given.to_csv("given.tsv", sep="\t", index=False)
+        options = ("--recogniser", "given", "--model", "given.tsv")
         result = pipeline("baseline1", *options, "--set", "baseline1.column=text")
         assert result.exit_code == 0, result.output
         assert "word error rate 0.00%" in result.stdout
@@ -640,58 +635,59 @@ class TestStage:
 
         result = pipeline("baseline1", *options)
         assert "no column 'transcript'; found columns id, text" in result.stderr
-        given[1:].to_csv("heard.tsv", sep="\t", index=False)
+        given[1:].to_csv("given.tsv", sep="\t", index=False)
         result = pipeline("baseline1", *options, "--set", "baseline1.column=text")
         assert result.exit_code == 2
         assert "1 utterances of valid and test have no transcript" in result.stderr
         assert f"none for {given['id'].iloc[0]}" in result.stderr
 
-    def test_an_interrupted_run_keeps_what_it_heard(self, finished, monkeypatch):
+    def test_an_interrupted_run_keeps_its_transcripts(self, finished, monkeypatch):
         shutil.rmtree(TRANSCRIPTS)
-        heard = []
+        done = []
 
         def work(recogniser, device, recording):
-            if len(heard) == 5:
+            if len(done) == 5:
                 raise KeyboardInterrupt
-            heard.append(recording)
+            done.append(recording)
             return "lamp"
 
-        monkeypatch.setattr("stages.baseline1.run._transcribe_recording", work)
-        assert pipeline("baseline1").exit_code == 130
+        monkeypatch.setattr("stages.baseline1.transcribing._transcribe_recording", work)
+        assert pipeline("baseline1", "--force").exit_code == 130
         later = use(monkeypatch, {})
-        assert pipeline("baseline1").exit_code == 0
+        assert pipeline("baseline1", "--force").exit_code == 0
         assert len(later) == 12 - 5
         assert (read("transcripts.csv")["transcript"] == "lamp").sum() == 5
 
-    def test_several_processes_hear_the_same(self, finished, snapshot, monkeypatch):
+    def test_several_processes_transcribe_the_same(
+        self, finished, snapshot, monkeypatch
+    ):
         before = snapshot(FOLDER)
         shutil.rmtree(TRANSCRIPTS)
-        monkeypatch.setattr("stages.baseline1.run._PROCESSES_SECONDS", 0.0)
+        monkeypatch.setattr("stages.baseline1.transcribing._PROCESSES_SECONDS", 0.0)
         started = []
-        real = run.run_in_processes
+        real = transcribing.run_in_processes
 
         def counted(*arguments, **options):
             started.append(arguments[2])
             return real(*arguments, **options)
 
-        monkeypatch.setattr(run, "run_in_processes", counted)
-        assert pipeline("baseline1", "--workers", "2").exit_code == 0
+        monkeypatch.setattr(transcribing, "run_in_processes", counted)
+        assert pipeline("baseline1", "--workers", "2", "--force").exit_code == 0
         assert started == [2]
         assert snapshot(FOLDER) == before
 
-    def test_a_killed_run_goes_on(self, finished):
-        """By SIGKILL, from outside."""
+    def test_a_killed_run_resumes(self, finished):
         shutil.rmtree(TRANSCRIPTS)
         code = (
-            "import os, signal, stages.baseline.run as run\n"
-            "real, heard = run._transcribe_recording, []\n"
+            "import os, signal, stages.baseline1.transcribing as transcribing\n"
+            "real, done = transcribing._transcribe_recording, []\n"
             "def work(*arguments):\n"
-            "    if len(heard) == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "    heard.append(1)\n"
+            "    if len(done) == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    done.append(1)\n"
             "    return real(*arguments)\n"
-            "run._transcribe_recording = work\n"
+            "transcribing._transcribe_recording = work\n"
             "from pipeline.cli import main\n"
-            "main(['transcribe', '--workers', '1'])\n"
+            "main(['baseline1', '--workers', '1', '--force'])\n"
         )
         ended = subprocess.run(
             [sys.executable, "-c", code],
@@ -699,11 +695,11 @@ class TestStage:
             check=False,
         )
         assert ended.returncode == -signal.SIGKILL
-        result = pipeline("baseline1")
+        result = pipeline("baseline1", "--force")
         assert "5 of them new" in result.stdout
 
     @pytest.mark.parametrize(
-        ("spoil", "complaint"),
+        ("damage", "complaint"),
         [
             (
                 lambda: shutil.rmtree("cache/tiny/teacher"),
@@ -727,15 +723,15 @@ class TestStage:
             ),
         ],
     )
-    def test_bad_input_is_one_line(self, finished, spoil, complaint):
+    def test_bad_input_is_one_line(self, finished, damage, complaint):
         shutil.rmtree(TRANSCRIPTS)
-        spoil()
-        result = pipeline("baseline1")
+        damage()
+        result = pipeline("baseline1", "--force")
         assert result.exit_code == 2, result.output
         assert re.search(complaint, result.stderr)
         assert len(result.stderr.splitlines()) == 1
 
-    def test_the_report_shows_what_the_recogniser_did(self, finished):
+    def test_the_report_shows_the_word_error_rate(self, finished):
         page = Path("report/results.md").read_text(encoding="utf-8")
         assert "| Baseline-1, recognised text |" in page
         row = read("transcripts.csv").query("split == 'test'")

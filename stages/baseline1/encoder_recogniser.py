@@ -4,20 +4,20 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
+from torchaudio.models.decoder import ctc_decoder
 
 from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
 from stages.baseline1.language_model import bigram_arpa, ngram_arpa
 from stages.baseline1.lexicon import build_lexicon, lexicon_text
 from stages.baseline1.params import REVISION, Baseline1Params
-from stages.baseline1.recogniser import Transcribe, recogniser_fingerprint
+from stages.baseline1.recogniser import Recogniser, Transcribe, recogniser_fingerprint
 from stages.core.errors import InputError
 from stages.core.files import write_text
 from stages.core.hashing import fingerprint, hash_bytes, hash_file
@@ -32,68 +32,9 @@ _BLANK = "<blank>"
 _NEVER_SPOKEN = "_"
 
 
-@dataclass(frozen=True)
-class EncoderRecogniser:
-    """The phoneme/word encoder, its CTC head, and a beam search over a lexicon.
-
-    Attributes:
-        checkpoint: of the encoder.
-        lexicon: one pronunciation per line.
-        language_model: an ARPA file.
-        search: arguments of the beam search.
-    """
-
-    on_cpu: ClassVar[bool] = True
-    name: str
-    fingerprint: str
-    checkpoint: Path
-    lexicon: Path
-    language_model: Path
-    search: tuple[tuple[str, float], ...]
-
-    def open(self, device: torch.device) -> Transcribe:
-        """Load encoder, lexicon and language model."""
-        from torchaudio.models.decoder import ctc_decoder
-
-        checkpoint = load_checkpoint(self.checkpoint)
-        encoder = checkpoint.encoder.to(device)
-        head = encoder.ctc_linear
-        assert head is not None
-        try:
-            with _silent_stderr():
-                decoder = ctc_decoder(
-                    str(self.lexicon),
-                    [_BLANK, *checkpoint.phonemes],
-                    lm=str(self.language_model),
-                    blank_token=_BLANK,
-                    sil_token=_NEVER_SPOKEN,
-                    unk_word="<unk>",
-                    **dict(self.search),
-                )
-        except RuntimeError as error:  # from KenLM, which checks the whole file
-            raise InputError(
-                "not a language model that KenLM can read",
-                path=self.language_model,
-                found=str(error).split("threw ")[-1].splitlines()[0],
-                fix="write the file again",
-            ) from error
-
-        @torch.inference_mode()
-        def transcribe(wave: np.ndarray) -> str:
-            with one_thread():
-                samples = torch.from_numpy(wave)[None].to(device)
-                hidden, _ = encoder.phoneme_module(samples)
-                # (1, frames, classes)
-                emissions = head(hidden).log_softmax(dim=2).float().cpu()
-            (hypotheses,) = decoder(emissions)
-            return " ".join(hypotheses[0].words) if hypotheses else ""
-
-        return transcribe
-
-
 def encoder_recogniser(
     params: Baseline1Params, texts: Sequence[str], *, work: Path, workers: int
-) -> EncoderRecogniser:
+) -> Recogniser:
     """The recogniser of `params`, its lexicon and language model written.
 
     Args:
@@ -133,7 +74,7 @@ def encoder_recogniser(
         "beam_size_token": params.beam_tokens,
         "beam_threshold": params.beam_threshold,
     }
-    return EncoderRecogniser(
+    return Recogniser(
         name=f"phoneme CTC of {path.name}, {description}",
         fingerprint=recogniser_fingerprint(
             "encoder",
@@ -143,11 +84,53 @@ def encoder_recogniser(
             search=search,
             encoder=checkpoint.fingerprint,
         ),
-        checkpoint=path,
-        lexicon=lexicon,
-        language_model=model,
-        search=tuple(search.items()),
+        on_cpu=True,
+        load=partial(_load, path, lexicon, model, search),
     )
+
+
+def _load(
+    path: Path,
+    lexicon: Path,
+    language_model: Path,
+    search: Mapping[str, float],
+    device: torch.device,
+) -> Transcribe:
+    """Load the checkpoint in `path`, the lexicon and the ARPA file."""
+    checkpoint = load_checkpoint(path)
+    encoder = checkpoint.encoder.to(device)
+    head = encoder.ctc_linear
+    assert head is not None
+    try:
+        with _silent_stderr():
+            decoder = ctc_decoder(
+                str(lexicon),
+                [_BLANK, *checkpoint.phonemes],
+                lm=str(language_model),
+                blank_token=_BLANK,
+                sil_token=_NEVER_SPOKEN,
+                unk_word="<unk>",
+                **search,
+            )
+    except RuntimeError as error:  # from KenLM, which checks the whole file
+        raise InputError(
+            "not a language model that KenLM can read",
+            path=language_model,
+            found=str(error).split("threw ")[-1].splitlines()[0],
+            fix="write the file again",
+        ) from error
+
+    @torch.inference_mode()
+    def transcribe(wave: np.ndarray) -> str:
+        with one_thread():
+            samples = torch.from_numpy(wave)[None].to(device)
+            hidden, _ = encoder.phoneme_module(samples)
+            # (1, frames, classes)
+            emissions = head(hidden).log_softmax(dim=2).float().cpu()
+        (hypotheses,) = decoder(emissions)
+        return " ".join(hypotheses[0].words) if hypotheses else ""
+
+    return transcribe
 
 
 def _load_with_head(path: Path) -> Checkpoint:

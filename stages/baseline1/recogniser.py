@@ -1,8 +1,9 @@
 """What every speech recogniser here has in common."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,27 +20,21 @@ LEAST_SAMPLES = 400
 """Receptive field of wav2vec2's convolutions: 25 ms. Shorter waves have no frame."""
 
 
-class Recogniser(Hashable, Protocol):
+@dataclass(frozen=True)
+class Recogniser:
     """A speech recogniser, not loaded yet; it can be sent to another process.
 
     Attributes:
         name: for people, with the texts of the corpus that it knows, if any.
         fingerprint: of everything that its text depends on but the wave.
         on_cpu: whether most of its work is on the CPU whatever the device.
+        load: loads it to a device.
     """
 
-    on_cpu: ClassVar[bool]
-
-    @property
-    def name(self) -> str:
-        """See above."""
-
-    @property
-    def fingerprint(self) -> str:
-        """See above."""
-
-    def open(self, device: torch.device) -> Transcribe:
-        """Load it, and return the function that transcribes."""
+    name: str
+    fingerprint: str
+    on_cpu: bool
+    load: Callable[[torch.device], Transcribe] = field(compare=False)
 
 
 def recogniser_fingerprint(kind: str, **values: Any) -> str:

@@ -1,8 +1,7 @@
-"""CTC pipelines of torchaudio as recognisers."""
+"""CTC pipelines of torchaudio as recognisers, decoded greedily."""
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ import torchaudio
 from stages.baseline1.params import Baseline1Params
 from stages.baseline1.recogniser import (
     LEAST_SAMPLES,
+    Recogniser,
     Transcribe,
     cpu_on_one_thread,
     recogniser_fingerprint,
@@ -19,55 +19,7 @@ from stages.core.errors import ConfigurationError, InputError
 from stages.core.hashing import hash_file
 
 
-@dataclass(frozen=True)
-class TorchaudioRecogniser:
-    """A CTC pipeline of torchaudio, decoded greedily without a language model.
-
-    Attributes:
-        pipeline: its name in `torchaudio.pipelines`.
-        weights: the file, under the name that torchaudio gives it.
-    """
-
-    on_cpu: ClassVar[bool] = False
-    name: str
-    fingerprint: str
-    pipeline: str
-    weights: Path
-
-    def open(self, device: torch.device) -> Transcribe:
-        """Load the weights; nothing is downloaded."""
-        bundle = getattr(torchaudio.pipelines, self.pipeline)
-        try:
-            model = bundle.get_model(
-                # torchaudio looks for the file there first.
-                dl_kwargs={"model_dir": str(self.weights.parent), "weights_only": True}
-            )
-        # torch can raise almost any exception on a damaged file.
-        except Exception as error:
-            raise InputError(
-                f"not the weights of torchaudio's {self.pipeline}",
-                path=self.weights,
-                found=type(error).__name__,
-                fix="copy the file again",
-            ) from error
-        model = model.eval().to(device)
-        labels = bundle.get_labels()
-
-        @torch.inference_mode()
-        def transcribe(wave: np.ndarray) -> str:
-            if len(wave) < LEAST_SAMPLES:
-                return ""
-            with cpu_on_one_thread(device):
-                emissions, _ = model(torch.from_numpy(wave)[None].to(device))
-            best = emissions[0].argmax(dim=1).unique_consecutive().tolist()
-            # Class 0 is the blank, | separates words.
-            letters = "".join(labels[number] for number in best if number)
-            return " ".join(letters.replace("|", " ").split())
-
-        return transcribe
-
-
-def torchaudio_recogniser(params: Baseline1Params) -> TorchaudioRecogniser:
+def torchaudio_recogniser(params: Baseline1Params) -> Recogniser:
     """The pipeline whose weights are in the file `params.model`.
 
     Raises:
@@ -96,9 +48,42 @@ def torchaudio_recogniser(params: Baseline1Params) -> TorchaudioRecogniser:
             found=weights.name,
             expected=f"one of {', '.join(known)}",
         )
-    return TorchaudioRecogniser(
+    return Recogniser(
         name=f"torchaudio {known[weights.name]}",
         fingerprint=recogniser_fingerprint("torchaudio", weights=hash_file(weights)),
-        pipeline=known[weights.name],
-        weights=weights,
+        on_cpu=False,
+        load=partial(_load, known[weights.name], weights),
     )
+
+
+def _load(name: str, weights: Path, device: torch.device) -> Transcribe:
+    """Load the weights of the pipeline `name`; nothing is downloaded."""
+    bundle = getattr(torchaudio.pipelines, name)
+    try:
+        model = bundle.get_model(
+            # torchaudio looks for the file there first.
+            dl_kwargs={"model_dir": str(weights.parent), "weights_only": True}
+        )
+    # torch can raise almost any exception on a damaged file.
+    except Exception as error:
+        raise InputError(
+            f"not the weights of torchaudio's {name}",
+            path=weights,
+            found=type(error).__name__,
+            fix="copy the file again",
+        ) from error
+    model = model.eval().to(device)
+    labels = bundle.get_labels()
+
+    @torch.inference_mode()
+    def transcribe(wave: np.ndarray) -> str:
+        if len(wave) < LEAST_SAMPLES:
+            return ""
+        with cpu_on_one_thread(device):
+            emissions, _ = model(torch.from_numpy(wave)[None].to(device))
+        best = emissions[0].argmax(dim=1).unique_consecutive().tolist()
+        # Class 0 is the blank, | separates words.
+        letters = "".join(labels[number] for number in best if number)
+        return " ".join(letters.replace("|", " ").split())
+
+    return transcribe

@@ -1,6 +1,6 @@
 """Transcribe the recordings that have no cached transcript yet."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
@@ -18,9 +18,6 @@ from stages.speech.loading import try_audio
 
 # Seconds of audio from which starting processes pays off.
 _PROCESSES_SECONDS = 300.0
-
-Recording = tuple[Path, str]
-"""A file and the SHA-256 of its bytes."""
 
 
 def choose_recogniser(
@@ -88,7 +85,11 @@ def transcribe(
             device = torch.device("cpu")
         long = todo["seconds"].sum() >= _PROCESSES_SECONDS
         processes = workers if long and device.type == "cpu" else 1
-        texts = _transcribe_recordings(recogniser, recordings, device, processes)
+        work = partial(_transcribe_recording, recogniser, device.type)
+        if processes > 1:
+            texts = run_in_processes(work, recordings, processes, preload=__name__)
+        else:
+            texts = (work(recording) for recording in recordings)
         bar = progress(total=len(todo), description="transcribing", unit="file")
         with bar, closing(texts):
             for row, text in zip(todo.itertuples(), texts, strict=True):
@@ -99,28 +100,17 @@ def transcribe(
         return [kept[key] for key in rows["audio_sha256"]], len(todo)
 
 
-def _transcribe_recordings(
-    recogniser: Recogniser,
-    recordings: Sequence[Recording],
-    device: torch.device,
-    processes: int,
-) -> Generator[str | RecordingError, None, None]:
-    work = partial(_transcribe_recording, recogniser, device.type)
-    if processes > 1:
-        return run_in_processes(work, recordings, processes, preload=__name__)
-    return (work(recording) for recording in recordings)
-
-
 @cache
-def _opened(recogniser: Recogniser, device: str) -> Transcribe:
+def _loaded(recogniser: Recogniser, device: str) -> Transcribe:
     with quiet_transformers():
-        return recogniser.open(torch.device(device))
+        return recogniser.load(torch.device(device))
 
 
 def _transcribe_recording(
-    recogniser: Recogniser, device: str, recording: Recording
+    recogniser: Recogniser, device: str, recording: tuple[Path, str]
 ) -> str | RecordingError:
+    """The text of a file that has this SHA-256."""
     wave = try_audio(*recording)
     if isinstance(wave, RecordingError):
         return wave
-    return _opened(recogniser, device)(wave)
+    return _loaded(recogniser, device)(wave)

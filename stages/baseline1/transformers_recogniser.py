@@ -1,8 +1,8 @@
 """CTC and sequence-to-sequence models of transformers as recognisers."""
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from stages.acoustic.pretrained import loading
 from stages.baseline1.params import Baseline1Params
 from stages.baseline1.recogniser import (
     LEAST_SAMPLES,
+    Recogniser,
     Transcribe,
     cpu_on_one_thread,
     recogniser_fingerprint,
@@ -38,57 +39,7 @@ _FIX = (
 )
 
 
-@dataclass(frozen=True)
-class TransformersRecogniser:
-    """A CTC or sequence-to-sequence model of transformers.
-
-    Attributes:
-        model: a folder or a name on the hub.
-        revision: of a model on the hub.
-    """
-
-    on_cpu: ClassVar[bool] = False
-    name: str
-    fingerprint: str
-    model: str
-    revision: str
-
-    def open(self, device: torch.device) -> Transcribe:
-        """Load the model with its tokenizer and feature extractor."""
-        name = self.model
-        options = _options(self.revision)
-        with loading(name, "the recogniser", fix=_FIX):
-            config = AutoConfig.from_pretrained(name, **options)
-            ctc = type(config) in MODEL_FOR_CTC_MAPPING
-            kind: Any = AutoModelForCTC if ctc else AutoModelForSpeechSeq2Seq
-            model, report = kind.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True, **options
-            )
-            recognise: Any = pipeline(
-                "automatic-speech-recognition",
-                model=model,
-                tokenizer=AutoTokenizer.from_pretrained(name, **options),
-                feature_extractor=AutoFeatureExtractor.from_pretrained(name, **options),
-                device=device,
-            )
-        _check_whole(name, report["missing_keys"])
-
-        def transcribe(wave: np.ndarray) -> str:
-            if len(wave) < LEAST_SAMPLES:
-                return ""
-            # Whisper transcribes more than its window only with time stamps.
-            long = config.model_type == "whisper" and len(wave) > _WHISPER_WINDOW
-            with cpu_on_one_thread(device):
-                output = recognise(
-                    {"raw": wave, "sampling_rate": SAMPLE_RATE},
-                    **({"return_timestamps": True} if long else {}),
-                )
-            return " ".join(output["text"].split())
-
-        return transcribe
-
-
-def transformers_recogniser(params: Baseline1Params) -> TransformersRecogniser:
+def transformers_recogniser(params: Baseline1Params) -> Recogniser:
     """The recogniser in the folder, or of the hub's name, `params.model`.
 
     Raises:
@@ -106,16 +57,50 @@ def transformers_recogniser(params: Baseline1Params) -> TransformersRecogniser:
         )
     folder = Path(params.model)
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return TransformersRecogniser(
+    return Recogniser(
         name=f"{config.model_type} of {folder.name if files else params.model}",
         fingerprint=recogniser_fingerprint(
             "transformers",
             files={path.name: hash_file(path) for path in files if path.is_file()},
             commit=getattr(config, "_commit_hash", None),
         ),
-        model=params.model,
-        revision=params.revision,
+        on_cpu=False,
+        load=partial(_load, params.model, params.revision),
     )
+
+
+def _load(name: str, revision: str, device: torch.device) -> Transcribe:
+    """Load the model with its tokenizer and feature extractor."""
+    options = _options(revision)
+    with loading(name, "the recogniser", fix=_FIX):
+        config = AutoConfig.from_pretrained(name, **options)
+        ctc = type(config) in MODEL_FOR_CTC_MAPPING
+        kind: Any = AutoModelForCTC if ctc else AutoModelForSpeechSeq2Seq
+        model, report = kind.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, **options
+        )
+        recognise: Any = pipeline(
+            "automatic-speech-recognition",
+            model=model,
+            tokenizer=AutoTokenizer.from_pretrained(name, **options),
+            feature_extractor=AutoFeatureExtractor.from_pretrained(name, **options),
+            device=device,
+        )
+    _check_whole(name, report["missing_keys"])
+
+    def transcribe(wave: np.ndarray) -> str:
+        if len(wave) < LEAST_SAMPLES:
+            return ""
+        # Whisper transcribes more than its window only with time stamps.
+        long = config.model_type == "whisper" and len(wave) > _WHISPER_WINDOW
+        with cpu_on_one_thread(device):
+            output = recognise(
+                {"raw": wave, "sampling_rate": SAMPLE_RATE},
+                **({"return_timestamps": True} if long else {}),
+            )
+        return " ".join(output["text"].split())
+
+    return transcribe
 
 
 def _options(revision: str) -> dict[str, Any]:
