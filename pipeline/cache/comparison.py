@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.cache.contents import find_parts
 from stages.cache.digest import read_digest
-from stages.cache.format import Header, check_header, part_paths, read_part
+from stages.cache.format import Header, part_paths, read_part
 from stages.cache.store import CacheReader
 from stages.core.errors import CacheError
 from stages.core.hashing import hash_array
@@ -140,7 +140,6 @@ def _open(path: Path, encoders: set[str]) -> _Side:
     ids: dict[str, str] = {}
     for part in map(read_part, part_paths(path)):
         if part.header.fingerprint == reader.header.fingerprint:
-            check_header(part, reader.header)
             for id, key in zip(part.ids, part.keys, strict=True):
                 ids.setdefault(key, id)
     pairs = {(id, key) for key, id in ids.items()}

@@ -84,7 +84,7 @@ def verify(
     present = {k for code, k in holders if header is None or code == header.fingerprint}
     if absent := [id for id, key in rows if key not in present]:
         problems.append(str(no_features(directory, absent, len(rows))))
-    fix = f"fix: run {command(directory, header and header.kind)}"
+    fix = f"fix: run {command(directory, header.kind if header else None)}"
     if digest is not None and (unknown := _unknown(rows, digest)):
         problems.append(
             f"{directory}: the digest lacks {len(unknown)} of {len(rows)} utterances "
