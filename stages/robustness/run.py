@@ -18,7 +18,6 @@ and `REVISION`. Cached features are not computed again, and an interrupted run r
 from its finished parts.
 """
 
-import json
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -43,21 +42,19 @@ from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheReader, CacheWriter
 from stages.core.corpus_files import CorpusFiles
-from stages.core.errors import CacheError, RecordingError
+from stages.core.errors import RecordingError
 from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint
 from stages.core.results import identify, is_finished, record
 from stages.core.runtime import RunOptions, choose_device, one_thread, progress
 from stages.robustness.degradations import Degradation, make_degradations
 from stages.robustness.params import REVISION, RobustnessParams
+from stages.robustness.students import Classifier, load_classifiers
 from stages.student.batches import Utterances
 from stages.student.inputs import Inputs, Sources
-from stages.student.model import AcousticLinguisticNetwork, load_student
 from stages.student.training import classify
 
-COLUMNS = ("degradation", "snr", "system", "seed", "id", "intent", "predicted")
 _PREDICTIONS = "predictions.csv"
-_STUDENT_FIX = "run `dvc repro -s student baseline2`, or `aln-pipeline train-student`"
 
 
 @dataclass(frozen=True)
@@ -80,15 +77,6 @@ class Summary:
             f"{self.output}: {state}{self.students} students on {self.recordings} "
             f"recordings, clean and under {self.degradations} degradations{done}"
         )
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A trained student, ready to classify."""
-
-    system: str
-    seed: int
-    model: AcousticLinguisticNetwork
 
 
 @dataclass(frozen=True)
@@ -181,7 +169,7 @@ def run(
     classifiers = [
         one
         for name, folder in students.items()
-        for one in _load_classifiers(name, folder, inputs.intents, header)
+        for one in load_classifiers(name, folder, inputs.intents, header)
     ]
     test = inputs.tables["test"]
     recordings = (len(degradations) - 1) * test["audio_sha256"].nunique()
@@ -298,7 +286,7 @@ def _classify(
     test: pd.DataFrame,
     inputs: Inputs,
 ) -> pd.DataFrame:
-    """A student's predictions under a degradation, columns as `COLUMNS`."""
+    """A student's predictions under a degradation."""
     # As in training, so `clean` gives the same predictions.
     with one_thread():
         model = one.model.to(utterances.frames.device)
@@ -314,48 +302,4 @@ def _classify(
             "intent": test["intent"].to_numpy(),
             "predicted": predicted,
         }
-    )[list(COLUMNS)]
-
-
-def _load_classifiers(
-    name: str, folder: Path, intents: list[str], header: Header
-) -> list[Classifier]:
-    """A student's networks, one for each seed, checked against corpus and encoder.
-
-    Raises:
-        CacheError: a file is missing or damaged, or has other intents or features.
-    """
-    path = folder / "metrics.json"
-    try:
-        seeds = [run["seed"] for run in json.loads(path.read_text("utf-8"))["seeds"]]
-    except FileNotFoundError:
-        raise CacheError(
-            f"the student {name} is not trained", path=path, fix=_STUDENT_FIX
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(
-            f"not the metrics of a student ({error!r})", path=path, fix=_STUDENT_FIX
-        ) from error
-    found = []
-    for seed in seeds:
-        path = folder / f"model-{seed}.safetensors"
-        model, about = load_student(path)
-        if about["acoustic_fingerprint"] != header.fingerprint:
-            raise CacheError(
-                "a student of another encoder's features",
-                path=path,
-                found=f"{about['acoustic_encoder']} "
-                f"{about['acoustic_fingerprint'][:12]}",
-                expected=f"{header.encoder} {header.fingerprint[:12]}",
-                fix=_STUDENT_FIX,
-            )
-        if about["intents"] != intents:
-            raise CacheError(
-                "a student of another corpus's intents",
-                path=path,
-                found=f"{len(about['intents'])} intents",
-                expected=f"the {len(intents)} of intents.json",
-                fix=_STUDENT_FIX,
-            )
-        found.append(Classifier(name, seed, model))
-    return found
+    )
