@@ -31,7 +31,7 @@ from pipeline.params import PARAMS_FILE, Params, load_params
 from stages.acoustic.checkpoint import load_checkpoint
 from stages.acoustic.graph import build_graph
 from stages.acoustic.onnx_encoder import OnnxEncoder
-from stages.baseline1.recognisers import choose_recogniser
+from stages.baseline1.transcribing import choose_recogniser
 from stages.core.manifest import read_intents, read_manifest
 from stages.core.runtime import one_thread, quiet_transformers
 from stages.core.text import normalise_text
@@ -119,7 +119,7 @@ def _pipeline(params: Params, layout: Layout, table: pd.DataFrame) -> System:
         work=layout.transcripts / "models",
         workers=1,
     )
-    transcribe = recogniser.open(CPU)
+    transcribe = recogniser.load(CPU)
     classifier, tokenizer = load_classifier(layout.teacher, CPU)
 
     def classify_wave(wave: np.ndarray) -> int:
