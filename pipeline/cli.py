@@ -25,7 +25,6 @@ import click
 from pipeline.cache.commands import cache
 from pipeline.layout import Layout, student_name
 from pipeline.options import (
-    WORKERS_HELP,
     Settings,
     configured,
     overrides_option,
@@ -36,7 +35,7 @@ from pipeline.params import PARAMS_FILE, load_params
 from stages.baseline1.params import RECOGNISERS
 from stages.core.errors import PipelineError
 from stages.corpus.params import ON_ERROR, WRITES_AUDIO
-from stages.student.params import SYSTEMS
+from stages.student.params import SYSTEMS, Variant
 
 if TYPE_CHECKING:
     from stages.core.runtime import RunOptions
@@ -161,7 +160,7 @@ def configure(
 @configured
 @_root
 @_on_error
-@workers_option(WORKERS_HELP)
+@workers_option
 def prepare_corpus(
     settings: Settings, root: Path | None, on_error: str | None, workers: int
 ) -> None:
@@ -202,18 +201,13 @@ def prepare_corpus(
     metavar="FILE",
     help="Start from the weights of this checkpoint instead of random ones.",
 )
-@run_options(
-    "device",
-    "workers",
-    workers="Processes that synthesise speech and, on a CPU, share each training step. "
-    "Their number changes the order of sums and, by rounding, the result.",
-)
+@run_options("device", "workers")
 def pretraining(
     settings: Settings, output: Path, start: Path | None, options: "RunOptions"
 ) -> None:
     """Train a speech encoder on synthetic speech, like the one in data/demo.
 
-    Takes almost an hour on two cores. To use the result, set acoustic.encoder to the
+    Takes about an hour on two cores. To use the result, set acoustic.encoder to the
     checkpoint.
     """
     from stages.pretraining.run import run
@@ -395,7 +389,6 @@ def train_student(
     settings: Settings, system: str, alpha: float | None, options: "RunOptions"
 ) -> None:
     """Train a student from the cached features and targets."""
-    from stages.student.params import Variant
     from stages.student.run import run
 
     params, layout = settings.params.student, settings.layout

@@ -62,22 +62,18 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def workers_option(text: str) -> Callable[[Command], Command]:
-    """--workers with the help `text`."""
-    return click.option(
-        "--workers",
-        type=click.IntRange(min=1),
-        default=_cpus,
-        envvar="ALN_WORKERS",
-        show_default="number of CPUs",
-        show_envvar=True,
-        metavar="N",
-        help=text,
-    )
-
-
-WORKERS_HELP = "Threads or processes to use; does not change results."
-_RUN_OPTIONS = {
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=_cpus,
+    envvar="ALN_WORKERS",
+    show_default="number of CPUs",
+    show_envvar=True,
+    metavar="N",
+    help="Threads or processes to use; does not change results.",
+)
+_RUN_OPTIONS: dict[str, Callable[[Command], Command]] = {
+    "workers": workers_option,
     "device": click.option(
         "--device",
         default="auto",
@@ -101,19 +97,12 @@ _RUN_OPTIONS = {
 }
 
 
-def run_options(
-    *names: str, workers: str = WORKERS_HELP
-) -> Callable[[Command], Command]:
+def run_options(*names: str) -> Callable[[Command], Command]:
     """Pass `RunOptions` as `options`, made from the command-line options `names`.
 
     Args:
-        names: device, workers, backend or force, in the order of the help.
-        workers: the help of --workers.
+        names: of `_RUN_OPTIONS`, in the order of the help.
     """
-    offered: dict[str, Callable[[Command], Command]] = {
-        **_RUN_OPTIONS,
-        "workers": workers_option(workers),
-    }
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
@@ -125,7 +114,7 @@ def run_options(
 
         result: Command = wrapped
         for name in reversed(names):
-            result = offered[name](result)
+            result = _RUN_OPTIONS[name](result)
         return result
 
     return decorate
