@@ -120,7 +120,7 @@ def save_encoder(folder: Path, kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a kind of encoder; nobody writes there."""
+    """The folder of a kind of encoder; read only."""
     root = tmp_path_factory.mktemp("encoders")
 
     def folder(kind: str) -> Path:
@@ -134,7 +134,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def copied(saved: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of it that may be spoilt."""
+    """A copy of it that a test can change."""
 
     def folder(kind: str) -> Path:
         return Path(shutil.copytree(saved(kind), tmp_path / kind.replace(" ", "-")))
@@ -316,9 +316,6 @@ def test_whisper_reads_a_window_and_no_more(saved: Callable[[str], Path]) -> Non
     # What the rounding of the manifest's seconds lets through is cut.
     window, longer = encoder.encode([noise(16_002)[:16_000], noise(16_002)])
     assert np.array_equal(window, longer)
-    for samples in (16_003, 20_000):
-        with pytest.raises(InputError, match=r"found 1\.\d\d seconds; expected at mo"):
-            encoder.encode([noise(samples)])
     assert load_pretrained(str(saved("hubert"))).longest_seconds is None
 
 
@@ -572,7 +569,7 @@ def test_damaged_weights_are_refused(
         load_pretrained(str(folder))
 
 
-def test_a_broken_off_copy_is_refused(copied: Callable[[str], Path]) -> None:
+def test_an_incomplete_copy_is_refused(copied: Callable[[str], Path]) -> None:
     folder = copied("unispeech")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-1])
@@ -580,7 +577,7 @@ def test_a_broken_off_copy_is_refused(copied: Callable[[str], Path]) -> None:
         load_pretrained(str(folder))
 
 
-SPOILT = {
+DAMAGED = {
     "wav2vec2": "encoder.layers.1.attention.k_proj.weight",
     "wav2vec2 stable": "encoder.layer_norm.weight",
     "hubert": "encoder.pos_conv_embed.batch_norm.running_mean",
@@ -589,17 +586,17 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("kind", SPOILT)
+@pytest.mark.parametrize("kind", DAMAGED)
 def test_a_weight_that_is_not_there_is_no_random_one(
     copied: Callable[[str], Path], kind: str
 ) -> None:
     folder = copied(kind)
-    edit_weights(folder, lambda weights: weights.pop(SPOILT[kind]))
-    message = f"{folder}: weight {SPOILT[kind]} is missing from the checkpoint; fix: "
+    edit_weights(folder, lambda weights: weights.pop(DAMAGED[kind]))
+    message = f"{folder}: weight {DAMAGED[kind]} is missing from the checkpoint; fix: "
     with pytest.raises(InputError, match=message):
         load_pretrained(str(folder))
     # Nothing below it needs it.
-    if "layer" in SPOILT[kind] and kind != "wavlm":
+    if "layer" in DAMAGED[kind] and kind != "wavlm":
         load_pretrained(str(folder), layer=1)
 
 
@@ -608,7 +605,7 @@ def test_a_weight_of_other_dimensions_is_refused(
     copied: Callable[[str], Path], kind: str
 ) -> None:
     folder = copied(kind)
-    name = SPOILT[kind]
+    name = DAMAGED[kind]
     wanted = tuple(load_file(folder / "model.safetensors")[name].shape)
     edit_weights(folder, lambda weights: weights.update({name: torch.ones(2, 3)}))
     with pytest.raises(InputError) as raised:
@@ -623,11 +620,11 @@ def test_a_weight_that_is_no_number_is_refused(
 ) -> None:
     folder = copied("wav2vec2")
 
-    def spoil(weights: dict[str, torch.Tensor]) -> None:
-        weights[SPOILT["wav2vec2"]][2, 3] = bad
+    def damage(weights: dict[str, torch.Tensor]) -> None:
+        weights[DAMAGED["wav2vec2"]][2, 3] = bad
 
-    edit_weights(folder, spoil)
-    message = f"weight {SPOILT['wav2vec2']} holds values that are no numbers"
+    edit_weights(folder, damage)
+    message = f"weight {DAMAGED['wav2vec2']} contains NaN or infinite values"
     with pytest.raises(InputError, match=message):
         load_pretrained(str(folder))
 
@@ -644,11 +641,6 @@ def test_a_layer_out_of_range_shows_the_range(
         load_pretrained(str(saved("hubert")), layer=layer)
 
 
-def test_pooling_is_of_whole_frames(saved: Callable[[str], Path]) -> None:
-    with pytest.raises(ConfigurationError, match="found 0; expected 1 frame or more"):
-        load_pretrained(str(saved("hubert")), pooling=0)
-
-
 def test_another_kind_of_model_shows_the_list(tmp_path: Path) -> None:
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(ConfigurationError, match=r"'bert'; expected one of .*wav2vec2"):
@@ -661,7 +653,7 @@ def test_another_kind_of_model_shows_the_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "file, message",
     [
-        ("config.json", "no config.json there; fix: set acoustic.encoder"),
+        ("config.json", "no config.json; fix: set acoustic.encoder"),
         ("preprocessor_config.json", "cannot load preprocessor_config.json"),
         ("model.safetensors", "no file named model.safetensors, or pytorch_model.bin"),
     ],

@@ -7,9 +7,9 @@ Reads a folder with `config.json`, `preprocessor_config.json` and `model.safeten
          -> convolutions, and transformer layers up to the wanted one
          -> mean of each `pooling` frames
 
-The model is frozen, and cut after the wanted layer. Utterances run one by one: models
-with group norm take their statistics over padding too, and products of other sizes sum
-in another order. So not one bit of a feature depends on what else is being encoded.
+The model is frozen, and cut after the wanted layer. Utterances run one by one, so that
+no bit of a feature depends on other utterances: group norm takes its statistics over
+padding too, and matrix products of other sizes sum in another order.
 """
 
 import math
@@ -45,10 +45,9 @@ SUPPORTED = (
     "wavlm",
     "whisper",
 )
-"""What `model_type` in config.json may be."""
+"""Values of `model_type` in config.json."""
 
-# Entries of config.json that change features, and that neither the names nor the
-# dimensions of the weights show.
+# Entries of config.json that change features, but not the weights' names or dimensions.
 _SETTINGS = (
     "activation_function",
     "conv_stride",
@@ -60,54 +59,95 @@ _SETTINGS = (
     "num_attention_heads",
 )
 
-# Likewise of preprocessor_config.json.
+# The same in preprocessor_config.json.
 _WAVE_INPUT = ("do_normalize",)
 _WHISPER_INPUT = ("chunk_length", "hop_length", "n_fft", "padding_value")
 
-# Replaces frames that SpecAugment masks, in training alone; many files lack it.
+# Replaces masked frames in training; many files do not have it.
 _UNUSED = "masked_spec_embed"
 
-# The manifest's seconds are rounded to 0.1 ms and resampling rounds up, so what is not
-# too long by them may be longer than the window by so many samples, which are cut.
+# The manifest rounds seconds to 0.1 ms and resampling rounds up, so a recording of the
+# window's length can have this many samples more, which are cut.
 _ROUNDING = 2
 
 _FIX = (
     "set acoustic.encoder to a local folder with config.json, preprocessor_config.json "
     "and model.safetensors, or to a hub name while online (HF_HUB_OFFLINE unset)"
 )
-_FIX_WEIGHTS = "copy the checkpoint again, or use one of the whole model"
+_FIX_WEIGHTS = "copy the checkpoint again, or use one with all weights"
 
 
 @dataclass(frozen=True, eq=False)
 class PretrainedEncoder:
-    """A frozen speech encoder that gives one hidden layer.
+    """A frozen speech encoder whose features are one of its hidden layers.
 
     Attributes:
-        description: the name people know it by.
-        fingerprint: of everything that features depend on: the weights up to the layer,
-            the settings beside them, input normalisation, layer and pooling; not of
-            where the files lie.
-        parameters: what it is, for people to read; JSON-able.
-        dim: values in a frame.
-        frame_step: samples at 16 kHz between two frames.
-        longest_seconds: of a recording: Whisper's window; None if any will do.
-        pooling: frames of the model that become one.
-        least_samples: shorter waves are padded with zeros up to here, once they are
-            normalised; the least that gives one frame.
-        model: of transformers, in eval mode, float32; gives (1, frames, dim).
-        extractor: of transformers too; normalises a wave or makes its spectrogram.
+        model: of transformers, in eval mode, float32, cut after `layer`.
+        extractor: of transformers; normalises a wave or makes its spectrogram.
+        layer: whose hidden states, from 0.
+        pooling: frames of the model averaged into one.
+        fingerprint: of everything that determines features: weights up to the layer,
+            the settings that go with them, input normalisation, layer and pooling; not
+            of the path.
     """
 
-    description: str
-    fingerprint: str
-    parameters: dict[str, Any]
-    dim: int
-    frame_step: int
-    longest_seconds: float | None
-    pooling: int
-    least_samples: int
     model: Any = field(repr=False)
     extractor: Any = field(repr=False)
+    layer: int
+    pooling: int
+    fingerprint: str
+
+    @property
+    def description(self) -> str:
+        """A short name for people."""
+        config = self.model.config
+        pooled = f", mean of {self.pooling} frames" if self.pooling > 1 else ""
+        layers = config.num_hidden_layers
+        return f"{config.model_type} layer {self.layer} of {layers}{pooled}"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """A description for people, JSON-able."""
+        config = self.model.config
+        return {
+            "model": config.model_type,
+            "layer": self.layer,
+            "layers": config.num_hidden_layers,
+            "pooling": self.pooling,
+            "hidden_size": config.hidden_size,
+            "feature_extractor": _input_settings(self.extractor),
+        }
+
+    @property
+    def dim(self) -> int:
+        """Values in a frame."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def _model_step(self) -> int:
+        """Samples at 16 kHz between two frames of the model."""
+        if _is_whisper(self.extractor):
+            return 2 * int(self.extractor.hop_length)  # the second convolution's stride
+        return math.prod(self.model.config.conv_stride)
+
+    @property
+    def frame_step(self) -> int:
+        """Samples at 16 kHz between two frames."""
+        return self._model_step * self.pooling
+
+    @property
+    def longest_seconds(self) -> float | None:
+        """The longest recording: Whisper's window; None if any length works."""
+        if _is_whisper(self.extractor):
+            return float(self.extractor.n_samples / SAMPLE_RATE)
+        return None
+
+    @property
+    def least_samples(self) -> int:
+        """Shorter waves are padded to this length, which gives one frame."""
+        if _is_whisper(self.extractor):
+            return 1  # padded to the window already
+        return _receptive_field(self.model.config)
 
     def to(self, device: torch.device | str) -> Self:
         """This encoder, moved to `device`."""
@@ -116,45 +156,34 @@ class PretrainedEncoder:
 
     @torch.inference_mode()
     def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
-        """Features of each wave, (frames, dim) float32, as if it were alone.
+        """Features of each wave, (frames, dim) float32, as if it were encoded alone.
 
-        There is at least one frame. The last may be the mean of fewer than `pooling`.
+        At least one frame; the last one can be the mean of fewer than `pooling`.
 
         Args:
             waves: each (samples,) float32 at 16 kHz, not empty.
-
-        Raises:
-            InputError: a wave is longer than `longest_seconds`.
         """
         assert not self.model.training
-        # By default cuDNN rounds to TF32, whose error is a thousand times float32's.
+        # By default cuDNN rounds to TF32, whose error is a thousand times that of
+        # float32.
         with torch.backends.cudnn.flags(
             enabled=True, deterministic=True, allow_tf32=False
         ):
             return [self._encode(wave) for wave in waves]
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
-        wave = self._within_window(wave)
-        # The last hidden state, (1, frames, dim), whatever else the model gives.
+        window = self.longest_seconds
+        if window is not None:
+            samples = round(window * SAMPLE_RATE)
+            assert len(wave) <= samples + _ROUNDING, "a recording beyond the window"
+            wave = wave[:samples]
+        # The last hidden state, (1, frames, dim), whatever else the model returns.
         hidden = self.model(self._inputs(wave).to(self.model.device))[0]
         frames = hidden[0].cpu().numpy()
-        if self.longest_seconds is not None:
-            # The rest is of the silence that fills the window.
-            frames = frames[: -(-len(wave) // (self.frame_step // self.pooling))]
+        if window is not None:
+            # Without the frames of the padding.
+            frames = frames[: -(-len(wave) // self._model_step)]
         return _pooled(frames, self.pooling)
-
-    def _within_window(self, wave: np.ndarray) -> np.ndarray:
-        if self.longest_seconds is None:
-            return wave
-        window = round(self.longest_seconds * SAMPLE_RATE)
-        if len(wave) > window + _ROUNDING:
-            raise InputError(
-                "the recording is longer than the encoder's window",
-                found=f"{len(wave) / SAMPLE_RATE:.2f} seconds",
-                expected=f"at most {self.longest_seconds:g}",
-                fix="cut it, drop its row, or use an encoder without a window",
-            )
-        return wave[:window]
 
     def _inputs(self, wave: np.ndarray) -> Tensor:
         """(1, samples), or Whisper's (1, mel bands, frames of 10 ms)."""
@@ -166,26 +195,22 @@ class PretrainedEncoder:
 def load_pretrained(
     name: str, *, revision: str = "", layer: int = -1, pooling: int = 1
 ) -> PretrainedEncoder:
-    """The encoder called `name`, frozen, on the CPU; no code with it is ever run.
+    """Load an encoder, frozen, on the CPU; code that comes with it is never run.
 
     Args:
         name: local folder or hub name.
         revision: of a hub name: commit, tag or branch; empty for its main branch.
-        layer: which hidden states: 0 is what enters the first layer, k what leaves
-            layer k, the last of them after the final layer norm if the model has one
-            there. Negative ones count from the last.
-        pooling: frames that become one, their mean.
+        layer: which hidden states: 0 for the input of the first layer, k for the output
+            of layer k, for the last one after the final layer norm if the model has
+            one. Negative numbers count from the last.
+        pooling: number of frames averaged into one.
 
     Raises:
-        ConfigurationError: a kind of model that is not supported, no such layer, or no
-            such pooling.
-        InputError: nothing usable there, or not reachable; weights that are missing, of
-            other dimensions or no numbers; another sample rate.
+        ConfigurationError: an unsupported kind of model, or no such layer.
+        InputError: files that are missing, unreachable or unusable; weights that are
+            missing, of other dimensions, NaN or infinite; another sample rate.
     """
-    if pooling < 1:
-        raise ConfigurationError(
-            "frames cannot be pooled so", found=pooling, expected="1 frame or more"
-        )
+    revision = revision or "main"
     config = _load_config(name, revision)
     layers = config.num_hidden_layers
     if not -layers - 1 <= layer <= layers:
@@ -197,59 +222,38 @@ def load_pretrained(
     layer %= layers + 1
     extractor = _load_extractor(name, revision, config)
     model = _load_model(name, revision, config, layer)
-    whisper = config.model_type == "whisper"
-    if whisper:
-        step = 2 * extractor.hop_length  # the second convolution's stride
-        longest = extractor.n_samples / SAMPLE_RATE
-    else:
-        step = math.prod(config.conv_stride)
-        longest = None
-    input_settings = {
-        key: getattr(extractor, key)
-        for key in (_WHISPER_INPUT if whisper else _WAVE_INPUT)
-    }
+    weights = {key: value.numpy() for key, value in _used(model).items()}
     identity = {
         "model": config.model_type,
-        "weights": fingerprint_arrays(
-            {key: value.numpy() for key, value in _used(model).items()}
-        ),
-        # None is what this type of model does not have.
+        "weights": fingerprint_arrays(weights),
+        # None where this type of model does not have it.
         "configuration": {key: getattr(config, key, None) for key in _SETTINGS},
-        "feature_extractor": input_settings,
+        "feature_extractor": _input_settings(extractor),
         "layer": layer,
         "layers": layers,
         "pooling": pooling,
     }
-    pooled = f", mean of {pooling} frames" if pooling > 1 else ""
-    return PretrainedEncoder(
-        description=f"{config.model_type} layer {layer} of {layers}{pooled}",
-        fingerprint=fingerprint(identity),
-        parameters={
-            "model": config.model_type,
-            "layer": layer,
-            "layers": layers,
-            "pooling": pooling,
-            "hidden_size": config.hidden_size,
-            "feature_extractor": input_settings,
-        },
-        dim=config.hidden_size,
-        frame_step=step * pooling,
-        longest_seconds=longest,
-        pooling=pooling,
-        least_samples=1 if whisper else _receptive_field(config),
-        model=model,
-        extractor=extractor,
-    )
+    return PretrainedEncoder(model, extractor, layer, pooling, fingerprint(identity))
+
+
+def _is_whisper(extractor: Any) -> bool:
+    return isinstance(extractor, WhisperFeatureExtractor)
+
+
+def _input_settings(extractor: Any) -> dict[str, Any]:
+    """The extractor's settings that change features."""
+    names = _WHISPER_INPUT if _is_whisper(extractor) else _WAVE_INPUT
+    return {name: getattr(extractor, name) for name in names}
 
 
 @contextmanager
 def loading(name: str, what: str, *, fix: str) -> Iterator[None]:
-    """Load without the library's bars and reports; make its errors ours.
+    """Silence the library's progress bars and reports, and make its errors ours.
 
     Args:
         name: local folder or hub name.
-        what: is loaded from there.
-        fix: what to do if it cannot be.
+        what: what is loaded, for the error.
+        fix: what to do if it cannot be loaded.
 
     Raises:
         InputError: it cannot be loaded.
@@ -257,7 +261,7 @@ def loading(name: str, what: str, *, fix: str) -> Iterator[None]:
     try:
         with quiet_transformers():
             yield
-    # transformers and torch meet a damaged file with almost any exception.
+    # transformers and torch raise almost any exception for a damaged file.
     except Exception as error:
         sentence = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise InputError(
@@ -270,66 +274,60 @@ def loading(name: str, what: str, *, fix: str) -> Iterator[None]:
 
 def _load_config(name: str, revision: str) -> Any:
     with loading(name, "config.json", fix=_FIX):
-        entries, _ = PreTrainedConfig.get_config_dict(name, revision=revision or "main")
+        entries, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
     if not entries:
-        raise InputError("no config.json there", path=name, fix=_FIX)
-    # Before AutoConfig, which knows most types and has another error for the rest.
+        raise InputError("no config.json", path=name, fix=_FIX)
+    # Checked before AutoConfig, whose error for unknown types is another one.
     if entries.get("model_type") not in SUPPORTED:
         raise ConfigurationError(
-            f"{name} is no speech encoder that can be used",
+            f"{name} is not a supported speech encoder",
             found=f"model_type {entries.get('model_type')!r}",
             expected=f"one of {', '.join(SUPPORTED)}",
         )
     with loading(name, "config.json", fix=_FIX):
         config = AutoConfig.from_pretrained(
-            name, revision=revision or "main", trust_remote_code=False
+            name, revision=revision, trust_remote_code=False
         )
-    # An adapter comes after the last layer and has frames of its own.
+    # An adapter comes after the last layer and changes the number of frames.
     if getattr(config, "add_adapter", False):
         config.add_adapter = False
     return config
 
 
 def _load_extractor(name: str, revision: str, config: PreTrainedConfig) -> Any:
-    """What preprocessor_config.json describes, once it is held against `config`."""
+    """The feature extractor of preprocessor_config.json, checked against `config`."""
     with loading(name, "preprocessor_config.json", fix=_FIX):
         extractor = AutoFeatureExtractor.from_pretrained(
-            name, revision=revision or "main", trust_remote_code=False
+            name, revision=revision, trust_remote_code=False
         )
     whisper = config.model_type == "whisper"
     kind = WhisperFeatureExtractor if whisper else Wav2Vec2FeatureExtractor
     if not isinstance(extractor, kind):
         raise InputError(
-            "preprocessor_config.json is of another kind of model",
+            "preprocessor_config.json is for another kind of model",
             path=name,
             found=type(extractor).__name__,
             expected=kind.__name__,
         )
     if extractor.sampling_rate != SAMPLE_RATE:
         raise InputError(
-            "the encoder is of another sample rate",
+            "the encoder has another sample rate",
             path=name,
             found=f"{extractor.sampling_rate} Hz",
             expected=f"{SAMPLE_RATE} Hz",
         )
     if isinstance(extractor, WhisperFeatureExtractor):
-        _check_window(name, extractor, config)
+        found = (extractor.feature_size, extractor.nb_max_frames, extractor.dither)
+        expected = (config.num_mel_bins, 2 * config.max_source_positions, 0)
+        if found != expected:
+            text = "{} mel bands, {} frames a window, dither {:g}"
+            raise InputError(
+                "preprocessor_config.json does not match config.json",
+                path=name,
+                found=text.format(*found),
+                expected=text.format(*expected),
+            )
     return extractor
-
-
-def _check_window(
-    name: str, extractor: WhisperFeatureExtractor, config: PreTrainedConfig
-) -> None:
-    found = (extractor.feature_size, extractor.nb_max_frames, extractor.dither)
-    expected = (config.num_mel_bins, 2 * config.max_source_positions, 0)
-    if found != expected:
-        said = "{} mel bands, {} frames a window, dither {:g}"
-        raise InputError(
-            "preprocessor_config.json does not go with config.json",
-            path=name,
-            found=said.format(*found),
-            expected=said.format(*expected),
-        )
 
 
 def _load_model(name: str, revision: str, config: PreTrainedConfig, layer: int) -> Any:
@@ -337,53 +335,49 @@ def _load_model(name: str, revision: str, config: PreTrainedConfig, layer: int) 
     with loading(name, "the weights", fix=_FIX):
         model, report = AutoModel.from_pretrained(
             name,
-            revision=revision or "main",
+            revision=revision,
             config=config,
             dtype=torch.float32,
             trust_remote_code=False,
             output_loading_info=True,
-            # Else the error refers to a report that nobody sees.
+            # Reported below; the library's error refers to a report that is hidden.
             ignore_mismatched_sizes=True,
         )
     prefix = ""
     if config.model_type == "whisper":
         model, prefix = model.get_encoder(), "encoder."
     model = _cut(model, config, layer).eval().requires_grad_(False)
-    other = {key: (found, wanted) for key, found, wanted in report["mismatched_keys"]}
+    shapes = {key: (found, wanted) for key, found, wanted in report["mismatched_keys"]}
     for key, value in sorted(_used(model).items()):
-        where = prefix + key
-        # transformers would make up what is not there.
-        if where in report["missing_keys"]:
+        key = prefix + key
+        what, found, expected = None, None, None
+        # transformers fills in random values for missing weights.
+        if key in report["missing_keys"]:
+            what = "is missing from the checkpoint"
+        elif key in shapes:
+            what, (found, expected) = "has other dimensions", map(tuple, shapes[key])
+        elif not value.isfinite().all():
+            what = "contains NaN or infinite values"
+        if what:
             raise InputError(
-                f"weight {where} is missing from the checkpoint",
+                f"weight {key} {what}",
                 path=name,
-                fix=_FIX_WEIGHTS,
-            )
-        if where in other:
-            raise InputError(
-                f"weight {where} has other dimensions",
-                path=name,
-                found=tuple(other[where][0]),
-                expected=tuple(other[where][1]),
-                fix=_FIX_WEIGHTS,
-            )
-        if not value.isfinite().all():
-            raise InputError(
-                f"weight {where} holds values that are no numbers",
-                path=name,
+                found=found,
+                expected=expected,
                 fix=_FIX_WEIGHTS,
             )
     return model
 
 
 def _cut(model: Any, config: PreTrainedConfig, layer: int) -> Any:
-    """`model` with its first `layer` layers, so that its output is their output."""
+    """`model` with its first `layer` layers only."""
     whisper = config.model_type == "whisper"
     encoder = model if whisper else model.encoder
     if layer == len(encoder.layers):
         return model
     encoder.layers = encoder.layers[:layer]
-    # Elsewhere `layer_norm` comes before the first layer; in data2vec always.
+    # The final layer norm. Elsewhere, and always in data2vec, `layer_norm` comes before
+    # the first layer.
     stable = getattr(config, "do_stable_layer_norm", False)
     if whisper or (stable and config.model_type != "data2vec-audio"):
         encoder.layer_norm = nn.Identity()
