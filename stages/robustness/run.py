@@ -163,7 +163,8 @@ def run(
         return _summarise(
             output, len(degradations) - 1, pd.read_csv(output / _PREDICTIONS)
         )
-    inputs = Inputs(Sources(corpus, features), with_targets=False)
+    sources = Sources(corpus, features, targets=features)  # not read without targets
+    inputs = Inputs(sources, with_targets=False)
     encoder, header, runtime = _load_encoder(acoustic, inputs, features, options)
     # Before extraction, which takes longer.
     classifiers = [
