@@ -1,8 +1,8 @@
 """The frozen encoder as an ONNX graph, for ONNX Runtime on CPUs.
 
-Written node by node rather than traced, so that lengths are inputs, every operation is
-masked as in `encoder.Encoder`, and the same weights give the same bytes. Sequences are
-laid out time first, as ONNX's GRU wants them: (frames, batch, values).
+Written node by node instead of traced, so that lengths are inputs, every operation is
+masked as in `encoder.Encoder`, and the same weights give the same bytes. Sequences have
+time first, as ONNX's GRU expects: (frames, batch, values).
 
     waves    (batch, samples) float32 at 16 kHz, samples a multiple of 2,560, zero
              beyond each utterance
@@ -26,7 +26,7 @@ from stages.core.hashing import hash_array
 _OPSET = 17
 
 _FIXED_POINT = 2.0**32
-"""Logarithms lie within ±10: precise to 1e-9, and days of them fit into 64 bits."""
+"""Logarithms are within ±10: precise to 1e-9, and sums over days fit into 64 bits."""
 
 
 def build_graph(encoder: Encoder) -> bytes:
@@ -35,7 +35,7 @@ def build_graph(encoder: Encoder) -> bytes:
 
 
 class _Graph:
-    """Nodes and constants, added one after another; values are known by name."""
+    """Builds the graph; its methods return the names of the values they add."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -89,7 +89,7 @@ class _Graph:
         wave = self.add("Unsqueeze", waves, self.integers(1))
         bands = self.convolve(wave, bank, None, bank.shape[2] // 2, SINC_STRIDE)
         count = self.halved("samples", SINC_STRIDE)
-        # Zero loses every maximum, for the values are absolute.
+        # The values are absolute, so zeros never win the max-pooling.
         bands = self.masked(self.add("Abs", bands), count)
         bands = self.add("MaxPool", bands, kernel_shape=[2], strides=[2])
         count = self.halved(count)
@@ -101,7 +101,7 @@ class _Graph:
         return self.masked(self.add("Sub", bands, mean), count), count
 
     def mean(self, bands: str, count: str) -> str:
-        """Of (batch, filters, frames) over the frames that are real, (…, …, 1).
+        """Mean of (batch, filters, frames) over each utterance's frames, (…, …, 1).
 
         Summed as integers, so that neither order nor padding changes a bit.
         """
@@ -117,7 +117,7 @@ class _Graph:
         return self.add("Cast", mean, to=TensorProto.FLOAT)
 
     def recur(self, sequence: str, count: str, layer: nn.GRU) -> tuple[str, str]:
-        """A bidirectional GRU and the average of each two frames; halves the counts."""
+        """A bidirectional GRU, then the average of two frames; halves the counts."""
         hidden = layer.hidden_size
         frames = self.add(
             "GRU",
@@ -144,7 +144,7 @@ class _Graph:
             for start in (0, 1)
         )
         total = self.add("Add", even, odd)
-        # How many of the two are real: 2, then 1; 1 beyond, where the sum is 0.
+        # Frames in each average: 2, at an odd end 1; 1 beyond it, where the sum is 0.
         before = self.add("Mul", self.places(total, 0), self.integers(2))
         before = self.add("Unsqueeze", before, self.integers(1))
         members = self.add("Sub", count, before)  # (frames / 2, batch)
@@ -199,13 +199,13 @@ class _Graph:
         return self.constant(np.array(values, np.int64))
 
     def constant(self, array: np.ndarray) -> str:
-        # Named after its content, so that equal ones are kept once.
+        # Named after its content, so that equal constants are stored once.
         name = f"constant_{hash_array(array)[:16]}"
         self.constants[name] = numpy_helper.from_array(array, name)
         return name
 
     def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """A node of `kind`; returns the name of what it computes."""
+        """Add a node of `kind`; returns the name of its output."""
         output = output or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output

@@ -1,10 +1,9 @@
-"""What lies between a mouth and a file: a room, other people, a telephone.
+"""Effects on recordings: rooms, noise, babble, a telephone line.
 
-Waves are (samples,) float64 at 16 kHz. These are the conditions of the demo and of the
-robustness stage. Pretraining (`stages/pretraining/`) never heard them: it has no other
- people talking; its echoes are decaying noise, not the image sources of a room;
-and it takes away bands and high frequencies, but neither cuts off the low ones as a
-telephone does nor quantises.
+Waves are (samples,) float64 at 16 kHz. The demo's conditions and the robustness stage
+use them. Pretraining augments speech in other ways (`stages/pretraining/augmentation`):
+without other talkers, with decaying noise as echoes instead of image sources, and
+without the band limits and quantisation of a telephone.
 """
 
 import numpy as np
@@ -17,29 +16,29 @@ _LONGEST_ECHO = 0.35
 _SIZES = (3.0, 3.0, 2.5), (7.0, 6.0, 3.2)
 _MU = 255
 
-# Image sources are all of one sign, and add up to a rumble that no room has.
+# Image sources all have one sign and add up to a rumble that no room has.
 _RUMBLE = signal.butter(2, 100, "highpass", fs=SAMPLE_RATE, output="sos")
 
 
 def add_babble(
     wave: np.ndarray, crowd: np.ndarray, decibels: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """`wave` with several people talking behind it.
+    """`wave` with several people talking in the background.
 
     Args:
         wave: (samples,).
-        crowd: (voices, more samples): each row one talker.
+        crowd: (voices, more samples), one talker a row.
         decibels: power of the wave over that of the babble.
-        generator: where each talker is listened in on.
+        generator: chooses where each talker starts.
     """
     return add_noise(wave, listen(crowd, len(wave), generator), decibels)
 
 
 def add_noise(wave: np.ndarray, noise: np.ndarray, decibels: float) -> np.ndarray:
-    """`wave` with `noise`, (samples,) both, at a signal-to-noise ratio of `decibels`.
+    """`wave` plus `noise`, both (samples,), at a signal-to-noise ratio of `decibels`.
 
-    That is the ratio of their mean squares over all samples, pauses included, as in
-    Kaldi's wav-reverberate and torchaudio's `add_noise`.
+    The ratio of mean squares over all samples, pauses included, as in Kaldi's
+    wav-reverberate and torchaudio's `add_noise`.
     """
     power = np.mean(wave**2) / max(float(np.mean(noise**2)), 1e-12)
     return wave + noise * np.sqrt(power / 10 ** (decibels / 10))
@@ -48,7 +47,13 @@ def add_noise(wave: np.ndarray, noise: np.ndarray, decibels: float) -> np.ndarra
 def listen(
     crowd: np.ndarray, samples: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Babble, (samples,): each row of `crowd` (voices, more samples) from somewhere."""
+    """Babble, (samples,): the sum of random parts of the rows of `crowd`.
+
+    Args:
+        crowd: (voices, more samples), one talker a row.
+        samples: length of the babble.
+        generator: chooses where each talker starts.
+    """
     babble = np.zeros(samples)
     for talker in crowd:
         start = int(generator.integers(len(talker) - samples))
@@ -59,10 +64,10 @@ def listen(
 def shaped_noise(
     samples: int, gains: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
-    """Gaussian noise, (samples,), whose amplitude spectrum is `gains`.
+    """Gaussian noise, (samples,), with the amplitude spectrum `gains`.
 
     Args:
-        samples: how many.
+        samples: length of the noise.
         gains: at equally spaced frequencies from 0 to 8 kHz, (frequencies,).
         generator: of the noise.
     """
@@ -75,21 +80,21 @@ def shaped_noise(
 def add_hiss(
     wave: np.ndarray, decibels: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """`wave` with white noise whose power is so many decibels below the wave's."""
+    """`wave` plus white noise with `decibels` less power."""
     deviation = np.sqrt(np.mean(wave**2) / 10 ** (decibels / 10))
     return wave + deviation * generator.standard_normal(len(wave))
 
 
 def reverberate(wave: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """`wave` heard through the impulse response of `room_response`, (samples,)."""
+    """`wave` in a room with the impulse response `response`, (samples,)."""
     return signal.fftconvolve(wave, response)[: len(wave)]
 
 
 def room_response(generator: np.random.Generator) -> np.ndarray:
     """Impulse response of a random shoebox room, by image sources, (samples,).
 
-    Walls 2.5 to 7 m apart that reflect 80 to 90% of the pressure, speaker and
-    microphone at least 1 m from each other. Source: Allen & Berkley 1979.
+    Walls 2.5 to 7 m apart reflect 80 to 90% of the pressure; speaker and microphone are
+    at least 1 m apart. Source: Allen & Berkley 1979.
     """
     size = generator.uniform(*_SIZES)
     reflection = generator.uniform(0.8, 0.9)
@@ -98,11 +103,10 @@ def room_response(generator: np.random.Generator) -> np.ndarray:
 
 
 def room_with_decay(t60: float, generator: np.random.Generator) -> np.ndarray:
-    """As `room_response`, of a room whose `decay_time` is `t60` seconds, to 1%.
+    """As `room_response`, for a room with a `decay_time` of `t60` seconds within 1%.
 
-    Its walls reflect what Eyring's formula asks for (1930). Image sources of a room
-    with smooth walls die away more slowly than that, so what is left of the difference
-    is an exponential over time.
+    The reflection of its walls follows Eyring's formula (1930). Image sources of a room
+    with smooth walls decay more slowly than that, so an exponential corrects the rest.
     """
     size = generator.uniform(*_SIZES)
     mouth, ear = _places(size, generator)
@@ -118,7 +122,7 @@ def room_with_decay(t60: float, generator: np.random.Generator) -> np.ndarray:
 
 
 def decay_time(response: np.ndarray) -> float:
-    """Seconds in which the sound of an impulse response falls by 60 dB.
+    """Seconds in which an impulse response decays by 60 dB.
 
     Twice the time from -5 to -35 dB of Schroeder's integral (T30 of ISO 3382-1).
     """
@@ -132,7 +136,7 @@ def decay_time(response: np.ndarray) -> float:
 def _places(
     size: np.ndarray, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the mouth and the ear are in a room, (3,) each, at least 1 m apart."""
+    """Positions of speaker and microphone in a room, (3,) each, at least 1 m apart."""
     while True:
         mouth, ear = generator.uniform(0.4, size - 0.4, (2, 3))
         if np.linalg.norm(mouth - ear) >= 1.0:
@@ -146,14 +150,14 @@ def _image_sources(
     reflection: float,
     longest: float,
 ) -> np.ndarray:
-    """The impulse response of a shoebox room from its direct path on, (samples,).
+    """The impulse response of a shoebox room from the direct path on, (samples,).
 
     Args:
         size: of the room, (3,) metres.
-        mouth: where the sound is made, (3,).
-        ear: where it is heard, (3,).
-        reflection: of the pressure, by every wall.
-        longest: seconds after which no echo is looked for.
+        mouth: position of the speaker, (3,).
+        ear: position of the microphone, (3,).
+        reflection: share of the pressure that a wall reflects.
+        longest: delay of the last echo, seconds.
     """
     reach = np.ceil(longest * _SPEED_OF_SOUND / (2 * size)).astype(int)
     offsets, bounces = [], []
@@ -171,16 +175,16 @@ def _image_sources(
         distance = np.sqrt(offset + offsets[1][:, None] + offsets[2]).ravel()
         count = (bounce + bounces[1][:, None] + bounces[2]).ravel()
         delay = distance / _SPEED_OF_SOUND
-        heard = delay < longest
-        strength = reflection ** count[heard] / distance[heard]
-        np.add.at(response, (delay[heard] * SAMPLE_RATE).astype(int), strength)
+        near = delay < longest
+        strength = reflection ** count[near] / distance[near]
+        np.add.at(response, (delay[near] * SAMPLE_RATE).astype(int), strength)
     sounding = np.flatnonzero(response)
     response = response[sounding[0] : sounding[-1] + 1]
     return response / np.abs(response).max()
 
 
 def telephone(wave: np.ndarray) -> np.ndarray:
-    """`wave` after a narrow-band line: 300 to 3,400 Hz, 8 kHz, 8-bit mu-law."""
+    """`wave` over a narrow-band line: 300 to 3,400 Hz, 8 kHz, 8-bit mu-law."""
     band = signal.butter(4, (300, 3400), "bandpass", fs=SAMPLE_RATE, output="sos")
     narrow = signal.resample_poly(signal.sosfilt(band, wave), 1, 2)
     peak = max(float(np.abs(narrow).max()), 1e-9)

@@ -1,4 +1,4 @@
-"""The names of phonemes, as espeak-ng has them and as the encoder's classes do."""
+"""Names of phonemes: espeak-ng's mnemonics and the encoder's classes."""
 
 import re
 
@@ -6,7 +6,7 @@ SPOKEN_SILENCE = "_"
 
 
 def plain_phoneme(name: str) -> str:
-    """An espeak-ng mnemonic without stress and shade; every silence is one."""
+    """An espeak-ng mnemonic without stress and variant marks; one name for silence."""
     name = name.strip("',%=")
     if name.startswith("_") or not name:
         return SPOKEN_SILENCE

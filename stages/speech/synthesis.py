@@ -1,13 +1,12 @@
-"""Speaking text with espeak-ng, with the alignment of its phonemes and words.
+"""Speech synthesis with espeak-ng, with the alignment of phonemes and words.
 
-The library comes from the wheel `espeakng-loader`; it is driven through ctypes in
-short-lived child processes, for two reasons. Its state is global and carries over from
-one utterance to the next, so a *session* (one voice, one list of texts, one seed, one
-fresh process) is what gives equal bytes every time. And a call can hang, so every
-child has a time limit.
+The library comes from the wheel `espeakng-loader` and is called through ctypes in
+short-lived child processes, for two reasons: its global state carries over from one
+utterance to the next, so only a fresh process gives the same bytes every time; and a
+call can hang, so every child has a time limit.
 
-The child speaks this module's own protocol: a JSON request on stdin, an `.npz` on
-stdout (`python -m stages.speech.synthesis`).
+The child (`python -m stages.speech.synthesis`) reads a JSON request from stdin and
+writes an `.npz` to stdout.
 """
 
 import ctypes
@@ -27,7 +26,7 @@ import numpy as np
 from stages.core.errors import ConfigurationError, PipelineError
 
 SAMPLE_RATE = 22_050
-"""Samples a second of what espeak-ng returns."""
+"""Of espeak-ng's audio, hertz."""
 
 ACCENTS = {
     "en-029": "en-029",
@@ -39,13 +38,13 @@ ACCENTS = {
     "en-us": "en-us",
     "en-us-nyc": "en-us-nyc",
 }
-"""The English accents espeak-ng has (`lang/gmw`), with the names it knows them by."""
+"""The English accents of espeak-ng (`lang/gmw`), with its names for them."""
 
 _SECONDS_ALLOWED = 0.5
-"""Time a child may take for one utterance; it needs a hundredth of that."""
+"""Time limit of a child for each utterance; it needs a hundredth of that."""
 
 _SECONDS_TO_START = 120
-"""Time it may take besides; it needs half a second where nothing else runs."""
+"""Time limit for its start; it needs half a second on an idle machine."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Voice:
         variant: file name in espeak-ng's `voices/!v`, which sets the vocal tract.
         definition: the lines of a variant of our own, in the format of those files
             (espeak-ng's docs/voices.md); `variant` is then only its name.
-        rate: words a minute, 80 to 450; 175 is espeak-ng's normal.
+        rate: words a minute, 80 to 450; espeak-ng's default is 175.
         pitch: base pitch, 0 to 99; 50 is normal.
         pitch_range: liveliness of the intonation, 0 to 99; 50 is normal.
     """
@@ -78,7 +77,7 @@ class Spoken:
         samples: (samples,) int16 at `SAMPLE_RATE`.
         phonemes: (name, first sample) in order; `_:` and the like are silence.
         words: (character offset, characters, first sample) in order. espeak-ng runs
-            some words together («of the»): then one entry stands for both.
+            some words together («of the»), which are then one entry.
     """
 
     samples: np.ndarray
@@ -92,22 +91,22 @@ def variants() -> list[str]:
 
 
 def version() -> str:
-    """espeak-ng's own version: another one may speak the same text otherwise.
+    """espeak-ng's version; another one can speak the same text differently.
 
     Raises:
         ConfigurationError: the wheel is not installed.
     """
-    tell = _library().espeak_Info
-    tell.restype = ctypes.c_char_p
-    return str(tell(None).decode())
+    info = _library().espeak_Info
+    info.restype = ctypes.c_char_p
+    return str(info(None).decode())
 
 
 def speak(voice: Voice, texts: Sequence[str], *, seed: int) -> list[Spoken]:
-    """Speak `texts` in order in one fresh process; equal arguments, equal bytes.
+    """Speak `texts` in order in a fresh process; equal arguments give equal bytes.
 
     Raises:
-        ConfigurationError: unknown accent or variant (espeak-ng itself would silently
-            use another), or the wheel is not installed.
+        ConfigurationError: an unknown accent or variant (espeak-ng would silently use
+            another one), or the wheel is not installed.
         PipelineError: the child failed or hung.
     """
     _check_voice(voice)
@@ -170,8 +169,8 @@ def _loader() -> ModuleType:
     return espeakng_loader
 
 
-# What follows runs in the child. Numbers and layouts are those of espeak-ng's public
-# header `speak_lib.h`.
+# The rest of this module runs in the child. Numbers and layouts are from espeak-ng's
+# public header `speak_lib.h`.
 
 _SYNCHRONOUS = 2
 _PHONEME_EVENTS = 1
@@ -226,7 +225,7 @@ class _Engine:
         # Kept on self: ctypes does not keep a callback alive.
         self.callback = _Callback(self._receive)
         self.library.espeak_SetSynthCallback(self.callback)
-        # Variants with breath or roughness draw noise from a generator of its own.
+        # Variants with breath or roughness draw noise from espeak-ng's own generator.
         self.library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         name = f"{ACCENTS[voice.accent]}+{voice.variant}"
         if self.library.espeak_SetVoiceByName(name.encode()) != 0:
@@ -271,9 +270,9 @@ def _library() -> ctypes.CDLL:
 
 
 def _data_with(voice: Voice, folder: Path) -> Path:
-    """espeak-ng's data by links, and beside its variants the one of `voice`.
+    """A folder with links to espeak-ng's data, and the variant of `voice`.
 
-    espeak-ng finds a variant by its file name alone.
+    espeak-ng finds a variant by its file name only.
     """
     data = _data_folder()
     for path in data.iterdir():

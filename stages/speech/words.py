@@ -7,25 +7,21 @@ import numpy as np
 from stages.core.errors import ConfigurationError
 
 _WORD = re.compile(r"[a-z]+")
-
-
 _CONTRACTION = re.compile(r"[a-z]+('[a-z]+)?")
-
-
 _VOWEL = re.compile(r"[aeiouy]")
 
 
 def frequent_words(
     count: int, *, contractions: bool = False
 ) -> tuple[list[str], np.ndarray]:
-    """The most frequent English words that can be spoken as words.
+    """The most frequent English words that can be pronounced, abbreviations left out.
 
     Args:
-        count: how many; fewer if the list ends before.
-        contractions: whether words such as `it's` are among them.
+        count: number of words; fewer if the list is shorter.
+        contractions: whether to include words such as `it's`.
 
     Returns:
-        the words, the most frequent first, and each one's share of a text, (count,).
+        the words, most frequent first, and each word's share of a text, (count,).
 
     Raises:
         ConfigurationError: the package with the word list is not installed.
