@@ -78,7 +78,7 @@ def encode_in_processes(
         partial(_encode_recordings, graph),
         batches,
         processes,
-        preload=__name__,
+        preload=[__name__],
         begin=partial(_begin, change),
     )
 

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
@@ -28,7 +28,7 @@ def run_in_processes(
     jobs: Iterable[Job],
     processes: int,
     *,
-    preload: str,
+    preload: Sequence[str],
     begin: Callable[[], None] | None = None,
     bar: Any = None,
 ) -> Generator[Result, None, None]:
@@ -38,7 +38,7 @@ def run_in_processes(
         function: of a module, so that it can be sent to another process.
         jobs: read as they are needed.
         processes: how many workers.
-        preload: the module that workers start with, imported once for all of them.
+        preload: modules that workers start with, imported once for all of them.
         begin: what each worker does first.
         bar: a progress bar, moved by what the workers count with `count_step`.
 
@@ -47,7 +47,7 @@ def run_in_processes(
     """
     # Not forked from here: a fork inherits the state of torch's threads.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
+    context.set_forkserver_preload(list(preload))
     # Ctrl-C reaches every process of a terminal. Workers ignore it from their first
     # moment on, and this process stops them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

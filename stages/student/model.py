@@ -1,6 +1,6 @@
 """The networks of section 2 of the paper, their loss, and the file a student is in.
 
-Three systems share one module, all from acoustic features e_acoust alone:
+Three systems share one module. All read only acoustic features, e_acoust:
 
     baseline2       e_acoust ─────────────────────────────► intent layer
     aln_linguistic  e_acoust ─► transfer ─► ê_lang ───────► intent layer
@@ -9,12 +9,13 @@ Three systems share one module, all from acoustic features e_acoust alone:
                                                                   z ─► intent layer
 
 A student's file is safetensors: the weights by name, and in its metadata under
-`student` one JSON object, whose `network` holds the arguments of the module. (One
-object, because safetensors writes several entries in random order.)
+`student` one JSON object, whose `network` has the arguments of `build`. (One object,
+because safetensors writes several entries in random order.)
 """
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +32,9 @@ from torch.nn.utils.rnn import (
 )
 
 from stages.core.errors import CacheError
-from stages.student.params import SYSTEMS
+from stages.student.params import SYSTEMS, Architecture
 
-# Of query and key each: a frame of 256 values then scores about 30 with itself.
+# Gain of query and key each: a frame of 256 values then scores about 30 with itself.
 _QUERY_GAIN = 2.0
 
 
@@ -70,7 +71,7 @@ class AcousticLinguisticNetwork(nn.Module):
         acoustic_dim: D, values in a frame of e_acoust.
         linguistic_dim: H, values in E_lang; None for baseline2.
         intents: number of classes.
-        gru_width: and the rest, see `params.Architecture`.
+        architecture: what the paper leaves open.
     """
 
     transfer: nn.Linear
@@ -86,56 +87,53 @@ class AcousticLinguisticNetwork(nn.Module):
         acoustic_dim: int,
         linguistic_dim: int | None,
         intents: int,
-        gru_width: int,
-        gru_bidirectional: bool,
-        dropout: float,
-        frame_pooling: str,
-        attention: str,
-        mapping: str,
-        scaling: bool,
-        initialisation: str,
+        architecture: Architecture,
     ) -> None:
         super().__init__()
         if system not in SYSTEMS or (linguistic_dim is None) != (system == "baseline2"):
             raise ValueError(f"{system!r} with linguistic_dim {linguistic_dim}")
         self.system = system
-        self.frame_pooling = frame_pooling
-        self.attention = attention
-        self.scale = math.sqrt(acoustic_dim) if scaling else 1.0
+        self.frame_pooling = architecture.frame_pooling
+        self.attention = architecture.attention
+        self.scale = math.sqrt(acoustic_dim) if architecture.scaling else 1.0
         width = acoustic_dim
         if linguistic_dim is not None:
             self.transfer = nn.Linear(acoustic_dim, linguistic_dim)
             width = linguistic_dim
         if system == "aln":
             self.mapping = None
-            if attention == "self":
+            if self.attention == "self":
                 width = acoustic_dim
-            elif mapping == "before":
+            elif architecture.mapping == "before":
                 self.mapping = nn.Linear(width, acoustic_dim)
                 width = acoustic_dim
-            if attention != "none":
+            if self.attention != "none":
                 self.query = nn.Linear(acoustic_dim, acoustic_dim)
                 self.key = nn.Linear(width, acoustic_dim)
                 self.value = nn.Linear(width, acoustic_dim)
             width = acoustic_dim
         self.gru = nn.GRU(
-            width, gru_width, batch_first=True, bidirectional=gru_bidirectional
+            width,
+            architecture.gru_width,
+            batch_first=True,
+            bidirectional=architecture.gru_bidirectional,
         )
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(gru_width * (1 + gru_bidirectional), intents)
-        if initialisation == "aligned":
-            self._begin_at_self()
+        self.dropout = nn.Dropout(architecture.dropout)
+        directions = 1 + architecture.gru_bidirectional
+        self.classifier = nn.Linear(architecture.gru_width * directions, intents)
+        if architecture.initialisation == "aligned":
+            self._align()
 
     @torch.no_grad()
-    def _begin_at_self(self) -> None:
-        """Initialise the maps so that attention begins with each frame at itself.
+    def _align(self) -> None:
+        """Initialise the maps so that attention starts with each frame on itself.
 
-        With PyTorch's own initialisation three maps in a row leave scores near zero:
-        every z_t is the mean of all values, the order of the frames is lost, and the
-        intent layer learns from a bag of frames before attention sharpens. Here all
-        maps keep lengths and angles, mapping undoes transfer, and query and key are
-        alike, so that a frame's score is highest where it stands itself and the
-        network begins as `aln_linguistic`. The paper leaves the initialisation open.
+        With PyTorch's initialisation, three maps in a row leave scores near zero: every
+        z_t is the mean of all values, the order of the frames is lost, and the intent
+        layer learns from a bag of frames until attention sharpens. Here all maps keep
+        lengths and angles, mapping undoes transfer, and query and key are equal. Each
+        frame then scores highest with itself, and the network starts as
+        `aln_linguistic`. The paper leaves the initialisation open.
         """
         if self.system == "baseline2":
             return
@@ -160,7 +158,7 @@ class AcousticLinguisticNetwork(nn.Module):
             nn.init.zeros_(one.bias)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Output:
-        """The equations as the paper has them.
+        """The equations as in the paper.
 
         Args:
             features: e_acoust (batch, frames, D), padded on the right with any
@@ -175,7 +173,7 @@ class AcousticLinguisticNetwork(nn.Module):
         pooled = total / present.sum(1, keepdim=True)
         if self.system == "aln_linguistic":
             return Output(self._classify(linguistic, lengths), pooled)
-        # What keys and values are made of, (batch, frames, D); H without mapping.
+        # Keys and values are made from it. (batch, frames, D); H without mapping.
         source = features if self.attention == "self" else linguistic
         if self.mapping is not None:
             source = self.mapping(source)
@@ -194,19 +192,18 @@ class AcousticLinguisticNetwork(nn.Module):
     def folded(self, features: Tensor, means: Tensor, lengths: Tensor) -> Output:
         """`forward` in fewer operations, equal to it up to rounding.
 
-        Whatever lies between the features x and the gates of the GRU is linear but for
-        the softmax, so its matrices are multiplied with each other once a step rather
-        than with every frame; with the paper's sizes that is about half the work:
+        Between the features x and the gates of the GRU everything but the softmax is
+        linear. So the matrices are multiplied with each other once per step instead of
+        with every frame; with the paper's sizes that is about half the work:
 
-        - a mean of affine images is the affine image of the mean, so Ê_lang needs only
-          the mean features, which never change;
-        - keys and values are affine in x: k_j = K x_j + b, v_j = V x_j + c. In
+        - The mean of affine images is the affine image of the mean, so Ê_lang needs
+          only the mean features, which never change.
+        - Keys and values are affine in x: k_j = K x_j + b, v_j = V x_j + c. In
           q_i · k_j = (Kᵀ q_i) · x_j + q_i · b the last term is the same for every j and
-          cancels in the softmax, so the scores compare Kᵀ q_i with the features
-          themselves. (For that reason the key's bias has no gradient, here None, in
-          `forward` zero up to rounding);
-        - the weights of a softmax sum to 1, so z_i = V (Σ_j a_ij x_j) + c, and V and c
-          go into the input weights of the GRU, as the transfer layer itself does in
+          cancels in the softmax, so scores compare Kᵀ q_i with the features. (The key's
+          bias therefore has no gradient: here None, in `forward` zero up to rounding.)
+        - Softmax weights sum to 1, so z_i = V (Σ_j a_ij x_j) + c, and V and c are
+          merged into the input weights of the GRU, as is the transfer layer in
           `aln_linguistic`.
 
         Args:
@@ -219,7 +216,7 @@ class AcousticLinguisticNetwork(nn.Module):
         pooled = self.transfer(means)
         if self.system == "aln_linguistic":
             return Output(self._classify(features, lengths, self.transfer), pooled)
-        # From the features to what keys and values are made of.
+        # From the features to the source of keys and values.
         source: Map = self.transfer
         if self.mapping is not None:
             source = compose(self.mapping, source)
@@ -245,7 +242,7 @@ class AcousticLinguisticNetwork(nn.Module):
         Args:
             sequence: (batch, frames, F), padded on the right.
             lengths: (batch).
-            before: an affine map of every frame to be folded into the GRU.
+            before: an affine map of every frame, merged into the GRU.
 
         Returns:
             Logits (batch, intents).
@@ -266,7 +263,7 @@ class AcousticLinguisticNetwork(nn.Module):
         return self.classifier(self.dropout(pooled))
 
     def _run(self, packed: PackedSequence, before: Map) -> PackedSequence:
-        """The GRU on the images of the frames under `before`, never computed."""
+        """The GRU on frames mapped by `before`, without computing the mapped frames."""
         weights = []
         for suffix in ("_l0", "_l0_reverse")[: 1 + self.gru.bidirectional]:
             inputs = compose(
@@ -313,10 +310,10 @@ def attend(
         keys: (batch, frames, D).
         values: (batch, frames, D).
         present: (batch, frames), which frames are real.
-        scale: what scores are divided by, √d_k.
+        scale: √d_k, by which scores are divided.
 
     Returns:
-        z (batch, frames, D); at padded frames without meaning.
+        z (batch, frames, D), undefined at padded frames.
     """
     scores = queries @ keys.mT / scale  # (batch, frames, frames)
     scores = scores.masked_fill(~present[:, None], -math.inf)
@@ -348,6 +345,12 @@ def losses(
     return Losses(alpha * transfer + (1 - alpha) * intent, transfer, intent)
 
 
+def build(network: Mapping[str, Any]) -> AcousticLinguisticNetwork:
+    """The network from its arguments as plain values, as a student's file has them."""
+    architecture = Architecture(**network["architecture"])
+    return AcousticLinguisticNetwork(**{**network, "architecture": architecture})
+
+
 def save_student(
     path: Path, weights: dict[str, np.ndarray], metadata: dict[str, Any]
 ) -> None:
@@ -360,12 +363,12 @@ def load_student(path: Path) -> tuple[AcousticLinguisticNetwork, dict[str, Any]]
     """The network in `path`, in `eval()`, and its metadata.
 
     Metadata: system, alpha, seed, epoch, parameters, intents (sorted names; an index
-    is a class), acoustic_encoder and targets_encoder (names; not in files of former
-    versions), acoustic_fingerprint and targets_fingerprint, those of targets None for
-    baseline2, and network, the arguments of `AcousticLinguisticNetwork`.
+    is a class), acoustic_encoder, acoustic_fingerprint, targets_encoder and
+    targets_fingerprint (the last two None for baseline2), and network, the arguments of
+    `build`.
 
     Raises:
-        CacheError: the file is missing, no student, or its weights do not fit.
+        CacheError: the file is missing, not a student, or its weights do not fit.
     """
     fix = "run `aln-pipeline train-student`"
     if not path.is_file():
@@ -375,7 +378,7 @@ def load_student(path: Path) -> tuple[AcousticLinguisticNetwork, dict[str, Any]]
             metadata = json.loads(file.metadata()["student"])
             names = file.keys()
             weights = {name: file.get_tensor(name) for name in names}
-        model = AcousticLinguisticNetwork(**metadata["network"])
+        model = build(metadata["network"])
         if model.classifier.out_features != len(metadata["intents"]):
             raise ValueError("its classes are not its intents")
         model.load_state_dict(weights)

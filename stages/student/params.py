@@ -1,29 +1,25 @@
-"""Parameters of the student stage, and what they may be."""
+"""What a student is: its system, its α and its parameters."""
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, get_type_hints
 
 from stages.core.errors import ConfigurationError
+from stages.core.rules import check_rules, one_of
+
+REVISION = 1
+"""Bump it when the same inputs and parameters give another result."""
 
 SYSTEMS = ("baseline2", "aln_linguistic", "aln")
-
-
 SELECTIONS = ("best_valid", "last")
-
-
 FRAME_POOLINGS = ("max", "mean")
-
-
 ATTENTIONS = ("cross", "self", "none")
-
-
 INITIALISATIONS = ("aligned", "pytorch")
 
 
 # What a single value of these may be, in `student` and in the grid `sweep`.
-_SINGLE: dict[str, tuple[Callable[[float], bool], str]] = {
+VALUE_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "learning_rate": (
         lambda value: value > 0 and math.isfinite(value),
         "a number above 0",
@@ -37,22 +33,22 @@ _SINGLE: dict[str, tuple[Callable[[float], bool], str]] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the paper leaves open about the networks, or what an ablation takes away.
+    """What the paper leaves open about the networks, and what an ablation removes.
 
     Attributes:
-        gru_width: units a direction. As the encoder's own, so that the intent layer
-            takes 256 values a frame and pools 256.
-        gru_bidirectional: whether the GRU also runs from the end to the beginning, as
-            the encoder's do; an utterance is complete when it is classified.
-        dropout: of the pooled GRU outputs, before the last linear layer; off, since the
-            paper names none.
+        gru_width: units per direction. 128 as in the encoder, so that the intent layer
+            takes 256 values per frame and pools 256.
+        gru_bidirectional: whether the GRU also runs backwards, as the encoder's do; an
+            utterance is complete when it is classified.
+        dropout: on the pooled GRU outputs, before the last linear layer; off because
+            the paper names none.
         frame_pooling: of the GRU outputs over the frames; section 2.5 has max.
-        attention: what ALN's keys and values are: `cross`, ê_lang, as in eq. 2; `self`,
-            e_acoust; or `none`: z is the mapped ê_lang.
-        mapping: whether ê_lang passes the mapping layer `before` keys and values are
-            made of it, as in section 2.4, or f_k and f_v take it as it is.
+        attention: what ALN's keys and values are made from: ê_lang (`cross`, eq. 2),
+            e_acoust (`self`), or no attention (`none`): z is the mapped ê_lang.
+        mapping: `before`: ê_lang passes the mapping layer before f_k and f_v, as in
+            section 2.4; `none`: f_k and f_v take ê_lang directly.
         scaling: whether scores are divided by √d_k, as in eq. 2.
-        initialisation: `aligned` or PyTorch's own; see `model._begin_at_self`.
+        initialisation: `aligned` or PyTorch's own; see `model._align`.
     """
 
     gru_width: int = 128
@@ -76,25 +72,25 @@ class StudentParams(Architecture):
     betas: tuple[float, ...] = (0.9, 0.999)  # of Adam
     batch_size: int = 64
     epochs: int = 100
-    seeds: tuple[int, ...] = (1, 2, 3)  # a model each; the report gives their mean
-    alpha: tuple[float, ...] = (0.5, 0.8)  # weights of the transfer loss to be tried
-    # Which epoch's weights are kept: that of the highest accuracy on valid (ties: the
-    # lower intent loss on valid, then the earlier epoch), or the last one.
+    seeds: tuple[int, ...] = (1, 2, 3)  # one model each; the report gives their mean
+    alpha: tuple[float, ...] = (0.5, 0.8)  # weights of the transfer loss to try
+    # The epoch whose weights are kept: the one with the highest accuracy on valid
+    # (ties: lower intent loss on valid, then the earlier epoch), or the last one.
     selection: str = "best_valid"
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be trained with.
+        """Check the values.
 
         Raises:
-            ConfigurationError: names the parameter, what it is and what it may be.
+            ConfigurationError: names the parameter, what was found and what is allowed.
         """
-        betas, seeds = self.betas, self.seeds
+        betas, seeds, alphas = self.betas, self.seeds, self.alpha
         rules = {
-            **{
-                name: (holds(getattr(self, name)), expected)
-                for name, (holds, expected) in _SINGLE.items()
-                if name != "alpha"
-            },
+            name: (allows(getattr(self, name)), expected)
+            for name, (allows, expected) in VALUE_RULES.items()
+            if name != "alpha"
+        }
+        rules |= {
             "betas": (
                 len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
                 "two numbers from 0 to below 1",
@@ -107,76 +103,96 @@ class StudentParams(Architecture):
                 "different numbers from 0 to below 2^63, at least one",
             ),
             "alpha": (
-                len(set(self.alpha)) == len(self.alpha) > 0
-                and all(map(_SINGLE["alpha"][0], self.alpha)),
+                len(set(alphas)) == len(alphas) > 0
+                and all(map(VALUE_RULES["alpha"][0], alphas)),
                 "different numbers from 0 to 1, at least one",
             ),
-            **{
-                name: (getattr(self, name) in known, f"one of {', '.join(known)}")
-                for name, known in (
-                    ("frame_pooling", FRAME_POOLINGS),
-                    ("attention", ATTENTIONS),
-                    ("initialisation", INITIALISATIONS),
-                    ("selection", SELECTIONS),
-                )
-            },
             "mapping": (
                 self.mapping == "before"
                 or (self.mapping == "none" and self.attention != "none"),
                 "before; or none, with attention",
             ),
         }
-        for name, (holds, expected) in rules.items():
-            if not holds:
-                raise ConfigurationError(
-                    f"student.{name} cannot be used",
-                    found=repr(getattr(self, name)),
-                    expected=expected,
-                )
-
-    def architecture(self) -> dict[str, Any]:
-        """The fields of `Architecture`, by name."""
-        return {field.name: getattr(self, field.name) for field in fields(Architecture)}
+        for name, known in (
+            ("frame_pooling", FRAME_POOLINGS),
+            ("attention", ATTENTIONS),
+            ("initialisation", INITIALISATIONS),
+            ("selection", SELECTIONS),
+        ):
+            rules[name] = (getattr(self, name) in known, one_of(known))
+        check_rules("student", self, rules)
 
 
-def as_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` by a name of `StudentParams`, 1 as 1.0 where that is a number.
+@dataclass(frozen=True)
+class Variant:
+    """One student to train: a system, its α, and how it is trained.
 
-    So that what is written 1 and 1.0 is one student. What is not a parameter is kept.
+    `params.alpha`, a grid, is not used here.
+
+    Raises:
+        ConfigurationError: an unknown system; α out of 0 to 1, or missing, or given to
+            baseline2.
     """
+
+    system: str
+    alpha: float | None
+    params: StudentParams
+
+    def __post_init__(self) -> None:
+        """Check system and α."""
+        if self.system not in SYSTEMS:
+            raise ConfigurationError(
+                "unknown system", found=repr(self.system), expected=one_of(SYSTEMS)
+            )
+        if self.system == "baseline2":
+            if self.alpha is not None:
+                raise ConfigurationError(
+                    "baseline2 has no transfer loss to weight",
+                    found=f"alpha {self.alpha}",
+                    fix="leave --alpha out",
+                )
+        elif self.alpha is None or not 0 <= self.alpha <= 1:
+            raise ConfigurationError(
+                f"{self.system} needs the weight of its transfer loss",
+                found=f"alpha {self.alpha}",
+                expected="a number from 0 to 1",
+                fix="give --alpha",
+            )
+
+    def __str__(self) -> str:
+        """For messages, with the parameter that most often causes a failure."""
+        alpha = "" if self.alpha is None else f", alpha {self.alpha:g}"
+        return f"{self.system}{alpha}, learning_rate {self.params.learning_rate:g}"
+
+    @property
+    def transfers(self) -> bool:
+        """Whether it learns from the teacher's targets."""
+        return self.system != "baseline2"
+
+    @property
+    def architecture(self) -> Architecture:
+        """The part of its parameters that shapes the network."""
+        names = (field.name for field in fields(Architecture))
+        return Architecture(**{name: getattr(self.params, name) for name in names})
+
+    def parameters(self) -> dict[str, Any]:
+        """All that decides the student besides its inputs.
+
+        1 and 1.0 in params.yaml are the same student, so numbers become floats where
+        the parameter is one.
+        """
+        values = _as_floats(asdict(self.params))
+        alpha = None if self.alpha is None else float(self.alpha)
+        return {**values, "system": self.system, "alpha": alpha}
+
+
+def _as_floats(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` by parameter name, integers made floats where a number is wanted."""
     kinds = get_type_hints(StudentParams)
     found = dict(values)
     for name, value in values.items():
-        if kinds.get(name) is float:
+        if kinds[name] is float:
             found[name] = float(value)
-        elif kinds.get(name) == tuple[float, ...]:
-            found[name] = type(value)(map(float, value))
+        elif kinds[name] == tuple[float, ...]:
+            found[name] = tuple(map(float, value))
     return found
-
-
-def check_system(system: str, alpha: float | None) -> None:
-    """Hold a system against `SYSTEMS`, and α against what that system takes.
-
-    Raises:
-        ConfigurationError: unknown system; α out of 0 to 1, missing or too much.
-    """
-    if system not in SYSTEMS:
-        raise ConfigurationError(
-            "unknown system",
-            found=repr(system),
-            expected=f"one of {', '.join(SYSTEMS)}",
-        )
-    if system == "baseline2":
-        if alpha is not None:
-            raise ConfigurationError(
-                "baseline2 has no transfer loss to weigh",
-                found=f"alpha {alpha}",
-                fix="leave --alpha out",
-            )
-    elif alpha is None or not 0 <= alpha <= 1:
-        raise ConfigurationError(
-            f"{system} needs the weight of its transfer loss",
-            found=f"alpha {alpha}",
-            expected="a number from 0 to 1",
-            fix="give --alpha",
-        )

@@ -1,14 +1,7 @@
-"""Training one student from tensors in memory, and classifying with it.
+"""Training one student from tensors in memory, and classifying with it."""
 
-A checkpoint is the SHA-256 of all that follows (32 bytes), and what `torch.save` writes
-of a dictionary: `identity`, of all that decides what is trained, and the state.
-"""
-
-import hashlib
-import io
-import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +12,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.core import metrics
+from stages.core.checkpoint import read_checkpoint, write_checkpoint
 from stages.core.errors import PipelineError
-from stages.core.files import atomic_path
 from stages.core.runtime import seed_everything
 from stages.student.batches import Utterances
-from stages.student.model import AcousticLinguisticNetwork, losses
-from stages.student.params import StudentParams
-
-# What a student becomes from the same parameters and inputs. Raise it with any change
-# here or in another module of this folder after which that is another student: the
-# ledger's entries of other revisions are then passed over.
-REVISION = 1
+from stages.student.model import AcousticLinguisticNetwork, build, losses
+from stages.student.params import StudentParams, Variant
 
 # Seconds between checkpoints: what a killed run loses at most.
 _CHECKPOINT_SECONDS = 20.0
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training is kept while it runs, and what identifies it."""
+
+    path: Path
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class Student:
 
     seed: int
     epoch: int
-    network: dict[str, Any]  # arguments of AcousticLinguisticNetwork
+    network: dict[str, Any]  # arguments of `model.build`
     weights: dict[str, np.ndarray]
     logits: np.ndarray  # of valid (U, intents)
     history: list[dict[str, float]]  # an epoch each, as history.csv
@@ -52,42 +46,39 @@ class Student:
 
     def model(self, device: torch.device) -> AcousticLinguisticNetwork:
         """The network with these weights, in `eval()`."""
-        model = AcousticLinguisticNetwork(**self.network)
+        model = build(self.network)
         model.load_state_dict({k: torch.tensor(v) for k, v in self.weights.items()})
         return model.eval().to(device)
 
 
 def train_student(
-    params: StudentParams,
+    variant: Variant,
+    seed: int,
     *,
     network: dict[str, Any],
-    alpha: float | None,
-    seed: int,
     train: Utterances,
     valid: Utterances,
-    checkpoint: Path | None = None,
-    identity: str = "",
-) -> Generator[None, None, Student]:
-    """Train a network; yields after each epoch and returns the student.
+    checkpoint: Checkpoint | None = None,
+    count_epoch: Callable[[], None] = lambda: None,
+) -> Student:
+    """Train a network, resuming from its checkpoint if there is one, to the same bits.
 
     Args:
-        params: how to train.
-        network: arguments of `AcousticLinguisticNetwork`.
-        alpha: α of eq. 4; None for baseline2.
-        seed: of weights, order and dropout.
-        train: what it is trained on; with targets but for baseline2.
+        variant: what is trained, and how.
+        seed: of weights, order of batches and dropout.
+        network: arguments of `model.build`.
+        train: what it is trained on; with targets unless it is baseline2.
         valid: what the epoch is selected on.
-        checkpoint: the file that a run which was killed goes on from, to the same
-            student; None if it need not.
-        identity: of all that decides what the student becomes; a checkpoint of another
-            one is not looked at.
+        checkpoint: from which a killed run resumes; None for no checkpoints.
+        count_epoch: called after each epoch.
 
     Raises:
-        PipelineError: the loss is no number.
+        PipelineError: the loss is not a number.
     """
+    params, alpha = variant.params, variant.alpha
     generator = seed_everything(seed)
     device = train.frames.device
-    model = AcousticLinguisticNetwork(**network).to(device)
+    model = build(network).to(device)
     optimiser = torch.optim.Adam(
         model.parameters(),
         lr=params.learning_rate,
@@ -96,56 +87,50 @@ def train_student(
     )
     labels = valid.labels.cpu()
     record = Record.begin()
-    state = None if checkpoint is None else read_checkpoint(checkpoint, identity)
-    if state is not None:
+    if checkpoint and (state := read_checkpoint(checkpoint.path, checkpoint.identity)):
         record = Record(state["kept"])
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         _set_random_state(state["random"], generator, device)
     for _ in range(record.epochs):
-        yield
+        count_epoch()
     saved = time.monotonic()
     for epoch in range(record.epochs + 1, params.epochs + 1):
         row = train_epoch(model, optimiser, train, params.batch_size, alpha, generator)
         logits = classify(model, valid)
         row = {"seed": seed, "epoch": epoch, **row}
         if record.add(model.system, row, logits, labels, params):
-            record.keep(
-                {
-                    name: weight.detach().cpu().clone()
-                    for name, weight in model.state_dict().items()
-                },
-                logits,
-            )
+            record.keep(model, logits)
         if alpha is not None and epoch in (1, params.epochs):
             record.pooled.append(model.transfer(valid.means).detach().cpu())
-        if checkpoint is not None and (is_late(saved) or epoch == params.epochs):
+        late = time.monotonic() - saved >= _CHECKPOINT_SECONDS
+        if checkpoint and (late or epoch == params.epochs):
             state = {
                 "kept": record.kept,
                 "model": model.state_dict(),
                 "optimiser": optimiser.state_dict(),
                 "random": _random_state(generator, device),
             }
-            write_checkpoint(checkpoint, identity, state)
+            write_checkpoint(checkpoint.path, checkpoint.identity, state)
             saved = time.monotonic()
-        yield
+        count_epoch()
     return record.student(seed, network)
 
 
 class Record:
-    """What is noted of a student while it is trained; `kept` goes into a checkpoint."""
+    """A training so far: its history and best epoch. `kept` goes into a checkpoint."""
 
     def __init__(self, kept: dict[str, Any]) -> None:
         self.kept = kept
 
     @classmethod
     def begin(cls) -> "Record":
-        """Of a student of which no epoch has been trained."""
+        """Before the first epoch."""
         return cls({"history": [], "pooled": [], "best": (-1, 0.0)})
 
     @property
     def epochs(self) -> int:
-        """How many have been trained."""
+        """How many epochs have been trained."""
         return len(self.kept["history"])
 
     @property
@@ -162,18 +147,18 @@ class Record:
         labels: Tensor,
         params: StudentParams,
     ) -> bool:
-        """Note an epoch; whether it is the one to be kept so far.
+        """Add an epoch; whether it is the best so far.
 
         Args:
-            system: which one it is, for a message.
+            system: for a message.
             row: seed, epoch and the figures of train.
             logits: of valid (U, intents), on the CPU.
             labels: of valid (U).
             params: how the epoch is selected.
 
         Raises:
-            PipelineError: the loss on valid is no number: the last step, after which
-                no loss on train is taken, can be the one that went astray.
+            PipelineError: the loss on valid is not a number. The last step of an epoch
+                can diverge without any loss on train showing it.
         """
         loss = float(functional.cross_entropy(logits, labels))
         check_loss(system, loss, "valid")
@@ -188,12 +173,16 @@ class Record:
             self.kept |= {"best": score, "epoch": row["epoch"]}
         return better
 
-    def keep(self, weights: dict[str, Tensor], logits: Tensor) -> None:
-        """Keep `weights` and the logits of valid as those of the epoch just noted."""
+    def keep(self, model: AcousticLinguisticNetwork, logits: Tensor) -> None:
+        """Keep the weights and the logits of valid of the epoch just added."""
+        weights = {
+            name: weight.detach().cpu().clone()
+            for name, weight in model.state_dict().items()
+        }
         self.kept |= {"weights": weights, "logits": logits}
 
     def student(self, seed: int, network: dict[str, Any]) -> Student:
-        """What came of it."""
+        """The trained student."""
         kept, pooled = self.kept, self.pooled
         return Student(
             seed=seed,
@@ -207,41 +196,8 @@ class Record:
         )
 
 
-def is_late(saved: float) -> bool:
-    """Whether a checkpoint is due, the last one having been written at `saved`."""
-    return time.monotonic() - saved >= _CHECKPOINT_SECONDS
-
-
-def write_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
-    """Write `state`, tensors and plain values, to `path`, whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save({**state, "identity": identity}, buffer)
-    content = buffer.getbuffer()
-    with atomic_path(path) as beside, beside.open("wb") as stream:
-        stream.write(hashlib.sha256(content).digest())
-        stream.write(content)
-
-
-def read_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
-    """What `path` holds of `identity`; None if it is absent, damaged or another's."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    # torch.load believes most of what it reads.
-    if hashlib.sha256(content[32:]).digest() != content[:32]:
-        logger.warning(
-            "%s: damaged or of a former version, so that training begins anew", path
-        )
-        return None
-    state: dict[str, Any] = torch.load(
-        io.BytesIO(content[32:]), map_location="cpu", weights_only=True
-    )
-    return state if state["identity"] == identity else None
-
-
 def _random_state(generator: torch.Generator, device: torch.device) -> list[Tensor]:
-    """Of the order of batches, and of dropout on the CPU or the device."""
+    """Random state of the order of batches, and of dropout on CPU and device."""
     states = [generator.get_state(), torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -265,7 +221,15 @@ def train_epoch(
     alpha: float | None,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """One pass over `train`; mean losses and accuracy, as they were on the way."""
+    """One pass over `train`.
+
+    Returns:
+        Losses and accuracy (percent) on train: means over the batches, each before its
+        step.
+
+    Raises:
+        PipelineError: the loss is not a number.
+    """
     model.train()
     sums = torch.zeros(4, dtype=torch.float64, device=train.frames.device)
     for rows in train.shuffled(batch_size, generator):
@@ -281,26 +245,17 @@ def train_epoch(
         accuracy = (output.logits.argmax(1) == batch.labels).float().mean()
         values = torch.stack([loss.total, transfer, loss.intent, 100 * accuracy])
         sums += len(rows) * values.detach()
-    return check_row(model.system, (sums / len(train)).tolist())
-
-
-def check_row(system: str, values: list[float]) -> dict[str, float]:
-    """An epoch's means over train by name: losses, and accuracy in percent.
-
-    Raises:
-        PipelineError: the loss is no number.
-    """
     names = ("loss", "transfer_loss", "intent_loss", "train_accuracy")
-    row = dict(zip(names, values, strict=True))
-    check_loss(system, row["loss"], "train")
+    row = dict(zip(names, (sums / len(train)).tolist(), strict=True))
+    check_loss(model.system, row["loss"], "train")
     return row
 
 
 def check_loss(system: str, loss: float, split: str) -> None:
-    """See that the loss on a split is a number.
+    """Check that the loss on a split is a number.
 
     Raises:
-        PipelineError: it is none.
+        PipelineError: it is not.
     """
     if not np.isfinite(loss):
         raise PipelineError(

@@ -1,16 +1,16 @@
-"""Parameters of the sweep: its grid."""
+"""The grid of a sweep."""
 
 from dataclasses import dataclass, fields
 
-from stages.core.errors import ConfigurationError
-from stages.student.params import _SINGLE, SYSTEMS
+from stages.core.rules import check_rules
+from stages.student.params import SYSTEMS, VALUE_RULES
 
 
 @dataclass(frozen=True)
 class SweepParams:
     """The grid of `aln-pipeline sweep`: every combination is a student.
 
-    What is empty is as in `student`. Seeds are those of `student.seeds`.
+    An empty list takes the value in `student`. Seeds are those in `student.seeds`.
     """
 
     systems: tuple[str, ...] = SYSTEMS
@@ -21,33 +21,18 @@ class SweepParams:
     dropout: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a grid that is none.
+        """Check the grid.
 
         Raises:
-            ConfigurationError: an unknown system, none, a value that cannot be trained
-                with, or one that stands twice.
+            ConfigurationError: no system or an unknown one, a value that cannot be
+                trained with, or the same value twice.
         """
-        unknown = [name for name in self.systems if name not in SYSTEMS]
-        if unknown or not self.systems:
-            raise ConfigurationError(
-                "sweep.systems cannot be used",
-                found=repr(self.systems),
-                expected=f"some of {', '.join(SYSTEMS)}",
-            )
+        known = bool(self.systems) and all(one in SYSTEMS for one in self.systems)
+        rules = {"systems": (known, f"some of {', '.join(SYSTEMS)}")}
+        for name, (allows, expected) in VALUE_RULES.items():
+            rules[name] = (all(map(allows, getattr(self, name))), f"each {expected}")
+        check_rules("sweep", self, rules)
         for field in fields(self):
             values = getattr(self, field.name)
-            if len(set(values)) < len(values):
-                raise ConfigurationError(
-                    f"sweep.{field.name} has a value twice",
-                    found=repr(values),
-                    expected="each value once",
-                    fix="leave out one of the two",
-                )
-        for name, (holds, expected) in _SINGLE.items():
-            for value in getattr(self, name):
-                if not holds(value):
-                    raise ConfigurationError(
-                        f"sweep.{name} cannot be used",
-                        found=repr(value),
-                        expected=expected,
-                    )
+            once = len(set(values)) == len(values)
+            check_rules("sweep", self, {field.name: (once, "each value once")})
