@@ -87,7 +87,7 @@ def transcribe(
         processes = workers if long and device.type == "cpu" else 1
         work = partial(_transcribe_recording, recogniser, device.type)
         if processes > 1:
-            texts = run_in_processes(work, recordings, processes, preload=__name__)
+            texts = run_in_processes(work, recordings, processes, preload=[__name__])
         else:
             texts = (work(recording) for recording in recordings)
         bar = progress(total=len(todo), description="transcribing", unit="file")

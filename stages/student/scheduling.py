@@ -1,0 +1,195 @@
+"""Many trainings from one copy of the features, in this process or in several.
+
+A task is one seed of one variant. Each trains on one thread, so results do not depend
+on how many workers share the tasks. Several workers map the features from a file, as
+does one that lacks memory; see `Inputs.load`.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from stages.core.errors import PipelineError
+from stages.core.hashing import fingerprint
+from stages.core.runtime import RunOptions, choose_device, one_thread, progress
+from stages.core.workers import count_step, run_in_processes
+from stages.student.batches import Utterances
+from stages.student.inputs import Inputs
+from stages.student.params import Variant
+from stages.student.training import Checkpoint, Student, classify, train_student
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker trains at a stretch."""
+
+    variant: Variant
+    seed: int
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One seed of a variant."""
+
+    student: Student
+    on_test: np.ndarray  # logits of test (U, intents)
+
+
+def train_variants(
+    variants: Sequence[tuple[Variant, dict[str, Any]]],
+    inputs: Inputs,
+    *,
+    unfinished: Path,
+    options: RunOptions,
+    description: str,
+) -> Generator[list[Trained] | PipelineError, None, None]:
+    """Train each variant with all of its seeds; results in the order of `variants`.
+
+    Args:
+        variants: each with its identity, which names its checkpoints.
+        inputs: with targets, unless all variants are baseline2.
+        unfinished: folder of the checkpoints, from which a killed run resumes.
+        options: how it runs.
+        description: of the progress bar.
+
+    Yields:
+        For each variant a result per seed, or, as soon as one of its seeds fails, why.
+    """
+    device = choose_device(options.device)
+    tasks = [
+        Task(variant, seed, _checkpoint(unfinished, identity, seed, device))
+        for variant, identity in variants
+        for seed in variant.params.seeds
+    ]
+    epochs = sum(task.variant.params.epochs for task in tasks)
+    bar = progress(total=epochs, description=description, unit="epoch")
+    results = _train_tasks(tasks, inputs, unfinished, options, bar)
+    with bar, closing(results):
+        for variant, _ in variants:
+            trained: list[Trained] = []
+            failed = False
+            for _ in variant.params.seeds:
+                result = next(results)
+                if isinstance(result, Trained):
+                    trained.append(result)
+                elif not failed:
+                    failed = True
+                    yield result
+            if not failed:
+                yield trained
+
+
+def _checkpoint(
+    unfinished: Path, identity: dict[str, Any], seed: int, device: torch.device
+) -> Checkpoint:
+    """Of one seed; the other seeds of the variant do not matter to it."""
+    decisive = {
+        name: v for name, v in identity["parameters"].items() if name != "seeds"
+    }
+    name = fingerprint(
+        {**identity, "parameters": decisive, "seed": seed, "device": device.type}
+    )
+    return Checkpoint(unfinished / f"{name[:24]}.pt", name)
+
+
+def _train_tasks(
+    tasks: Sequence[Task],
+    inputs: Inputs,
+    unfinished: Path,
+    options: RunOptions,
+    bar: Any,
+) -> Generator[Trained | PipelineError, None, None]:
+    workers = min(options.workers, len(tasks))
+    with _features(inputs, unfinished, workers) as mapped:
+        splits = _Splits(inputs, options.device, mapped)
+        if workers == 1:
+            for task in tasks:
+                yield _train(task, splits, bar.update)
+            return
+        yield from run_in_processes(
+            _train_in_worker,
+            tasks,
+            workers,
+            # torch imports the second with the first optimiser, which takes seconds.
+            preload=[__name__, "torch._dynamo"],
+            begin=partial(_begin, splits),
+            bar=bar,
+        )
+
+
+@contextmanager
+def _features(inputs: Inputs, unfinished: Path, workers: int) -> Iterator[Path | None]:
+    """The folder of the files from which features are mapped; None for in memory."""
+    if workers == 1 and inputs.fits():
+        yield None
+        return
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="features-", dir=unfinished) as folder:
+        inputs.write_mapped(Path(folder))
+        yield Path(folder)
+
+
+@dataclass
+class _Splits:
+    """The utterances of each split, loaded when first used, once in a process."""
+
+    inputs: Inputs
+    device: str
+    mapped: Path | None
+
+    @cached_property
+    def train(self) -> Utterances:
+        return self._load("train")
+
+    @cached_property
+    def valid(self) -> Utterances:
+        return self._load("valid")
+
+    @cached_property
+    def test(self) -> Utterances:
+        return self._load("test")
+
+    def _load(self, split: str) -> Utterances:
+        return self.inputs.load(split, choose_device(self.device), self.mapped)
+
+
+# In a worker, what all of its tasks read.
+_splits: _Splits | None = None
+
+
+def _begin(splits: _Splits) -> None:
+    global _splits
+    _splits = splits
+
+
+def _train_in_worker(task: Task) -> Trained | PipelineError:
+    assert _splits is not None
+    return _train(task, _splits, count_step)
+
+
+def _train(task: Task, splits: _Splits, count_epoch: Any) -> Trained | PipelineError:
+    """Train one task and classify test; a loss that is not a number is returned."""
+    with one_thread():
+        train, valid = splits.train, splits.valid
+        try:
+            student = train_student(
+                task.variant,
+                task.seed,
+                network=splits.inputs.network(task.variant),
+                train=train,
+                valid=valid,
+                checkpoint=task.checkpoint,
+                count_epoch=count_epoch,
+            )
+        except PipelineError as error:
+            return error
+        logits = classify(student.model(train.frames.device), splits.test).numpy()
+    return Trained(student, logits)
