@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 SHARED_VARIABLE = "ALN_CACHE_DIR"
 KINDS = ("acoustic", "targets")
 ALL_KINDS = (*KINDS, "robustness")
-_SHARED = ("audio", "results", "transcripts", *KINDS)
+_SHARED = ("audio", "kept", "results", "transcripts", *KINDS)
 
 
 @dataclass(frozen=True)
