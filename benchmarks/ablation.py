@@ -1,9 +1,9 @@
-"""What is each part of ALN worth? The demo's students with one thing changed at a time.
+"""Ablation of ALN on the demo: students with one parameter changed at a time.
 
-Trains ALN with the parameters of params.yaml (α 0.5), then with one of them changed,
-over its seeds, and prints a Markdown table: accuracy in percent on valid and test, mean
-± standard deviation, and how far test is from that of ALN itself. What the ledger of
-the demo has already is not trained again.
+Trains ALN with the parameters in params.yaml (α 0.5), then with one of them changed, on
+the same seeds, and prints a Markdown table: accuracy in percent on valid and test, mean
+± standard deviation, and the difference on test from ALN. Students that are in the
+demo's ledger are not trained again.
 
     python -m benchmarks.ablation
 
@@ -15,9 +15,10 @@ from pathlib import Path
 
 from pipeline.layout import Layout
 from pipeline.params import load_params
-from pipeline.students import shared_job
-from stages.student.params import StudentParams
-from stages.sweep.run import Variant, run
+from stages.core.runtime import RunOptions
+from stages.student.inputs import Sources
+from stages.student.params import StudentParams, Variant
+from stages.sweep.run import run
 
 _ALPHA = 0.5
 
@@ -28,10 +29,10 @@ def main() -> None:
     rows = _rows(params)
     summary = run(
         list(rows.values()),
-        shared_job(params, layout, "auto"),
+        Sources(layout.corpus_files, layout.acoustic, layout.targets),
         ledger=layout.results,
         unfinished=layout.unfinished("ablation"),
-        workers=2,
+        options=RunOptions(workers=2),
     )
     print("| | valid | test | against ALN |\n|---|---|---|---|")
     usual = summary.entries[0]["test_accuracy"]
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def _rows(params: StudentParams) -> dict[str, Variant]:
-    """ALN first, then each change by what the table calls it."""
+    """ALN first, then each change, by name in the table."""
 
     def aln(**changes: object) -> Variant:
         return Variant("aln", _ALPHA, replace(params, **changes))  # type: ignore[arg-type]

@@ -1,16 +1,15 @@
-"""Does the shipped encoder earn its place? Baseline-2 on its features and on controls.
+"""The shipped encoder against controls, by the accuracy of Baseline-2.
 
-Trains Baseline-2, the student that reads acoustic features alone, on the demo's train
-split, three times over: on the shipped encoder's features, on those of the same encoder
-randomly initialised, and on log-mel features. Then tests it where it is hard: accents
-that pretraining never used; background talk, which it never used either; rooms and
-telephone lines made in other ways than its own (see `stages/speech/effects.py`); and
-voices of another synthesiser, flite, which are built from recordings of people. Without
-flite (`apt install flite`, a build with the voices awb, kal16, rms and slt) these are
-left out.
+Trains Baseline-2, the student that uses acoustic features alone, on the demo's train
+split with three kinds of features: of the shipped encoder, of the same encoder randomly
+initialised, and log-mel. Tests it under difficult conditions: accents and background
+talk that pretraining never used; rooms and telephone lines that are simulated in
+another way than in pretraining (see `stages/speech/effects.py`); and voices of another
+synthesiser, flite, which are built from recordings of people. Without flite (`apt
+install flite`, a build with the voices awb, kal16, rms and slt) these are skipped.
 
     python benchmarks/encoder.py            print the table
-    python benchmarks/encoder.py --write    and put it into the checkpoint's .json
+    python benchmarks/encoder.py --write    also write it to the checkpoint's .json
 
 Needs the demo's recordings: run `aln-pipeline prepare-corpus` first.
 """
@@ -21,8 +20,9 @@ import logging
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -39,21 +39,21 @@ from stages.core.manifest import read_intents, read_manifest
 from stages.core.runtime import one_thread, progress
 from stages.speech.loading import SAMPLE_RATE, load_audio
 from stages.student.batches import Utterances
-from stages.student.params import StudentParams
-from stages.student.training import Student, classify, train_student
+from stages.student.params import StudentParams, Variant
+from stages.student.training import classify, train_student
 
 log = logging.getLogger(__name__)
 
 FLITE_VOICES = ("awb", "kal16", "rms", "slt")
 _MELS = 80
 _MEL_FRAMES = 4
-"""Log-mel frames of 40 ms that are put together into one of the encoder's 160 ms."""
+"""Log-mel frames of 40 ms concatenated to the encoder's 160 ms."""
 
 Features = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 def main() -> None:
-    """Measure and print; with --write, also note it beside the checkpoint."""
+    """Measure and print; with --write, also write the checkpoint's .json."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--encoder", type=Path, default=Path("data/demo/encoder.safetensors")
@@ -74,8 +74,8 @@ def main() -> None:
         "random": _encoded(control.encoder),
         "log_mel": _log_mel,
     }
-    beside = arguments.encoder.with_suffix(".json")
-    notes = json.loads(beside.read_text("utf-8"))
+    description = arguments.encoder.with_suffix(".json")
+    notes = json.loads(description.read_text("utf-8"))
     recipes = [notes["recipe"]]
     if "began_with" in notes:
         recipes.append(notes["began_with"]["recipe"])
@@ -87,8 +87,8 @@ def main() -> None:
         accuracies = _accuracies(params, features, train, valid, tests)
         means[name] = accuracies.mean()
         deviations[name] = accuracies.std().fillna(0)  # of a single seed: none
-        told = {name: means[name], "±": deviations[name]}
-        print(pd.DataFrame(told).round(2).to_string(), flush=True)
+        shown = {name: means[name], "±": deviations[name]}
+        print(pd.DataFrame(shown).round(2).to_string(), flush=True)
     conditions = pd.DataFrame(means).round(2)
     print(conditions.to_string())
     if arguments.write:
@@ -100,7 +100,7 @@ def main() -> None:
             f"Baseline-2 accuracy in percent, mean of {len(params.seeds)} seeds, "
             f"{params.epochs} epochs, trained on the demo's train split"
         )
-        write_json(beside, notes)
+        write_json(description, notes)
 
 
 def _waves(corpus: Path, unseen: list[str]) -> tuple[tuple, tuple, dict[str, tuple]]:
@@ -130,7 +130,7 @@ def _waves(corpus: Path, unseen: list[str]) -> tuple[tuple, tuple, dict[str, tup
     if shutil.which("flite"):
         tests |= _flite(intents)
     else:
-        log.warning("flite is not installed: its voices are left out")
+        log.warning("flite is not installed: skipping its voices")
     return (
         load(table[table["split"] == "train"]),
         load(table[table["split"] == "valid"]),
@@ -217,50 +217,39 @@ def _accuracies(
     tests: dict[str, tuple],
 ) -> pd.DataFrame:
     """Percent right, (seeds, conditions)."""
-    heard = _utterances(features, *train)
+    trained = _utterances(features, *train)
     chosen = _utterances(features, *valid)
     held_out = {name: _utterances(features, *test) for name, test in tests.items()}
-    # Controls have other scales; every system gets zero mean and unit variance.
-    mean, deviation = heard.frames.mean(0), heard.frames.std(0).clamp_min(1e-6)
-    for one in (heard, chosen, *held_out.values()):
+    # Controls have other scales; all features get zero mean and unit variance.
+    mean, deviation = trained.frames.mean(0), trained.frames.std(0).clamp_min(1e-6)
+    for one in (trained, chosen, *held_out.values()):
         one.frames.sub_(mean).div_(deviation)
         one.means.sub_(mean).div_(deviation)
+    variant = Variant("baseline2", None, params)
     network = {
-        "system": "baseline2",
-        "acoustic_dim": heard.frames.shape[1],
+        "system": variant.system,
+        "acoustic_dim": trained.frames.shape[1],
         "linguistic_dim": None,
-        "intents": int(heard.labels.max()) + 1,
-        **params.architecture(),
+        "intents": int(trained.labels.max()) + 1,
+        "architecture": asdict(variant.architecture),
     }
     scores: dict[str, list[float]] = {name: [] for name in held_out}
     with one_thread():
         for seed in params.seeds:
-            training = train_student(
-                params,
-                network=network,
-                alpha=None,
-                seed=seed,
-                train=heard,
-                valid=chosen,
-            )
-            student = _finished(training, params.epochs)
+            with progress(total=params.epochs, description="training") as bar:
+                student = train_student(
+                    variant,
+                    seed,
+                    network=network,
+                    train=trained,
+                    valid=chosen,
+                    count_epoch=bar.update,
+                )
             model = student.model(torch.device("cpu"))
             for name, split in held_out.items():
                 hits = classify(model, split).argmax(1) == split.labels
                 scores[name].append(100 * float(hits.double().mean()))
     return pd.DataFrame(scores, index=list(params.seeds))
-
-
-def _finished(training: Generator[None, None, Student], epochs: int) -> Student:
-    bar = progress(total=epochs, description="training", unit="epoch")
-    while True:
-        try:
-            next(training)
-        except StopIteration as end:
-            bar.close()
-            student: Student = end.value
-            return student
-        bar.update()
 
 
 if __name__ == "__main__":

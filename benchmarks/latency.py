@@ -1,15 +1,13 @@
-"""How long from a waveform to its intent? Baseline-1 and the student, side by side.
+"""Latency from a waveform to its intent: Baseline-1 and the student.
 
-The same test utterances of the demo, one at a time and in memory, each system on one
+Both classify the same test utterances of the demo, one at a time, from memory, on one
 thread:
 
     ALN          the encoder in ONNX Runtime, then the student's first seed
-    Baseline-1   the recogniser that params.yaml names, then the fine-tuned BERT on its
-                 text
+    Baseline-1   the recogniser in params.yaml, then the fine-tuned BERT on its text
 
-The two take turns on each utterance, after some that are not counted. Shown are the
-median and the 95th percentile over utterances of the milliseconds and of their ratio,
-and how many of the utterances each gets right.
+They alternate on each utterance, after a warm-up. Prints the median and the 95th
+percentile of the milliseconds, the ratios of both on one utterance, and the accuracies.
 
     python -m benchmarks.latency [--utterances N]
 
@@ -32,7 +30,7 @@ from stages.acoustic.checkpoint import load_checkpoint
 from stages.acoustic.graph import build_graph
 from stages.acoustic.onnx_encoder import OnnxEncoder
 from stages.baseline1.transcribing import choose_recogniser
-from stages.core.manifest import read_intents, read_manifest
+from stages.core.manifest import read_intents
 from stages.core.runtime import one_thread, quiet_transformers
 from stages.core.text import normalise_text
 from stages.speech.loading import load_audio
@@ -45,7 +43,7 @@ _WARM_UP = 20
 CPU = torch.device("cpu")
 
 System = Callable[[np.ndarray], int]
-"""A wave at 16 kHz to the number of its intent."""
+"""From a wave at 16 kHz to the number of its intent."""
 
 
 def main() -> None:
@@ -55,8 +53,8 @@ def main() -> None:
     arguments = parser.parse_args()
     params = load_params(PARAMS_FILE)
     layout = Layout(params.corpus.name)
-    table = read_manifest(layout.manifest, quarantine=layout.quarantine)
-    intents = read_intents(layout.intents)
+    table = layout.corpus_files.read_usable()
+    intents = read_intents(layout.corpus_files.intents)
     test = table[table["split"] == "test"].sample(frac=1, random_state=0)
     rows = test.head(arguments.utterances + _WARM_UP)
     waves = [load_audio(layout.audio / path) for path in rows["path"]]
@@ -95,13 +93,13 @@ def _student(params: Params, layout: Layout, folder: Path) -> System:
     """ALN at the first α, its first seed."""
     encoder = load_checkpoint(Path(params.acoustic.encoder)).encoder
     (folder / "encoder.onnx").write_bytes(build_graph(encoder))
-    session = OnnxEncoder(folder / "encoder.onnx")
+    encode = OnnxEncoder(folder / "encoder.onnx").encode
     seed = params.student.seeds[0]
     path = layout.student("aln", params.student.alpha[0]) / f"model-{seed}.safetensors"
     model, _ = load_student(path)
 
     def classify_wave(wave: np.ndarray) -> int:
-        (frames,) = session.encode([wave])
+        (frames,) = encode([wave])
         one = Utterances.from_arrays(
             frames, np.array([0, len(frames)]), labels=np.zeros(1, np.int64)
         )

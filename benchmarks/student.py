@@ -1,26 +1,24 @@
-"""How fast does a student train? An epoch of ALN at the size of Fluent Speech Commands.
+"""Training speed of a student: an epoch of ALN at the size of Fluent Speech Commands.
 
-Makes noise of the size of its train split, 23,132 utterances of 15.5 frames on average
-and 256 values a frame, 31 intents, targets of 768 values for 248 texts, and trains ALN
-(GRU of 128 a direction, batches of 64) for an epoch, each on one thread:
+Generates noise of the size of its train split, 23,132 utterances of 15.5 frames on
+average, 256 values per frame, 31 intents, targets of 768 values for 248 texts, and
+trains ALN (GRU of 128 per direction, batches of 64) for an epoch on one thread:
 
     student      as `aln-pipeline train-student` does: folded products, batches of
-                 utterances of nearly one length, gathered from memory
-    together     as with `--together`: students of several seeds in one computation, on
-                 CUDA in captured graphs; an epoch's time divided by their number
-    literal      the same with the equations as the paper has them
-    loader       literal, from a DataLoader over an HDF5 file with a dataset for each
+                 utterances of similar length, gathered from memory
+    literal      the same with the equations as in the paper
+    loader       literal, from a DataLoader over an HDF5 file with one dataset per
                  utterance, in random order, padded to the longest of a batch
-    loader, 1    the same with a process beside it that loads
-    in the loop  literal, with the frozen encoder inside, as its authors published it;
+    loader, 1    the same with one worker process
+    in the loop  literal, with the frozen encoder inside, as published by its authors;
                  on a sample of the batches, recordings already in memory
 
-Competitors take turns; an epoch is the median, `times` the median of the turns'
-ratios to `student`. With `--device cuda` the first two compete, after an epoch each in
-which libraries set themselves up and graphs are captured.
+The competitors take turns. `s per epoch` is the median over turns, `times` the median
+of the ratios to `student` within a turn. With `--device cuda`, after a warm-up epoch,
+only `student` and `literal` are measured.
 
     python -m benchmarks.student [--utterances N] [--turns N] [--sample BATCHES]
-        [--together STUDENTS] [--device cpu|cuda]
+        [--device cpu|cuda]
 """
 
 import argparse
@@ -28,7 +26,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -43,8 +40,7 @@ from stages.acoustic.params import AcousticParams
 from stages.core.runtime import choose_device, one_thread
 from stages.student.batches import Batch, Utterances
 from stages.student.model import AcousticLinguisticNetwork, Output, losses
-from stages.student.params import StudentParams
-from stages.student.together import Member, Together
+from stages.student.params import Architecture, StudentParams
 from stages.student.training import train_epoch
 
 _MEAN_FRAMES = 15.5
@@ -55,14 +51,14 @@ Epoch = Callable[[], float]
 
 
 class _Literal(AcousticLinguisticNetwork):
-    """Equations 1 to 4 without a shortcut."""
+    """Equations 1 to 4 without folding."""
 
     def folded(self, features: Tensor, means: Tensor, lengths: Tensor) -> Output:
         return self(features, lengths)
 
 
-class _DatasetAnUtterance(Dataset):
-    """Opens the file in the process that reads."""
+class _UtteranceFile(Dataset):
+    """One HDF5 dataset per utterance; the reading process opens the file."""
 
     def __init__(self, path: Path, data: Utterances) -> None:
         self.path, self.count = path, len(data)
@@ -86,14 +82,13 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=23_132)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--sample", type=int, default=4)
-    parser.add_argument("--together", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     data = _noise(arguments.utterances, device)
     competitors: dict[str, Epoch] = {
         "student": _ours(AcousticLinguisticNetwork, data),
-        "together": _together(data, arguments.together),
+        "literal": _ours(_Literal, data),
     }
     with tempfile.TemporaryDirectory() as folder, one_thread():
         if device.type == "cpu":
@@ -112,7 +107,6 @@ def _others(folder: Path, data: Utterances, sample: int) -> dict[str, Epoch]:
         ):
             file[str(row)] = data.frames[start : start + length].numpy()
     return {
-        "literal": _ours(_Literal, data),
         "loader": _loader(path, data, workers=0),
         "loader, 1": _loader(path, data, workers=1),
         "in the loop": _in_the_loop(data, sample),
@@ -128,7 +122,7 @@ def _measure(data: Utterances, competitors: dict[str, Epoch], turns: int) -> Non
     for name, epoch, ratio in zip(
         competitors, np.median(seconds, axis=0), times, strict=True
     ):
-        print(f"{name:12} {epoch:8.2f} s an epoch {ratio:7.2f} times")
+        print(f"{name:12} {epoch:8.2f} s per epoch {ratio:7.2f} times")
 
 
 def _noise(count: int, device: torch.device) -> Utterances:
@@ -145,21 +139,17 @@ def _noise(count: int, device: torch.device) -> Utterances:
     )
 
 
-def _network() -> dict[str, Any]:
-    return {
-        "system": "aln",
-        "acoustic_dim": _DIM,
-        "linguistic_dim": _TARGET_DIM,
-        "intents": _INTENTS,
-        **StudentParams().architecture(),
-    }
-
-
 def _start(
     kind: type[AcousticLinguisticNetwork], device: str | torch.device = "cpu"
 ) -> tuple[AcousticLinguisticNetwork, torch.optim.Optimizer]:
     torch.manual_seed(1)
-    model = kind(**_network()).to(device)
+    model = kind(
+        system="aln",
+        acoustic_dim=_DIM,
+        linguistic_dim=_TARGET_DIM,
+        intents=_INTENTS,
+        architecture=Architecture(),
+    ).to(device)
     return model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
 
@@ -176,26 +166,12 @@ def _ours(kind: type[AcousticLinguisticNetwork], data: Utterances) -> Epoch:
     return epoch
 
 
-def _together(data: Utterances, count: int) -> Epoch:
-    members = [
-        Member(seed, StudentParams(), _network(), _ALPHA, seed) for seed in range(count)
-    ]
-    students = Together(members, data, data)
-
-    def epoch() -> float:
-        began = time.perf_counter()
-        students.train_epoch()
-        return (time.perf_counter() - began) / count
-
-    return epoch
-
-
 def _train(
     model: AcousticLinguisticNetwork,
     optimiser: torch.optim.Optimizer,
     batches: Iterable[Batch],
 ) -> float:
-    """Seconds to train on `batches`, their making included."""
+    """Seconds to make `batches` and train on them."""
     model.train()
     began = time.perf_counter()
     for batch in batches:
@@ -216,7 +192,7 @@ def _collate(rows: list[tuple[Tensor, Tensor, Tensor]]) -> Batch:
 
 def _loader(path: Path, data: Utterances, workers: int) -> Epoch:
     loader = DataLoader(
-        _DatasetAnUtterance(path, data),
+        _UtteranceFile(path, data),
         batch_size=StudentParams().batch_size,
         shuffle=True,
         num_workers=workers,
@@ -227,7 +203,7 @@ def _loader(path: Path, data: Utterances, workers: int) -> Epoch:
 
 
 def _in_the_loop(data: Utterances, sample: int) -> Epoch:
-    """An epoch's time from that of `sample` batches."""
+    """The time of an epoch, extrapolated from `sample` batches."""
     encoder = publish(load_checkpoint(Path(AcousticParams().encoder)).encoder)
     model, optimiser = _start(AcousticLinguisticNetwork)
     size = StudentParams().batch_size
@@ -243,11 +219,11 @@ def _in_the_loop(data: Utterances, sample: int) -> Epoch:
     def batches() -> Iterable[Batch]:
         for start in range(0, len(order), size):
             batch = data.gather(order[start : start + size])
-            heard = nn.utils.rnn.pad_sequence(
+            padded = nn.utils.rnn.pad_sequence(
                 waves[start : start + size], batch_first=True
             )
             with torch.no_grad():
-                features = encoder(heard)
+                features = encoder(padded)
             yield Batch(
                 features, batch.means, batch.lengths, batch.labels, batch.targets
             )
