@@ -98,12 +98,6 @@ def test_public_files_give_the_reference_values(tmp_path: Path, prefix: str) -> 
     assert checkpoint.phonemes == checkpoint.words == ()
 
 
-def test_the_prefix_is_no_part_of_the_fingerprint(tmp_path: Path, public: Path) -> None:
-    weights = {f"pretrained_model.{k}": v for k, v in weights_of(SIZES).items()}
-    prefixed = load_checkpoint(saved(tmp_path / "prefixed.pth", weights))
-    assert prefixed.fingerprint == load_checkpoint(public).fingerprint
-
-
 def test_our_format_rounds_weights_to_half_precision(ours: Path) -> None:
     encoder, checkpoint = make(OURS), load_checkpoint(ours)
     assert checkpoint.encoder.configuration == OURS
@@ -134,23 +128,6 @@ def test_what_was_loaded_is_saved_as_the_same_bytes(tmp_path: Path, ours: Path) 
     assert load_checkpoint(again).fingerprint == checkpoint.fingerprint
 
 
-def test_a_failed_save_leaves_the_old_file(
-    ours: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = ours.read_bytes()
-
-    def fail(path: Path, content: bytes) -> None:
-        with open(path, "wb") as stream:
-            stream.write(content[: len(content) // 2])
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(ours, make(OURS, seed=1), PHONEMES, WORDS)
-    assert ours.read_bytes() == before
-    assert [path.name for path in ours.parent.iterdir()] == [ours.name]
-
-
 class _Trap:
     """Makes a folder when it is unpickled."""
 
@@ -168,7 +145,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(
     path, trap = tmp_path / "model_state.pth", tmp_path / "sprung"
     weights = {**weights_of(SIZES), "word_linear.bias": _Trap(trap)}
     torch.save(weights, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(InputError, match=r"model_state\.pth: not a whole file"):
+    with pytest.raises(InputError, match=r"model_state\.pth: not a complete file"):
         load_checkpoint(path)
     path.write_bytes(pickle.dumps(_Trap(trap), protocol=2))
     with pytest.raises(InputError):
@@ -239,22 +216,27 @@ def test_a_missing_file_says_which_parameter_names_it(tmp_path: Path) -> None:
     "name, shape",
     [
         ("phoneme_layers.0.filt_b1", (5,)),
-        ("phoneme_layers.9.weight", (3, 4, 5)),
-        ("phoneme_layers.18.bias_hh_l0", (7,)),
         ("word_layers.4.weight_ih_l0_reverse", (6, 9)),
-        ("word_linear.bias", (4,)),
     ],
 )
+@pytest.mark.parametrize("configuration", [SIZES, OURS])
 def test_other_dimensions_name_weight_found_and_expected(
-    tmp_path: Path, public: Path, ours: Path, name: str, shape: tuple[int, ...]
+    public: Path,
+    ours: Path,
+    configuration: EncoderConfiguration,
+    name: str,
+    shape: tuple[int, ...],
 ) -> None:
-    weights = weights_of(SIZES)
+    weights = weights_of(configuration)
     expected = tuple(weights[name].shape)
-    saved(public, {**weights, name: torch.zeros(shape)})
+    if configuration == OURS:
+        path = ours_with(ours, {name: torch.zeros(shape)})
+    else:
+        path = saved(public, {**weights, name: torch.zeros(shape)})
     with pytest.raises(InputError) as caught:
-        load_checkpoint(public)
+        load_checkpoint(path)
     message = str(caught.value)
-    for part in (str(public), name, f"found {shape}", f"expected {expected}"):
+    for part in (str(path), name, f"found {shape}", f"expected {expected}"):
         assert part in message
 
 
@@ -267,17 +249,6 @@ def ours_with(path: Path, weights: dict[str, Tensor], **metadata: str) -> Path:
         kept = file.metadata()
     save_file({**tensors, **weights}, path, {**kept, **metadata})
     return path
-
-
-def test_our_file_of_other_dimensions_names_weight_found_and_expected(
-    ours: Path,
-) -> None:
-    ours_with(ours, {"phoneme_layers.5.weight": torch.zeros(3, 4, 7)})
-    with pytest.raises(
-        InputError,
-        match=r"phoneme_layers\.5\.weight.*found \(3, 4, 7\); expected \(3, 4, 3\)",
-    ):
-        load_checkpoint(ours)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +273,7 @@ def test_unusable_metadata_is_refused(
 
 def test_weights_that_are_no_numbers_are_named(ours: Path) -> None:
     ours_with(ours, {"phoneme_layers.5.bias": torch.tensor([0.0, torch.nan, 0.0])})
-    with pytest.raises(InputError, match=r"phoneme_layers\.5\.bias holds values that"):
+    with pytest.raises(InputError, match=r"phoneme_layers\.5\.bias contains NaN"):
         load_checkpoint(ours)
 
 

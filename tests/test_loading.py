@@ -90,14 +90,10 @@ def test_a_single_sample_is_a_recording(tmp_path: Path, rate: int) -> None:
     assert len(wave) == -(-16_000 // rate)
 
 
-def test_the_hash_of_its_bytes_lets_a_recording_pass(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.wav", sine(440, 16_000))
-    assert len(load_audio(path, hash_file(path))) == 8000
-
-
 def test_changed_bytes_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", sine(440, 16_000))
     sha256 = hash_file(path)
+    assert len(load_audio(path, sha256)) == 8000
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -120,6 +116,7 @@ def encoded(samples: np.ndarray, subtype: str) -> bytes:
         (encoded(np.zeros(0), "PCM_16"), "empty"),
         (encoded(np.array([0.0, np.nan, 0.0]), "FLOAT"), "not samples"),
         (encoded(np.array([0.0, -np.inf, 0.0]), "FLOAT"), "not samples"),
+        (encoded(np.array([0.0, 3e37]), "FLOAT"), "not samples; found a largest"),
     ],
 )
 def test_what_is_no_recording_is_refused_by_name(

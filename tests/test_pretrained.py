@@ -30,7 +30,6 @@ from transformers import (
     WhisperConfig,
     WhisperFeatureExtractor,
 )
-from transformers.utils import logging as library_logging
 
 from stages.acoustic.pretrained import SUPPORTED, load_pretrained
 from stages.core.errors import ConfigurationError, InputError, PipelineError
@@ -240,17 +239,6 @@ def test_no_bit_depends_on_the_batch(saved: Callable[[str], Path], kind: str) ->
     together_as_alone()
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2", "wav2vec2 stable", "wavlm", "whisper"])
-def test_a_batch_gives_what_the_plain_model_gives_each(
-    saved: Callable[[str], Path], kind: str
-) -> None:
-    waves = [noise(samples) for samples in (5000, 1, 720, 5000, 12_345)]
-    waves[3] = -waves[3][::-1].copy()
-    found = load_pretrained(str(saved(kind))).encode(waves)
-    for wave, features in zip(waves, found, strict=True):
-        assert_alike(features, hidden_states(saved(kind), wave)[-1])
-
-
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert stable", "data2vec-audio"])
 def test_short_waves_have_a_frame(saved: Callable[[str], Path], kind: str) -> None:
     encoder = load_pretrained(str(saved(kind)))
@@ -371,12 +359,6 @@ def test_frozen_in_full_precision_whatever_the_checkpoint(
         assert not value.requires_grad
 
 
-def test_it_moves(saved: Callable[[str], Path]) -> None:
-    encoder = load_pretrained(str(saved("wav2vec2")))
-    assert encoder.to("meta") is encoder
-    assert encoder.model.device.type == "meta"
-
-
 # --------------------------------------------------------------------- identity
 
 
@@ -403,17 +385,6 @@ def test_where_it_lies_and_what_ran_change_no_fingerprint(
     edit_weights(folder, others)
     assert printed(folder, layer=2) == before
     assert printed(folder) != printed(saved("wav2vec2"))
-
-
-@pytest.mark.parametrize("kind", ["wav2vec2 stable", "whisper"])
-def test_the_final_layer_norm_counts_for_the_last_layer_alone(
-    copied: Callable[[str], Path], kind: str
-) -> None:
-    folder = copied(kind)
-    last, below = printed(folder), printed(folder, layer=LAYERS - 1)
-    edit_weights(folder, lambda weights: weights["encoder.layer_norm.bias"].add_(1))
-    assert printed(folder, layer=LAYERS - 1) == below
-    assert printed(folder) != last
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "wavlm stable", "whisper"])
@@ -466,28 +437,24 @@ def test_a_setting_that_changes_features_changes_the_fingerprint(
     assert one.shape != other.shape or np.abs(one - other).max() > 1e-4
 
 
-def test_it_says_what_it_is(saved: Callable[[str], Path]) -> None:
-    folder = saved("wav2vec2 stable")
-    encoder = load_pretrained(f"{folder}/", layer=-2, pooling=4)
-    assert encoder.description == "wav2vec2 layer 2 of 3, mean of 4 frames"
+def test_it_describes_itself(saved: Callable[[str], Path]) -> None:
+    encoder = load_pretrained(f"{saved('whisper')}/", layer=-2, pooling=4)
+    assert encoder.description == "whisper layer 2 of 3, mean of 4 frames"
     assert encoder.parameters == {
-        "model": "wav2vec2",
+        "model": "whisper",
         "layer": 2,
         "layers": 3,
         "pooling": 4,
         "hidden_size": DIM,
-        "feature_extractor": {"do_normalize": True},
+        "feature_extractor": {
+            "chunk_length": WINDOW,
+            "hop_length": 160,
+            "n_fft": 400,
+            "padding_value": 0.0,
+        },
     }
-    whisper = load_pretrained(str(saved("whisper")))
-    assert whisper.description == "whisper layer 3 of 3"
-    assert whisper.parameters["feature_extractor"] == {
-        "chunk_length": WINDOW,
-        "hop_length": 160,
-        "n_fft": 400,
-        "padding_value": 0.0,
-    }
-    text = json.dumps([encoder.parameters, whisper.parameters])
-    assert str(folder.parent) not in text
+    waves = load_pretrained(str(saved("wav2vec2"))).parameters
+    assert waves["feature_extractor"] == {"do_normalize": True}
 
 
 # ------------------------------------------------------------------ checkpoints
@@ -516,25 +483,6 @@ def test_a_model_with_a_head_and_old_names_is_the_same_encoder(
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_library_is_left_as_talkative_as_it_was(
-    saved: Callable[[str], Path],
-) -> None:
-    verbosity = library_logging.get_verbosity()
-    library_logging.set_verbosity_info()
-    try:
-        load_pretrained(str(saved("hubert")))
-        with pytest.raises(InputError):
-            load_pretrained("not/there")
-        assert library_logging.get_verbosity() == library_logging.INFO
-        assert library_logging.is_progress_bar_enabled()
-        library_logging.disable_progress_bar()
-        load_pretrained(str(saved("hubert")))
-        assert not library_logging.is_progress_bar_enabled()
-    finally:
-        library_logging.set_verbosity(verbosity)
-        library_logging.enable_progress_bar()
-
-
 def test_plain_pytorch_files_are_read_but_not_run(
     copied: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -555,26 +503,15 @@ def test_plain_pytorch_files_are_read_but_not_run(
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"no weights"], ids=["empty", "something else"]
-)
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_damaged_weights_are_refused(
-    copied: Callable[[str], Path], file: str, content: bytes
-) -> None:
+def test_damaged_weights_are_refused(copied: Callable[[str], Path], file: str) -> None:
     folder = copied("wavlm")
-    (folder / "model.safetensors").unlink()
-    (folder / file).write_bytes(content)
-    with pytest.raises(InputError, match=r"wavlm: cannot load the weights.*fix: set"):
-        load_pretrained(str(folder))
-
-
-def test_an_incomplete_copy_is_refused(copied: Callable[[str], Path]) -> None:
-    folder = copied("unispeech")
     whole = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(whole[:-1])
-    with pytest.raises(InputError, match="cannot load the weights"):
-        load_pretrained(str(folder))
+    (folder / "model.safetensors").unlink()
+    for content in (b"", b"no weights", whole[:-1]):
+        (folder / file).write_bytes(content)
+        with pytest.raises(InputError, match="wavlm: cannot load the weights.*fix: se"):
+            load_pretrained(str(folder))
 
 
 DAMAGED = {
@@ -600,32 +537,23 @@ def test_a_weight_that_is_not_there_is_no_random_one(
         load_pretrained(str(folder), layer=1)
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
-def test_a_weight_of_other_dimensions_is_refused(
-    copied: Callable[[str], Path], kind: str
+@pytest.mark.parametrize(
+    "value, complaint",
+    [
+        (
+            torch.ones(2, 3),
+            r"has other dimensions; found \(2, 3\); expected \(12, 12\)",
+        ),
+        (torch.full((12, 12), torch.nan), "contains NaN or infinite values"),
+        (torch.full((12, 12), torch.inf), "contains NaN or infinite values"),
+    ],
+)
+def test_an_unusable_weight_is_named(
+    copied: Callable[[str], Path], value: torch.Tensor, complaint: str
 ) -> None:
-    folder = copied(kind)
-    name = DAMAGED[kind]
-    wanted = tuple(load_file(folder / "model.safetensors")[name].shape)
-    edit_weights(folder, lambda weights: weights.update({name: torch.ones(2, 3)}))
-    with pytest.raises(InputError) as raised:
-        load_pretrained(str(folder))
-    assert f"weight {name} has other dimensions; found (2, 3)" in str(raised.value)
-    assert f"expected {wanted}" in str(raised.value)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_weight_that_is_no_number_is_refused(
-    copied: Callable[[str], Path], bad: float
-) -> None:
-    folder = copied("wav2vec2")
-
-    def damage(weights: dict[str, torch.Tensor]) -> None:
-        weights[DAMAGED["wav2vec2"]][2, 3] = bad
-
-    edit_weights(folder, damage)
-    message = f"weight {DAMAGED['wav2vec2']} contains NaN or infinite values"
-    with pytest.raises(InputError, match=message):
+    folder, name = copied("wav2vec2"), DAMAGED["wav2vec2"]
+    edit_weights(folder, lambda weights: weights.update({name: value}))
+    with pytest.raises(InputError, match=f"{folder}: weight {name} {complaint}"):
         load_pretrained(str(folder))
 
 
@@ -658,23 +586,17 @@ def test_another_kind_of_model_shows_the_list(tmp_path: Path) -> None:
         ("model.safetensors", "no file named model.safetensors, or pytorch_model.bin"),
     ],
 )
-def test_a_file_that_is_not_there_is_named(
+def test_a_missing_or_damaged_file_is_named(
     copied: Callable[[str], Path], file: str, message: str
 ) -> None:
     folder = copied("wav2vec2")
     (folder / file).unlink()
     with pytest.raises(InputError, match=f"^{folder}: .*{message}"):
         load_pretrained(str(folder))
-
-
-@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
-def test_a_file_that_is_no_json_is_named(
-    copied: Callable[[str], Path], file: str
-) -> None:
-    folder = copied("wav2vec2")
-    (folder / file).write_text("{")
-    with pytest.raises(InputError, match=f"cannot load {file}; .*not a valid JSON"):
-        load_pretrained(str(folder))
+    if file.endswith(".json"):
+        (folder / file).write_text("{")
+        with pytest.raises(InputError, match=f"cannot load {file}; .*not a valid JSON"):
+            load_pretrained(str(folder))
 
 
 @pytest.mark.parametrize(
