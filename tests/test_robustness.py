@@ -611,7 +611,7 @@ def test_a_copy_of_the_repository_uses_the_features(
     assert encoded == []
     assert (LAYOUT.robustness / "reverberation").is_symlink()
     done = pipeline("cache", "gc", "--kind", "robustness")
-    assert "another repository's cache" in done.stderr
+    assert "belongs to another repository" in done.stderr
 
 
 def test_the_report_shows_the_degradations(finished: Path) -> None:
