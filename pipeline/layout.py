@@ -136,6 +136,8 @@ class Layout:
         if not (value := os.environ.get(SHARED_VARIABLE)):
             return
         shared = Path(value)
+        if shared.is_absolute() and shared.resolve() == self.cache.resolve():
+            return
         if not shared.is_absolute() or not shared.is_dir():
             raise ConfigurationError(
                 f"{SHARED_VARIABLE} cannot be used",
@@ -143,8 +145,6 @@ class Layout:
                 expected="the absolute path of another repository's cache/",
                 fix="correct it, or create the folder",
             )
-        if shared.resolve() == self.cache.resolve():
-            return
         degraded = (shared / self.corpus / "robustness").glob("*/")
         for name in (*_SHARED, *(f"robustness/{one.name}" for one in degraded)):
             here, there = self.folder / name, shared / self.corpus / name

@@ -49,7 +49,7 @@ class Contents:
     @property
     def bytes(self) -> int:
         """The size of the files."""
-        return size_of(self.parts)
+        return sum(part.size for part in self.parts)
 
 
 def needed_ids(
@@ -132,8 +132,3 @@ def find_parts(directory: Path) -> list[Path]:
 def encoder_names(headers: Iterable[Header]) -> str:
     """Encoders by name and the start of their fingerprints."""
     return ", ".join(f"{one.encoder} {one.fingerprint[:12]}" for one in headers)
-
-
-def size_of(parts: Iterable[Part]) -> int:
-    """The size of the parts' files in bytes."""
-    return sum(part.path.stat().st_size for part in parts)

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cache.contents import Cache, check_part, size_of
+from pipeline.cache.contents import Cache, check_part
 from stages.cache.digest import Digest, read_digest
 from stages.cache.format import (
     PART_FRAMES,
@@ -165,9 +165,8 @@ def join(rows: Sequence[Row]) -> bytes:
 def _carry_out(plan: Plan, *, dry_run: bool) -> Collected:
     """Write the new parts, then remove the old ones."""
     before = [*plan.kept, *plan.old, *plan.foreign]
-    size_before = size_of(before)
     names = {part.path.name for part in plan.kept}
-    size = size_of(plan.kept)
+    size = sum(part.size for part in plan.kept)
     for content in _new_parts(plan.moved):
         names.add(part_name(content))
         size += len(content)
@@ -180,6 +179,7 @@ def _carry_out(plan: Plan, *, dry_run: bool) -> Collected:
                 part.path.unlink()
     except OSError as error:
         raise unwritable(plan.directory, error) from error
+    size_before = sum(part.size for part in before)
     return Collected(plan, len(before), size_before, len(names), size)
 
 

@@ -89,6 +89,7 @@ class Part:
     keys: list[str]
     offsets: list[int]
     start: int  # of frames, in bytes from the beginning of the file
+    size: int  # of the file, in bytes
     frames_sha256: str
 
     def map_frames(self) -> np.ndarray:
@@ -196,6 +197,7 @@ def read_part(path: Path) -> Part:
             keys=[key.decode() for key in keys],
             offsets=offsets,
             start=start,
+            size=path.stat().st_size,
             frames_sha256=hashes["frames"],
         )
     # A damaged file makes h5py raise almost any exception.
