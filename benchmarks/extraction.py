@@ -1,19 +1,18 @@
-"""How fast is extraction? Against the encoder as its authors published it.
+"""Speed of extraction, compared with the encoder as its authors published it.
 
-Writes a corpus of the size of Fluent Speech Commands, 30,043 recordings of 2.3 s on
-average, of noise, which costs what speech costs; then runs
+Writes a corpus of noise of the size of Fluent Speech Commands, 30,043 recordings of
+2.3 s on average, and measures
 
     reference    the published way: PyTorch, zero-padded batches of 64, the sinc layer's
-                 convolution once for each of its 80 filters; encoding alone, on a
+                 convolution once for each of its 80 filters; encoding only, on a
                  sample, recordings already in memory
-    hoisted      the same, each convolution once
-    extraction   `aln-pipeline extract-acoustic`'s stage as a whole, a process a core:
-                 starting, reading, hashing, decoding, encoding, writing the cache and
-                 the digest
-    again        the same once more, with nothing to do
-    one percent  and with one recording in a hundred new
+    hoisted      the same with each convolution once
+    extraction   all of `aln-pipeline extract-acoustic`, a process for each core: start,
+                 read, hash, decode, encode, write the cache and the digest
+    again        the same command with nothing to do
+    one percent  the same command with one new recording in a hundred
 
-and says what one process spends its time on.
+and what a single process spends its time on.
 
     python -m benchmarks.extraction [--utterances N] [--sample N] [--folder DIR]
 """
@@ -70,16 +69,16 @@ def _measure(folder: Path, utterances: int, sample: int) -> None:
     hours = table["seconds"][:utterances].sum() / 3600
     print(f"{utterances} recordings, {hours:.1f} h; {torch.get_num_threads()} threads")
     few = table[:sample]
-    heard = float(few["seconds"].sum())
+    seconds = float(few["seconds"].sum())
     waves = [load_audio(folder / "audio" / path) for path in few["path"]]
     paces = {
-        "reference": heard / _encode_padded(publish(encoder), waves),
-        "hoisted": heard / _encode_padded(_copy(encoder), waves),
+        "reference": seconds / _encode_padded(publish(encoder), waves),
+        "hoisted": seconds / _encode_padded(_copy(encoder), waves),
     }
 
     def timed(rows: pd.DataFrame) -> float:
         write_manifest(folder / "manifest.csv", rows)
-        # In a process of its own, whose memory can be told from this one's.
+        # In its own process, to measure its memory.
         code = f"from benchmarks.extraction import extract; extract({str(folder)!r})"
         began = time.perf_counter()
         with psutil.Popen([sys.executable, "-c", code]) as process:
@@ -104,13 +103,13 @@ def _measure(folder: Path, utterances: int, sample: int) -> None:
 
 
 def _watch(process: psutil.Popen) -> float:
-    """The most bytes that it and all that it starts hold at once, until it ends."""
+    """Peak memory in bytes of a process and its children, until it ends."""
     most = 0
     while process.poll() is None:
         total = 0
         try:
             for one in (process, *process.children(recursive=True)):
-                # Unique, since processes share the pages of libraries.
+                # Unique memory, since processes share the pages of libraries.
                 total += one.memory_full_info().uss
         except psutil.NoSuchProcess:
             pass
@@ -131,7 +130,7 @@ def extract(folder: str) -> None:
 
 
 def _speak(folder: Path, count: int) -> pd.DataFrame:
-    """Noise of the lengths that short commands have, and its manifest."""
+    """Write noise of the lengths of short commands; returns its manifest."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     noise = generator.normal(0, 0.1, 60 * SAMPLE_RATE)
@@ -158,7 +157,7 @@ def _speak(folder: Path, count: int) -> pd.DataFrame:
 
 
 class _Published(SincFilters):
-    """The sinc layer that computes every output channel as often as it has filters."""
+    """The sinc layer that computes the whole convolution once for each filter."""
 
     def forward(self, wave: Tensor) -> Tensor:
         bank = self.filter_bank()
@@ -186,7 +185,7 @@ def _copy(encoder: Encoder) -> Encoder:
 
 @torch.inference_mode()
 def _encode_padded(network: Encoder, waves: list[np.ndarray]) -> float:
-    """Seconds for batches in the corpus's order, zero-padded, lengths not looked at."""
+    """Seconds for zero-padded batches in the corpus's order, without masking."""
     began = time.perf_counter()
     for start in range(0, len(waves), _BATCH):
         batch = [torch.from_numpy(wave) for wave in waves[start : start + _BATCH]]
@@ -197,10 +196,10 @@ def _encode_padded(network: Encoder, waves: list[np.ndarray]) -> float:
 def _shares(
     folder: Path, rows: pd.DataFrame, checkpoint: Checkpoint, waves: list[np.ndarray]
 ) -> dict[str, float]:
-    """What part of one process's time goes where."""
+    """Shares of a single process's time."""
     graph = folder / "encoder.onnx"
     graph.write_bytes(build_graph(checkpoint.encoder))
-    session = OnnxEncoder(graph)
+    encoder = OnnxEncoder(graph)
     order = np.argsort([len(wave) for wave in waves], kind="stable")
     features: list[np.ndarray] = []
     paths = [folder / "audio" / path for path in rows["path"]]
@@ -208,7 +207,7 @@ def _shares(
     def encode() -> None:
         for start in range(0, len(order), 8):
             features.extend(
-                session.encode([waves[i] for i in order[start : start + 8]])
+                encoder.encode([waves[i] for i in order[start : start + 8]])
             )
 
     def write() -> None:
@@ -219,7 +218,7 @@ def _shares(
 
     seconds = {
         "reading and hashing": _seconds(lambda: [hash_file(path) for path in paths]),
-        # Which reads again, from memory.
+        # Reads the file again, from memory.
         "decoding": _seconds(lambda: [load_audio(path) for path in paths]),
         "encoding": _seconds(encode),
         "writing": _seconds(write),

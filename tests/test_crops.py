@@ -92,11 +92,11 @@ def test_a_crop_longer_than_its_session_ends_in_silence() -> None:
 def test_augmentation_keeps_shape_and_range_and_is_its_seed() -> None:
     waves = torch.from_numpy(np.random.default_rng(0).normal(0, 0.2, (40, 8000)))
     waves = waves.float().clamp(-1, 1)
-    heard = augment(waves, torch.Generator().manual_seed(1))
-    assert heard.shape == waves.shape and heard.dtype == torch.float32
-    assert torch.isfinite(heard).all()
-    assert heard.abs().amax() <= 1 + 1e-6
-    peaks = heard.abs().amax(dim=1)
+    augmented = augment(waves, torch.Generator().manual_seed(1))
+    assert augmented.shape == waves.shape and augmented.dtype == torch.float32
+    assert torch.isfinite(augmented).all()
+    assert augmented.abs().amax() <= 1 + 1e-6
+    peaks = augmented.abs().amax(dim=1)
     assert peaks.min() < 0.1 < 0.5 < peaks.max()
-    assert torch.equal(heard, augment(waves, torch.Generator().manual_seed(1)))
-    assert not torch.equal(heard, augment(waves, torch.Generator().manual_seed(2)))
+    assert torch.equal(augmented, augment(waves, torch.Generator().manual_seed(1)))
+    assert not torch.equal(augmented, augment(waves, torch.Generator().manual_seed(2)))

@@ -1,4 +1,4 @@
-"""The encoder: parity with the reference, and no utterance feels another."""
+"""The encoder: parity with the reference, and features that ignore the batch."""
 
 from pathlib import Path
 

@@ -257,7 +257,7 @@ def test_float16_is_another_cache_within_its_rounding(
     assert header.fingerprint != full.fingerprint
     found = corpus.features()
     assert all(features.dtype == np.float16 for features in found.values())
-    # Features lie within -1 and 1, where half precision rounds by 2^-12 at most.
+    # Features are within -1 and 1, where half precision rounds by 2^-12 at most.
     assert_alike(found, corpus.expected(), atol=2**-12 + 1e-5)
 
 

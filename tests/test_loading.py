@@ -1,4 +1,4 @@
-"""Recordings: what reaches the encoder is the sound, whatever file it came in."""
+"""Recordings: the encoder gets the same sound from any file format."""
 
 import io
 from pathlib import Path

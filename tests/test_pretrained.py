@@ -510,7 +510,7 @@ def test_damaged_weights_are_refused(copied: Callable[[str], Path], file: str) -
     (folder / "model.safetensors").unlink()
     for content in (b"", b"no weights", whole[:-1]):
         (folder / file).write_bytes(content)
-        with pytest.raises(InputError, match="wavlm: cannot load the weights.*fix: se"):
+        with pytest.raises(InputError, match=r"wavlm: cannot load the weights.*fix"):
             load_pretrained(str(folder))
 
 
@@ -542,7 +542,7 @@ def test_a_weight_that_is_not_there_is_no_random_one(
     [
         (
             torch.ones(2, 3),
-            r"has other dimensions; found \(2, 3\); expected \(12, 12\)",
+            r"has other dimensions; found \(2, 3\); .* \(12, 12\)",
         ),
         (torch.full((12, 12), torch.nan), "contains NaN or infinite values"),
         (torch.full((12, 12), torch.inf), "contains NaN or infinite values"),

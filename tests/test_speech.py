@@ -1,4 +1,4 @@
-"""Speech for pretraining: voices and text that stay apart, true alignments."""
+"""Speech for pretraining: voices and text kept apart, true alignments."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,12 +33,12 @@ def test_no_voice_of_the_demo_and_no_held_out_one_is_trained_on(plans: list) -> 
     demo = {_family(name) for name in pd.read_csv(VOICES)["variant"]}
     held_out = {_family(name) for name in params.held_out_variants}
     assert not demo & held_out
-    heard = [plan.voice for plan in plans[: params.sessions]]
-    known = [voice for voice in heard if not voice.definition]
+    trained = [plan.voice for plan in plans[: params.sessions]]
+    known = [voice for voice in trained if not voice.definition]
     families = {_family(voice.variant) for voice in known}
     assert not families & (demo | held_out)
     assert len(families) > 20
-    assert {voice.accent for voice in heard} == set(params.accents)
+    assert {voice.accent for voice in trained} == set(params.accents)
     scored = [plan.voice for plan in plans[params.sessions :]]
     assert len(scored) == 20
     assert {voice.variant for voice in scored} <= set(params.held_out_variants)
@@ -144,11 +144,11 @@ def test_sentences_hold_known_words_only() -> None:
     "events, expected",
     [
         ([(0, 2, 10), (3, 3, 20), (7, 3, 30)], [("on", 10), ("the", 20), ("mat", 30)]),
-        # «on the» run together: one event stands for both.
+        # «on the» run together is one event.
         ([(0, 6, 10), (7, 3, 30)], [(None, 10), ("mat", 30)]),
         ([(0, 2, 10), (3, 7, 20)], [("on", 10), (None, 20)]),
         ([(0, 10, 10)], [(None, 10)]),
-        # An event within a word stands for none, nor is the one before it whole.
+        # An event within a word has no word, and the word before it is not whole.
         (
             [(0, 2, 10), (3, 1, 20), (4, 2, 25), (7, 3, 30)],
             [("on", 10), (None, 20), (None, 25), ("mat", 30)],
@@ -167,7 +167,7 @@ def test_spoken_words_are_aligned_in_order() -> None:
     aligned = _aligned_words(text, one.words)
     assert [at for _, at in aligned] == sorted(at for _, at in aligned)
     said = [word for word, _ in aligned if word]
-    # Those that stand alone come in the order of the text.
+    # Single words come in the order of the text.
     rest = iter(text.split())
     assert all(word in rest for word in said)
     assert {"end", "road", "top", "hill"} <= set(said)

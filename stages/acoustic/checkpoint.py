@@ -82,8 +82,8 @@ def save_checkpoint(
         "phonemes": json.dumps(phonemes),
         "words": json.dumps(words),
     }
-    with atomic_path(path) as beside:
-        beside.write_bytes(_sorted_header(save(weights, metadata)))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_sorted_header(save(weights, metadata)))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

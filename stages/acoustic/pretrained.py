@@ -177,7 +177,7 @@ class PretrainedEncoder:
             samples = round(window * SAMPLE_RATE)
             assert len(wave) <= samples + _ROUNDING, "a recording beyond the window"
             wave = wave[:samples]
-        # The last hidden state, (1, frames, dim), whatever else the model returns.
+        # The last hidden state, (1, frames, dim), first of what the model returns.
         hidden = self.model(self._inputs(wave).to(self.model.device))[0]
         frames = hidden[0].cpu().numpy()
         if window is not None:
