@@ -56,12 +56,9 @@ def build_lexicon(
     with ThreadPoolExecutor(workers) as pool:
         for (_, some), sounds in zip(jobs, pool.map(pronounce, jobs), strict=True):
             for word, sound in zip(some, sounds, strict=True):
-                if (
-                    sound
-                    and sound not in sounds_of[word]
-                    and set(sound) <= set(phonemes)
-                ):
-                    sounds_of[word].append(sound)
+                found = sounds_of[word]
+                if sound and sound not in found and set(sound) <= set(phonemes):
+                    found.append(sound)
     alike = Counter[tuple[str, ...]]()
     for word, sounds in sounds_of.items():
         alike.update(sounds)

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.core.errors import ConfigurationError
+from stages.core.rules import check_rules, one_of
 
 RECOGNISERS = ("encoder", "transformers", "torchaudio", "pocketsphinx", "given")
 LANGUAGE_MODELS = ("general", "train")
@@ -54,42 +54,24 @@ class Baseline1Params:
     order: int = 3
     language_model_weight: float = 1.0  # as in Bayes' rule
     word_score: float = 0.0
-    beam_size: int = (
-        200  # on the demo's valid, 1000 gains 0.1 points for ten times the time
-    )
+    beam_size: int = 200  # on the demo's valid, 1000 gains 0.1 points, ten times slower
     beam_tokens: int = 25
     beam_threshold: float = 30.0
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.recogniser not in RECOGNISERS:
-            raise ConfigurationError(
-                "unknown baseline1.recogniser",
-                found=repr(self.recogniser),
-                expected=f"one of {', '.join(RECOGNISERS)}",
-            )
-        known = self.language_model in LANGUAGE_MODELS
-        if not known and not Path(self.language_model).suffix:
-            raise ConfigurationError(
-                "unknown baseline1.language_model",
-                found=repr(self.language_model),
-                expected=f"{', '.join(LANGUAGE_MODELS)} or an ARPA file",
-            )
+        own_model = bool(Path(self.language_model).suffix)
+        rules = {
+            "recogniser": (self.recogniser in RECOGNISERS, one_of(RECOGNISERS)),
+            "language_model": (
+                self.language_model in LANGUAGE_MODELS or own_model,
+                f"{', '.join(LANGUAGE_MODELS)} or an ARPA file",
+            ),
+            "order": (2 <= self.order <= 6, "2 to 6"),
+            "accents": (len(self.accents) > 0, "one or more"),
+        }
         for name in ("vocabulary", "beam_size", "beam_tokens", "beam_threshold"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigurationError(
-                    f"baseline1.{name} must be positive", found=getattr(self, name)
-                )
+            rules[name] = (0 < getattr(self, name) < math.inf, "above 0")
         for name in ("language_model_weight", "word_score"):
-            if not math.isfinite(getattr(self, name)):
-                raise ConfigurationError(
-                    f"baseline1.{name} must be finite", found=getattr(self, name)
-                )
-        if not 2 <= self.order <= 6:
-            raise ConfigurationError(
-                "baseline1.order is out of range", found=self.order, expected="2 to 6"
-            )
-        if not self.accents:
-            raise ConfigurationError(
-                "baseline1.accents is empty", expected="one or more"
-            )
+            rules[name] = (math.isfinite(getattr(self, name)), "a finite number")
+        check_rules("baseline1", self, rules)
