@@ -180,7 +180,7 @@ def _spoken_words(texts: Sequence[str]) -> list[list[str]]:
 
 def _web_counts() -> tuple[dict[str, float], dict[tuple[str, str], float]]:
     """Counts of words and of pairs of words on the web (Brants and Franz 2006)."""
-    import wordsegment  # type: ignore[import-untyped]
+    import wordsegment
 
     wordsegment.load()
     pairs = {

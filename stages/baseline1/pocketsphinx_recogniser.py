@@ -17,7 +17,7 @@ def pocketsphinx_recogniser() -> Recogniser:
         ConfigurationError: it is not installed.
     """
     try:
-        import pocketsphinx  # type: ignore[import-untyped]  # noqa: F401
+        import pocketsphinx  # noqa: F401
     except ImportError:
         raise ConfigurationError(
             "the recogniser needs pocketsphinx",
