@@ -246,7 +246,7 @@ with CacheWriter(directory, HEADER, part_frames=10) as writer:
 
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[subprocess.Popen]:
-    """A process that writes ROWS to tmp_path and stands in its third part's rename."""
+    """A process that writes ROWS to tmp_path and waits before its third rename."""
     tests = Path(__file__).parent
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD.format(tests=str(tests)), str(tmp_path)],
@@ -328,9 +328,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path, value: float) 
     frames = BAD.copy()
     frames[1, 2] = value
     with (
-        pytest.raises(
-            CacheError, match=r"'corpus/bad' cannot.*found NaN or infinite"
-        ),
+        pytest.raises(CacheError, match=r"'corpus/bad' cannot.*found NaN or infinite"),
         CacheWriter(tmp_path, HEADER) as writer,
     ):
         writer.add(*ROWS[0])

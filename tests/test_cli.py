@@ -42,7 +42,7 @@ def part() -> Path:
 
 
 @pytest.mark.parametrize("command", LINE, ids=" ".join)
-def test_every_command_ends_with_a_line_a_result(results, command):
+def test_every_command_prints_a_line_for_each_result(results, command):
     result = results[command]
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -53,7 +53,7 @@ def test_every_command_ends_with_a_line_a_result(results, command):
     assert all(wrote in line for line in lines)
 
 
-def test_the_whole_line_leaves_every_file_where_the_layout_says(finished):
+def test_all_commands_write_the_files_of_the_layout(finished):
     layout = Layout("tiny")
     students = ["baseline2", "aln_linguistic-0.5", "aln_linguistic-1", "aln-0.5"]
     for path in (
@@ -125,7 +125,7 @@ def test_force_computes_the_same_result_again(finished, snapshot, command):
     assert written() > time
 
 
-def test_an_utterance_more_costs_one_utterance(finished):
+def test_a_new_recording_is_extracted_alone(finished):
     table = Path("data/tiny/table.csv")
     shutil.copy("data/tiny/train/play-0.wav", "data/tiny/train/play-9.wav")
     with Path("data/tiny/train/play-9.wav").open("ab") as stream:
@@ -137,7 +137,7 @@ def test_an_utterance_more_costs_one_utterance(finished):
     assert f"{UTTERANCES + 1} utterances, 1 extracted now" in result.stdout
 
 
-def test_root_may_be_given_by_option_or_environment(given, monkeypatch, tmp_path):
+def test_root_comes_from_an_option_or_the_environment(given, monkeypatch, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     shutil.move("data/tiny", elsewhere)
     assert str(Path("data/tiny")) in refused("prepare-corpus")
@@ -313,7 +313,7 @@ def test_cache_gc_leaves_the_cache_of_another_repository_alone(
     assert snapshot(finished) == before
 
 
-def test_cache_gc_goes_where_a_link_of_ones_own_leads(finished, tmp_path):
+def test_cache_gc_follows_a_link(finished, tmp_path):
     shutil.move(CACHE / "acoustic", tmp_path / "large")
     (CACHE / "acoustic").symlink_to(tmp_path / "large")
     shrink_corpus()
@@ -422,13 +422,13 @@ def damage_root() -> tuple[tuple[str, ...], str]:
 
 
 def damage_recording() -> tuple[tuple[str, ...], str]:
-    Path("data/tiny/valid/play-1.wav").write_text("no sound at all")
+    Path("data/tiny/valid/play-1.wav").write_text("not audio")
     return ("prepare-corpus",), "data/tiny/valid/play-1.wav"
 
 
 def damage_recording_later() -> tuple[tuple[str, ...], str]:
     part().unlink()
-    Path("data/tiny/valid/play-1.wav").write_text("no sound at all")
+    Path("data/tiny/valid/play-1.wav").write_text("not audio")
     return ("extract-acoustic",), "data/tiny/valid/play-1.wav"
 
 
@@ -574,7 +574,7 @@ def test_a_bug_keeps_its_traceback(given, monkeypatch):
     assert isinstance(pipeline("prepare-corpus").exception, ZeroDivisionError)
 
 
-def test_starting_imports_nothing_that_takes_long():
+def test_starting_imports_nothing_heavy():
     heavy = {"numpy", "pandas", "torch", "transformers", "h5py", "dvc", "ruamel"}
     code = "import sys, pipeline.cli; print(*sys.modules)"
     repository = Path(__file__).parents[1]
@@ -623,7 +623,7 @@ def test_a_copy_links_the_shared_cache_and_computes_nothing(
     assert (copy / "cache/tiny/acoustic").resolve() == finished / "cache/tiny/acoustic"
 
 
-def test_pretraining_is_given_its_start(given, monkeypatch, tmp_path):
+def test_pretraining_gets_start_and_output(given, monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(
         "stages.pretraining.run.run",
@@ -666,7 +666,7 @@ def test_its_own_cache_is_not_linked_to_itself(given, monkeypatch):
 # ------------------------------------------------------------- bad recordings
 
 
-def test_a_bad_recording_is_set_aside_from_the_manifest_to_the_report(given):
+def test_a_bad_recording_is_left_out_by_all_commands(given):
     """The whole line with a recording of train and one of test that are no audio."""
     for name in ("train/play-1.wav", "test/play-1.wav"):
         (Path("data/tiny") / name).write_bytes(f"{name} is no audio".encode())
@@ -734,7 +734,7 @@ def test_another_encoder_goes_from_its_folder_to_a_student(hubert):
     assert (header.dim, header.frame_step) == (12, 4 * 320)
     assert header.encoder == "hubert layer 1 of 2, mean of 4 frames"
     reader = CacheReader(Layout("tiny").acoustic)
-    # 0.35 s are 17 frames of 20 ms, of which the last stands alone.
+    # 0.35 s are 17 frames of 20 ms, pooled by 4; the last is alone.
     lengths = set(map(int, reader.lengths([key for key, _ in digest.rows.values()])))
     assert min(lengths) == 5
     assert "hubert layer 1 of 2" in refused("train-student", "baseline2")
@@ -759,7 +759,9 @@ def test_another_encoder_goes_from_its_folder_to_a_student(hubert):
         (("--set", "acoustic.precision=half"), "one of float32, tf32"),
     ],
 )
-def test_an_encoder_that_cannot_be_used_so_is_named(hubert, arguments, complaint):
+def test_settings_that_an_encoder_does_not_have_are_refused(
+    hubert, arguments, complaint
+):
     pipeline("prepare-corpus")
     result = pipeline("extract-acoustic", *arguments)
     assert result.exit_code == 2, result.output

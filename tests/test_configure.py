@@ -1,4 +1,4 @@
-"""`configure`: params.yaml for a corpus, and what is said of it."""
+"""`configure`: params.yaml for a corpus, and what it prints."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_written_and_says_what_is_next(empty: Path, name: str) -> None:
+def test_every_preset_is_written_with_the_next_step(empty: Path, name: str) -> None:
     result = pipeline("configure", name)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -38,12 +38,12 @@ def test_every_preset_is_written_and_says_what_is_next(empty: Path, name: str) -
         assert any(line.startswith("no encoder at ") for line in lines)
 
 
-def test_one_value_is_written_as_the_list_that_dvc_wants(empty: Path) -> None:
+def test_one_value_is_written_as_a_list_for_dvc(empty: Path) -> None:
     pipeline("configure", "demo", "--set", "student.alpha=0.3")
     assert load_params(FILE).student.alpha == (0.3,)
 
 
-def test_the_same_again_is_no_loss(empty: Path) -> None:
+def test_the_same_preset_again_needs_no_force(empty: Path) -> None:
     own = ("configure", "table", "--root", empty / "corpus", "--set")
     for setting, code in (
         ("corpus.name=a", 0),
@@ -53,7 +53,7 @@ def test_the_same_again_is_no_loss(empty: Path) -> None:
         assert pipeline(*own, setting).exit_code == code
 
 
-def test_what_is_there_but_bad_is_not_said_to_be_absent(empty: Path) -> None:
+def test_a_corpus_that_cannot_be_used_is_reported(empty: Path) -> None:
     Path("data").mkdir()
     Path("data/table").symlink_to(empty / "corpus")
     (empty / "corpus" / "table.csv").write_text("path,split\n")
@@ -81,7 +81,7 @@ def test_a_corpus_is_linked_and_described(empty: Path) -> None:
     assert Path("data/table").resolve() == root
 
 
-def test_settings_of_ones_own_are_not_overwritten(empty: Path) -> None:
+def test_an_edited_file_is_not_overwritten(empty: Path) -> None:
     assert pipeline("configure", "fsc").exit_code == 0
     assert pipeline("configure", "demo").exit_code == 0  # nothing is lost
     own = FILE.read_text().replace("epochs: ", "epochs: 1")
@@ -118,7 +118,7 @@ def test_what_cannot_be_configured_writes_nothing(
     assert not Path("data").exists()
 
 
-def test_another_corpus_in_its_place_is_left_alone(empty: Path) -> None:
+def test_another_folder_in_its_place_is_not_replaced(empty: Path) -> None:
     Path("data/table").mkdir(parents=True)
     Path("data/table/thesis.wav").write_text("mine")
     result = pipeline("configure", "table", "--root", empty / "corpus")
@@ -128,7 +128,7 @@ def test_another_corpus_in_its_place_is_left_alone(empty: Path) -> None:
     assert not FILE.exists()
 
 
-def test_a_link_goes_where_the_corpus_is_now(empty: Path) -> None:
+def test_a_broken_link_is_replaced(empty: Path) -> None:
     Path("data").mkdir()
     Path("data/table").symlink_to(empty / "nowhere")
     assert pipeline("configure", "table", "--root", empty / "corpus").exit_code == 0

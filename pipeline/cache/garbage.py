@@ -3,7 +3,7 @@
 Parts never change. The utterances that stay are written as new parts, and only then are
 the old parts removed. If the process is killed at any moment, the cache has every
 utterance that is needed, some of them twice, and the next call continues. A process
-that is reading meanwhile may find a part gone, which is an error that says so.
+that reads at the same time can find a part missing, which is reported as an error.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -174,7 +174,7 @@ def _carry_out(plan: Plan, *, dry_run: bool) -> Collected:
             write_part(plan.directory, content)
     try:
         for part in [*plan.old, *plan.foreign]:
-            # One of the old parts may be the same as a new one.
+            # An old part can be the same as a new one.
             if not dry_run and part.path.name not in names:
                 part.path.unlink()
     except OSError as error:

@@ -1,8 +1,8 @@
 """The digest: the hashes of all features of a corpus, on which later stages depend.
 
 `<directory>.digest` is next to the cache `<directory>/`: one line of JSON with the
-header, then a line `id key hash-of-features` for each utterance, sorted. It is the same
-whatever the order, the parts or the number of runs that filled the cache.
+header, then a line `id key hash-of-features` for each utterance, sorted. It does not
+depend on the order, the parts or the number of runs that filled the cache.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The format of the feature cache: header, parts, and the errors that name them.
 
     <directory>/
-        .lock         held with flock by the process that writes; contains its number
+        .lock         held with flock by the process that writes; contains its process id
         <32 hex>.h5   a part, named after the SHA-256 of its own bytes
     <directory>.digest   see `stages/cache/digest.py`
 
@@ -46,7 +46,7 @@ COMMANDS = {
 PART_FRAMES = {"acoustic": 8192, "targets": 65_536, "robustness": 8192}
 """A part is written once it has so many frames. 8,192 are about 20 minutes of speech,
 8 MB: the most that a killed run loses."""
-# HDF5 1.10 whatever the library's version, on which the bytes must not depend.
+# Always HDF5 1.10: the bytes must not depend on the version of the library.
 LIBVER = ("v110", "v110")
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -75,7 +75,7 @@ class Header:
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
-        """The dtype of frames on disk, whatever the machine's byte order."""
+        """The dtype of frames on disk, always little-endian."""
         return np.dtype(self.dtype).newbyteorder("<")
 
 
