@@ -108,7 +108,9 @@ def run(
     identity = sources.identify(variant)
     found = not options.force and find(output, identity, sources.corpus.kept)
     if found:
-        scores = json.loads((output / "metrics.json").read_text("utf-8"))
+        written = json.loads((output / "metrics.json").read_text("utf-8"))
+        about = ("system", "alpha", "parameters")
+        scores = {k: v for k, v in written.items() if k not in about}
     else:
         inputs = Inputs(sources, with_targets=variant.transfers)
         with locked(unfinished):
