@@ -261,21 +261,6 @@ def test_float16_is_another_cache_within_its_rounding(
     assert_alike(found, corpus.expected(), atol=2**-12 + 1e-5)
 
 
-def test_the_digest_does_not_depend_on_the_order_of_rows_or_on_parts(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    corpus.extract()
-    expected = corpus.digest.read_bytes()
-    assert len(list(corpus.cache.glob("*.h5"))) == 1
-    header, *rows = corpus.manifest.read_text().splitlines()
-    corpus.manifest.write_text("\n".join([header, *rows[::-1]]) + "\n")
-    monkeypatch.setitem(PART_FRAMES, "acoustic", 3)
-    corpus.cache = tmp_path / "other"
-    corpus.extract()
-    assert len(list(corpus.cache.glob("*.h5"))) > 2
-    assert corpus.digest.read_bytes() == expected
-
-
 @pytest.mark.parametrize("processes", [False, True])
 def test_processes_and_batches_change_no_bit(
     corpus: Corpus,

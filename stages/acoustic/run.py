@@ -74,16 +74,14 @@ def run(
         corpus: its manifest is read, its quarantine list is written.
         audio: folder that the manifest's paths are relative to.
         cache: folder of the features; the digest is written next to it.
-        on_error: what to do with a recording that is not audio, empty or too long:
-            stop, or quarantine.
+        on_error: stop, or quarantine a recording that is not audio, empty or too long.
         longest_seconds: the longest recording that is accepted.
         options: how to run. On CUDA, workers are threads that read recordings.
 
     Raises:
         ConfigurationError: a device, backend or precision that cannot be combined.
-        InputError: no manifest, an unusable checkpoint, or a recording that is missing
-            or has changed; the features computed before it are kept.
-        RecordingError: an unusable recording, and `on_error` is stop.
+        InputError: no manifest, an unusable checkpoint, or a recording that is missing,
+            has changed, or cannot be used (unless `on_error` is quarantine).
         CacheError: a damaged part, or another process is writing.
     """
     table = read_manifest(corpus.manifest)
@@ -114,15 +112,10 @@ def run(
         # Still locked, since `cache gc` removes what the digest does not name.
         pairs = zip(good["id"], good["audio_sha256"], strict=True)
         write_digest(digest_path(cache), cache, header.fingerprint, pairs)
-    return Summary(
-        cache,
-        utterances=len(good),
-        extracted=len(frames),
-        kept=good["audio_sha256"].nunique() - len(frames),
-        frames=sum(frames),
-        set_aside=len(table) - len(good),
-        quarantine=corpus.quarantine,
-    )
+    extracted, set_aside = len(frames), len(table) - len(good)
+    kept = good["audio_sha256"].nunique() - extracted
+    counts = (len(good), extracted, kept, sum(frames), set_aside)
+    return Summary(cache, *counts, corpus.quarantine)
 
 
 @dataclass
