@@ -759,9 +759,7 @@ def test_another_encoder_goes_from_its_folder_to_a_student(hubert):
         (("--set", "acoustic.precision=half"), "one of float32, tf32"),
     ],
 )
-def test_settings_that_an_encoder_does_not_have_are_refused(
-    hubert, arguments, complaint
-):
+def test_settings_that_an_encoder_lacks_are_refused(hubert, arguments, complaint):
     pipeline("prepare-corpus")
     result = pipeline("extract-acoustic", *arguments)
     assert result.exit_code == 2, result.output

@@ -1,7 +1,7 @@
 """The format of the feature cache: header, parts, and the errors that name them.
 
     <directory>/
-        .lock         held with flock by the process that writes; contains its process id
+        .lock         held with flock by the writing process; contains its id
         <32 hex>.h5   a part, named after the SHA-256 of its own bytes
     <directory>.digest   see `stages/cache/digest.py`
 
