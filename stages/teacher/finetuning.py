@@ -163,9 +163,7 @@ class _Training:
 
     def maskable(self, manifest: Path, texts: pd.Series) -> Rows:
         """Rows of the first stage: the texts that have a token to mask."""
-        encoded = _encoded(
-            self.tokenizer, texts.tolist(), return_special_tokens_mask=True
-        )
+        encoded = _encoded(self.tokenizer, texts, return_special_tokens_mask=True)
         with_words = [
             (text, tokens)
             for text, tokens in zip(texts, encoded, strict=True)
@@ -173,25 +171,22 @@ class _Training:
         ]
         if not with_words:
             raise InputError("no train utterance has a text", path=manifest)
-        merged = merge_repeats(
-            [text for text, _ in with_words], self.params.repeats_per_row
-        )
-        return Rows(
-            [{**with_words[place][1], "count": count} for place, count in merged]
-        )
+        keys, examples = zip(*with_words, strict=True)
+        return self._merge(examples, keys)
 
     def labelled(self, texts: pd.Series, numbers: pd.Series) -> Rows:
         """Rows of the second stage: tokens and the intent's number."""
-        encoded = list(_encoded(self.tokenizer, texts.tolist()))
-        labels = numbers.tolist()
-        keys = list(zip(texts, labels, strict=True))
+        keys = list(zip(texts, numbers.tolist(), strict=True))
+        encoded = _encoded(self.tokenizer, texts)
+        examples = [
+            {**tokens, "labels": number}
+            for tokens, (_, number) in zip(encoded, keys, strict=True)
+        ]
+        return self._merge(examples, keys)
+
+    def _merge(self, examples: Sequence[dict[str, Any]], keys: Sequence[Any]) -> Rows:
         merged = merge_repeats(keys, self.params.repeats_per_row)
-        return Rows(
-            [
-                {**encoded[place], "labels": labels[place], "count": count}
-                for place, count in merged
-            ]
-        )
+        return Rows([{**examples[place], "count": count} for place, count in merged])
 
     def language_stage(
         self, rows: Rows
@@ -351,7 +346,7 @@ def _circumstances(
 
 
 def _encoded(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: bool
+    tokenizer: PreTrainedTokenizerBase, texts: pd.Series, **options: bool
 ) -> Iterator[dict[str, Any]]:
     """The tokens of each of `texts`; each distinct text is tokenised once."""
     tokens = {
