@@ -15,20 +15,34 @@ only the texts are read, and only if the language model is `train`.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from stages.baseline1.params import LANGUAGE_MODELS, REVISION, Baseline1Params
 from stages.core.corpus_files import CorpusFiles
+from stages.core.errors import CacheError
 from stages.core.files import write_json
-from stages.core.results import find, identify, result_folder
-from stages.core.runtime import RunOptions
+from stages.core.results import (
+    find,
+    hash_input,
+    identify,
+    read_identity,
+    result_folder,
+)
+from stages.core.runtime import RunOptions, choose_device, quiet_transformers
 from stages.core.text import normalise_text
 
+if TYPE_CHECKING:
+    import torch
+
 TRANSCRIBED = ("valid", "test")
+
+_TEACHER_FIX = "run `aln-pipeline train-teacher`"
 
 _TABLES = {
     "transcripts.csv": ["id", "split", "text", "transcript"],
@@ -140,15 +154,13 @@ def _measure(
 ) -> tuple[pd.DataFrame, dict[str, Any], int]:
     """Valid and test with transcript and intent, the scores, and new transcripts."""
     # Not at the top: importing torch takes longer than finding a finished result.
-    from stages.baseline1.classification import check_teacher, classify
     from stages.baseline1.given import read_given
     from stages.baseline1.transcribing import choose_recogniser, transcribe
     from stages.core.manifest import read_intents
-    from stages.core.runtime import choose_device
 
     device = choose_device(options.device)
     intents = read_intents(corpus.intents)
-    check_teacher(teacher, intents)
+    _check_teacher(teacher, corpus)
     table = corpus.read_usable()
     table["text"] = table["text"].map(normalise_text)
     rows = table[table["split"].isin(TRANSCRIBED)].reset_index(drop=True)
@@ -173,10 +185,40 @@ def _measure(
             workers=options.workers,
         )
     rows["transcript"] = [normalise_text(text) for text in texts]
-    rows["predicted"], rows["confidence"] = classify(
+    rows["predicted"], rows["confidence"] = _classify(
         teacher, rows["transcript"], intents, device
     )
     return rows, {"recogniser": name, **_scores(rows)}, computed
+
+
+def _check_teacher(teacher: Path, corpus: CorpusFiles) -> None:
+    """Check that `teacher` is a finished teacher of the corpus's intents.
+
+    Raises:
+        CacheError: it is not.
+    """
+    identity = read_identity(teacher)
+    if identity is None:
+        raise CacheError("no finished teacher there", path=teacher, fix=_TEACHER_FIX)
+    if identity["inputs"]["intents"] != hash_input(corpus.intents):
+        raise CacheError(
+            f"the teacher was not trained with the intents in {corpus.intents}",
+            path=teacher,
+            fix=_TEACHER_FIX,
+        )
+
+
+def _classify(
+    teacher: Path, texts: pd.Series, intents: Sequence[str], device: "torch.device"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The intent of each of `texts`, and its probability."""
+    from stages.teacher.bert import load_classifier, predict
+
+    distinct, rows = np.unique(texts.to_numpy(str), return_inverse=True)
+    with quiet_transformers():
+        classifier, tokenizer = load_classifier(teacher, device)
+        numbers, confidences = predict(classifier, tokenizer, distinct.tolist())
+    return np.array(intents)[numbers][rows], confidences[rows]
 
 
 def _scores(rows: pd.DataFrame) -> dict[str, float]:
