@@ -6,15 +6,29 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
+from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheWriter
+from stages.core.corpus_files import CorpusFiles
 from stages.core.hashing import hash_bytes
+from stages.core.manifest import (
+    COLUMNS,
+    QUARANTINE_COLUMNS,
+    write_manifest,
+    write_quarantine,
+)
+from stages.core.text import normalise_text
+
+if TYPE_CHECKING:
+    from stages.student.inputs import Sources
 
 # Before anything imports torch or transformers.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -259,3 +273,93 @@ def parts(directory: Path) -> list[Path]:
 def contents(directory: Path) -> dict[str, bytes]:
     """The bytes of each part of a cache."""
     return {path.name: path.read_bytes() for path in parts(directory)}
+
+
+# A corpus of separable intents, for students.
+
+STUDENT_DIM, TARGET_DIM = 6, 5
+STUDENT_INTENTS = ["dim", "off", "on"]
+STUDENT_COUNTS = {"train": 90, "valid": 30, "test": 30}
+ACOUSTIC = Header("acoustic", "tiny", "ab" * 32, {}, STUDENT_DIM, "float32", 2560)
+TARGETS = Header("targets", "tiny-bert", "cd" * 32, {}, TARGET_DIM, "float32", 0)
+
+
+def student_table() -> pd.DataFrame:
+    """The manifest of the students' corpus."""
+    rows = []
+    for split, count in STUDENT_COUNTS.items():
+        for number in range(count):
+            intent = STUDENT_INTENTS[number % 3]
+            id = f"tiny/{split}/{number:03d}"
+            wording = "please" if split == "test" else f"now {number % 2}"
+            rows.append(
+                {
+                    "id": id,
+                    "path": f"{id}.wav",
+                    "split": split,
+                    "speaker": split,
+                    "text": f"Turn {intent}, {wording}!",
+                    "intent": intent,
+                    "seconds": 1.0,
+                    "audio_sha256": hash_bytes(id.encode()),
+                }
+            )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def target_of(text: str) -> np.ndarray:
+    """The target of a text, (1, TARGET_DIM) float32."""
+    seed = list(hash_bytes(normalise_text(text).encode()).encode())
+    vector = np.random.default_rng(seed).standard_normal((1, TARGET_DIM))
+    return vector.astype(np.float32)
+
+
+def write_sources(
+    folder: Path,
+    *,
+    noise: float = 0.5,
+    targets_of: tuple[str, ...] = ("train", "valid"),
+    table: pd.DataFrame | None = None,
+) -> "Sources":
+    """Write the manifest and the caches of the students' corpus.
+
+    An utterance is noise with one frame, anywhere, that shows its intent.
+
+    Args:
+        folder: where to.
+        noise: its deviation.
+        targets_of: splits whose texts have targets.
+        table: the manifest, if it is not the one of the features.
+    """
+    from stages.student.inputs import Sources
+
+    generator = np.random.default_rng(6)
+    made = student_table()
+    sources = Sources(CorpusFiles(folder), folder / "acoustic", folder / "targets")
+    write_manifest(sources.corpus.manifest, made if table is None else table)
+    nothing = pd.DataFrame(columns=list(QUARANTINE_COLUMNS), dtype=str)
+    write_quarantine(sources.corpus.quarantine, nothing)
+    with CacheWriter(sources.acoustic, ACOUSTIC) as writer:
+        for row in made.itertuples():
+            length = generator.integers(3, 9)
+            frames = noise * generator.standard_normal((length, STUDENT_DIM))
+            place = generator.integers(length), STUDENT_INTENTS.index(row.intent)
+            frames[place] += 4
+            writer.add(row.id, row.audio_sha256, frames.astype(np.float32))
+    rows = list(zip(made["id"], made["audio_sha256"], strict=True))
+    digest = digest_path(sources.acoustic)
+    write_digest(digest, sources.acoustic, ACOUSTIC.fingerprint, rows)
+    wanted = made[made["split"].isin(targets_of)]
+    if texts := sorted({normalise_text(text) for text in wanted["text"]}):
+        with CacheWriter(sources.targets, TARGETS) as writer:
+            for text in texts:
+                writer.add(text, hash_bytes(text.encode()), target_of(text))
+        rows = [(text, hash_bytes(text.encode())) for text in texts]
+        digest = digest_path(sources.targets)
+        write_digest(digest, sources.targets, TARGETS.fingerprint, rows)
+    return sources
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """The bytes of each file in a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
