@@ -58,6 +58,7 @@ def run_in_processes(
     steps = context.Value("q")
     pool = ProcessPoolExecutor(processes, context, _begin, (begin, steps))
     waiting: deque[Future[Any]] = deque()
+    finished = False
 
     def result() -> Any:
         future = waiting.popleft()
@@ -73,6 +74,7 @@ def run_in_processes(
                 yield result()
         while waiting:
             yield result()
+        finished = True
     except BrokenProcessPool:
         raise PipelineError(
             "a worker process died",
@@ -81,6 +83,9 @@ def run_in_processes(
             "kept",
         ) from None
     finally:
+        if not finished:  # a job can take hours
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
         pool.shutdown(cancel_futures=True)
 
 

@@ -73,7 +73,7 @@ def train_variants(
     bar = progress(total=epochs, description=description, unit="epoch")
     results = _train_tasks(tasks, inputs, unfinished, options, bar)
     with bar, closing(results):
-        for variant, _ in variants:
+        for variant, identity in variants:
             trained: list[Trained] = []
             failed = False
             for _ in variant.params.seeds:
@@ -84,7 +84,10 @@ def train_variants(
                     failed = True
                     yield result
             if not failed:
-                yield trained
+                yield trained  # and the caller records it
+            for seed in variant.params.seeds:
+                checkpoint = _checkpoint(unfinished, identity, seed, device)
+                checkpoint.path.unlink(missing_ok=True)
 
 
 def _checkpoint(
