@@ -456,7 +456,8 @@ def _known(cache: Path, alpha: float) -> list[str]:
     """The systems with that α in the ledger of `cache`, as its files tell."""
     files = sorted((cache / "tiny" / "results").glob("*.json"))
     entries = [json.loads(path.read_text()) for path in files]
-    return sorted(e["system"] for e in entries if e["alpha"] == alpha)
+    parameters = [entry["parameters"] for entry in entries]
+    return sorted(one["system"] for one in parameters if one["alpha"] == alpha)
 
 
 def _assert_known(cache: Path, alpha: str) -> None:
