@@ -176,7 +176,7 @@ class Variant:
         return Architecture(**{name: getattr(self.params, name) for name in names})
 
     def parameters(self) -> dict[str, Any]:
-        """All that decides the student besides its inputs.
+        """All that decides the student apart from its inputs.
 
         1 and 1.0 in params.yaml are the same student, so numbers become floats where
         the parameter is one.
