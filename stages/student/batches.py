@@ -114,11 +114,6 @@ class Utterances:
         return [batches[place] for place in places.tolist()]
 
     @cached_property
-    def placed_lengths(self) -> Tensor:
-        """`lengths` on the device."""
-        return self.lengths.to(self.starts.device)
-
-    @cached_property
     def by_length(self) -> tuple[Tensor, ...]:
         """Batches for evaluation, from the shortest utterances to the longest."""
         return self.lengths.argsort(stable=True).split(_EVALUATION_BATCH)
