@@ -28,7 +28,7 @@ from stages.core.errors import InputError
 from stages.core.files import write_text
 from stages.core.hashing import fingerprint, hash_file
 from stages.core.runtime import progress
-from stages.corpus.params import CorpusParams
+from stages.corpus.params import REVISION, CorpusParams
 from stages.speech import effects, synthesis
 
 _PHRASE_COLUMNS = ("action", "object", "location", "text", "wording")
@@ -44,9 +44,6 @@ _VOICE_COLUMNS = (
 _NOISY = ("babble", "room", "telephone")
 _CROWD = "crowd"
 _RECIPE_FILE = "recipe.txt"
-
-# Raised when the sound of the same parameters changes, so that it is spoken again.
-_VERSION = 2
 
 # Silence before and after the words, seconds; and how far the hiss is below the power
 # of the recording.
@@ -72,7 +69,7 @@ def read_demo(
     phrases = _read_table(data / "phrases.csv", _PHRASE_COLUMNS)
     voices = _read_table(data / "voices.csv", _VOICE_COLUMNS)
     sources = {
-        "version": _VERSION,
+        "version": REVISION,
         "synthesiser": synthesis.version(),
         "phrases": hash_file(data / "phrases.csv"),
         "voices": hash_file(data / "voices.csv"),

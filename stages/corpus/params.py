@@ -4,6 +4,9 @@ from dataclasses import dataclass, fields
 
 from stages.core.errors import ConfigurationError
 
+REVISION = 2
+"""Bump it when the same inputs and parameters give another result."""
+
 ADAPTERS = (
     "atis",
     "datasets",
