@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from stages.cache.digest import digest_path, read_digest, write_digest
 from stages.cache.store import CacheReader, CacheWriter
 from stages.core.checkpoint import read_checkpoint, write_checkpoint
 from stages.core.errors import CacheError, InputError, PipelineError
+from stages.core.files import locked
 from stages.core.hashing import hash_bytes
 from stages.core.manifest import write_manifest, write_quarantine
 from stages.core.runtime import RunOptions
@@ -434,23 +436,30 @@ def test_a_killed_worker_ends_them_all(
     assert not (tmp_path / "student").exists()
 
 
-def test_a_workers_error_arrives_and_nothing_is_written(
-    corpus: Sources, tmp_path: Path
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_loss_that_is_not_a_number_stops_at_once(
+    corpus: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
+    epochs = Mock(wraps=training.train_epoch)
+    monkeypatch.setattr(training, "train_epoch", epochs)
     params = replace(PARAMS, learning_rate=1e36)
     with pytest.raises(PipelineError, match=r"loss (nan|inf).*learning_rate"):
-        train(corpus, tmp_path / "student", params=params, workers=2)
+        train(corpus, tmp_path / "student", params=params, workers=workers)
+    assert epochs.call_count == (1 if workers == 1 else 0)
     assert not multiprocessing.active_children()
     assert not (tmp_path / "student").exists()
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("selection", ["best_valid", "last"])
+@pytest.mark.parametrize(
+    ("selection", "workers"), [("best_valid", 1), ("last", 1), ("best_valid", 2)]
+)
 def test_a_killed_training_resumes_to_the_same_bytes(
     noisy: Sources,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     selection: str,
+    workers: int,
 ) -> None:
     params = replace(PARAMS, dropout=0.3, selection=selection)
     train(noisy, tmp_path / "unbroken", params=params)
@@ -467,15 +476,15 @@ def test_a_killed_training_resumes_to_the_same_bytes(
         assert epochs.call_count == done - before + 1
         assert not output.exists()
     epochs.reset_mock(side_effect=True)
-    train(noisy, output, params=params)
-    assert epochs.call_count == 1
+    train(noisy, output, params=params, workers=workers)
+    assert epochs.call_count == (1 if workers == 1 else 0)  # in this process
     assert files_in(output) == files_in(tmp_path / "unbroken")
     assert not (tmp_path / "unfinished").exists()
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"learning_rate": 2e-2}, {"attention": "self"}, {"epochs": 5}, "bytes", "corpus"],
+    [{"attention": "self"}, {"epochs": 5}, "bytes", "corpus"],
     ids=str,
 )
 def test_a_checkpoint_of_something_else_is_not_used(
@@ -505,6 +514,16 @@ def test_a_checkpoint_of_something_else_is_not_used(
     assert epochs.call_count == 2 * params.epochs
     train(inputs, tmp_path / "unbroken", params=params)
     assert files_in(output) == files_in(tmp_path / "unbroken")
+
+
+def test_a_student_is_trained_by_one_process_at_a_time(
+    corpus: Sources, tmp_path: Path
+) -> None:
+    with locked(tmp_path / "unfinished"):
+        with pytest.raises(CacheError, match=rf"unfinished: process {os.getpid()} "):
+            train(corpus, tmp_path / "student")
+        assert not (tmp_path / "student").exists()
+    train(corpus, tmp_path / "student", params=replace(PARAMS, epochs=1))
 
 
 def test_a_damaged_checkpoint_is_named_and_not_used(
