@@ -163,7 +163,7 @@ def run(
         return _summarise(
             output, len(degradations) - 1, pd.read_csv(output / _PREDICTIONS)
         )
-    sources = Sources(corpus, features, targets=features)  # not read without targets
+    sources = Sources(corpus, features)
     inputs = Inputs(sources, with_targets=False)
     encoder, header, runtime = _load_encoder(acoustic, inputs, features, options)
     # Before extraction, which takes longer.

@@ -40,12 +40,12 @@ class Sources:
     Attributes:
         corpus: its tables.
         acoustic: the cache of acoustic features; its digest is next to it.
-        targets: the cache of the teacher's vectors; likewise.
+        targets: the cache of the teacher's vectors; likewise. None if none are needed.
     """
 
     corpus: CorpusFiles
     acoustic: Path
-    targets: Path
+    targets: Path | None = None
 
     def files(self, *, with_targets: bool = True) -> dict[str, Path]:
         """The files that decide what is trained, by what they are called.
@@ -58,7 +58,7 @@ class Sources:
             "acoustic": digest_path(self.acoustic),
             "quarantine": self.corpus.quarantine,
         }
-        if with_targets:
+        if with_targets and self.targets is not None:
             files["targets"] = digest_path(self.targets)
         for path in files.values():
             if not path.is_file():
@@ -111,7 +111,7 @@ class Inputs:
         self.tables = {split: rows for split, rows in table.groupby("split")}
         self.acoustic = _open_features(sources.acoustic, table)
         self.targets: CacheReader | None = None
-        if with_targets:
+        if with_targets and sources.targets is not None:
             texts = table.loc[table["split"].isin(TARGETED), "text"]
             self.targets = _open_targets(sources.targets, texts)
 
