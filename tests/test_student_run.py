@@ -1,5 +1,6 @@
 """Training students end to end on a tiny corpus of separable intents."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -480,6 +481,24 @@ def test_a_killed_training_resumes_to_the_same_bytes(
     assert epochs.call_count == (1 if workers == 1 else 0)  # in this process
     assert files_in(output) == files_in(tmp_path / "unbroken")
     assert not (tmp_path / "unfinished").exists()
+
+
+def test_workers_resume_from_checkpoints(
+    corpus: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs = Mock(wraps=training.train_epoch)
+    epochs.side_effect = [DEFAULT] * PARAMS.epochs + [KeyboardInterrupt]
+    monkeypatch.setattr(training, "train_epoch", epochs)
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, tmp_path / "student")
+    # The first seed is finished; a mark in its checkpoint shows up in the result.
+    (path,) = (tmp_path / "unfinished").glob("*.pt")
+    state = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
+    state["kept"]["history"][0]["loss"] = 123.0
+    write_checkpoint(path, state["identity"], state)
+    train(corpus, tmp_path / "student", workers=2)
+    history = pd.read_csv(tmp_path / "student" / "history.csv")
+    assert history["loss"].eq(123).tolist() == [True] + 7 * [False]
 
 
 @pytest.mark.parametrize(
