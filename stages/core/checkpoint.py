@@ -1,7 +1,7 @@
-"""Checkpoints of a training: what an interrupted one goes on from, to the same bits.
+"""Checkpoints, to resume an interrupted training with bit-identical results.
 
-A checkpoint is the SHA-256 of all that follows (32 bytes), and what `torch.save` writes
-of a dictionary: the state, and the `identity` of what is trained.
+A checkpoint file is the SHA-256 of the rest of the file (32 bytes), then a dictionary
+written by `torch.save`: the state of the training and its `identity`.
 """
 
 import hashlib
@@ -18,31 +18,32 @@ logger = logging.getLogger(__name__)
 
 
 def write_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
-    """Write `state`, tensors and plain values, to `path`, whole or not at all.
+    """Write a checkpoint atomically.
 
     Args:
-        path: the file, replaced if it is there.
-        identity: of all that decides what is trained.
-        state: what training goes on from.
+        path: the file; replaced if it exists.
+        identity: hash of everything that determines the training.
+        state: tensors and plain values that the training resumes from.
     """
     buffer = io.BytesIO()
     torch.save({**state, "identity": identity}, buffer)
     content = buffer.getbuffer()
-    with atomic_path(path) as beside, beside.open("wb") as stream:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
         stream.write(hashlib.sha256(content).digest())
         stream.write(content)
 
 
 def read_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
-    """The state in `path`, tensors on the CPU; None if there is none of `identity`.
+    """The state in `path`, tensors on the CPU.
 
-    A damaged checkpoint is named in a warning and not used.
+    Returns:
+        None if the file is missing, damaged (with a warning), or of another identity.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
-    # torch.load believes most of what it reads.
+    # torch.load does not detect most damage.
     if hashlib.sha256(content[32:]).digest() != content[:32]:
         logger.warning(
             "%s: damaged checkpoint; training starts from the beginning", path

@@ -1,4 +1,4 @@
-"""Where the tables of a corpus are."""
+"""The files that describe a corpus."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CorpusFiles:
-    """The tables of a corpus, all in one folder, `cache/<corpus>/`."""
+    """The tables of a corpus in its folder, `cache/<corpus>/`."""
 
     folder: Path
 
@@ -26,28 +26,22 @@ class CorpusFiles:
 
     @property
     def conditions(self) -> Path:
-        """How each recording was made, where that is known."""
+        """The condition of each recording, if known."""
         return self.folder / "conditions.csv"
 
     @property
     def quarantine(self) -> Path:
-        """The recordings that extraction set aside."""
+        """The recordings that extract-acoustic set aside."""
         return self.folder / "quarantine.csv"
 
     @property
     def kept(self) -> Path:
-        """Results that others replaced; see `stages/core/results.py`."""
+        """Replaced results; see `stages/core/results.py`."""
         return self.folder / "kept"
 
     def read_usable(self) -> "pd.DataFrame":
-        """The manifest's rows without those set aside, checked.
+        """The manifest without quarantined recordings; see `manifest.read_usable`."""
+        # Imported here, so that the command line starts without pandas.
+        from stages.core.manifest import read_usable
 
-        Raises:
-            InputError: a file is missing or unusable, or what is left is no corpus; as
-                `check_manifest`.
-        """
-        # Not above: the command line knows these paths and must start without pandas.
-        from stages.core.manifest import read_manifest, read_quarantine, usable_rows
-
-        table = read_manifest(self.manifest)
-        return usable_rows(self.manifest, table, read_quarantine(self.quarantine))
+        return read_usable(self.manifest, self.quarantine)

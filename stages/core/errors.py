@@ -1,20 +1,22 @@
-"""The exceptions a user can meet; the command line turns each into one line."""
+"""Errors that the user can fix. The command line prints each in one line."""
 
 from pathlib import Path
 
 
 class PipelineError(Exception):
-    """Bad input or state that a person can mend.
+    """Bad input, or a state that the user can fix.
+
+    The message is `path: what; found …; expected …; fix: …`.
 
     Args:
-        what: one clause saying what is wrong.
-        path: the file or folder at fault.
-        found: what stands there.
-        expected: what should stand there.
-        fix: what to do about it, a command where there is one.
+        what: what is wrong.
+        path: the file or folder that is wrong.
+        found: its actual value.
+        expected: the values that are accepted.
+        fix: what the user can do, if possible a command.
 
     Attributes:
-        reason: what is wrong and what was found, without the path.
+        reason: `what` and `found`, without the path.
     """
 
     def __init__(
@@ -38,19 +40,19 @@ class PipelineError(Exception):
 
 
 class ConfigurationError(PipelineError):
-    """A parameter, option or preset that cannot be used."""
+    """An invalid parameter, option or preset."""
 
 
 class InputError(PipelineError):
-    """A corpus, audio file or checkpoint that cannot be used."""
+    """An invalid corpus, audio file or checkpoint."""
 
 
 class RecordingError(InputError):
-    """A recording that is bad in itself: no audio, empty, too long, no numbers.
+    """A recording that is not audio, empty, too long or not finite.
 
-    Unlike one that is missing or has changed, it can be set aside.
+    It can be quarantined, unlike one that is missing or has changed.
     """
 
 
 class CacheError(PipelineError):
-    """A cached file that is missing, damaged or made by other parameters."""
+    """A cached file that is missing, damaged or from other parameters."""

@@ -1,4 +1,4 @@
-"""Writing files so that one bearing its final name is always complete."""
+"""Write files that are either complete or absent, and lock folders."""
 
 import fcntl
 import json
@@ -14,61 +14,64 @@ from stages.core.errors import CacheError
 
 @contextmanager
 def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
-    """Yield a path beside `path`; on success flush it to disk and rename it there.
+    """Yield a temporary path next to `path`; on success rename it to `path`.
 
-    If the block raises, the temporary file is removed and `path` is untouched. Without
-    `flush` thousands of files take seconds, not minutes, and a power cut may cost some.
+    If the block raises, the temporary file is removed and `path` is unchanged.
+
+    Args:
+        path: the file to write; its folder is created.
+        flush: sync to disk first. Without it, a power cut can lose files, but writing
+            thousands of them takes seconds, not minutes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _hidden(path, "tmp")
     try:
-        yield beside
+        yield temporary
         if flush:
-            flush_path(beside)
-        os.replace(beside, path)
+            flush_path(temporary)
+        os.replace(temporary, path)
         if flush:
             flush_path(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`; on success it takes `folder`'s place.
+    """Yield an empty temporary folder; on success it replaces `folder`.
 
-    If the block raises, it is removed and `folder` is untouched.
+    If the block raises, the temporary folder is removed and `folder` is unchanged.
     """
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    former = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    for leftover in (beside, former):  # of a killed process that had our number
+    temporary, previous = _hidden(folder, "tmp"), _hidden(folder, "old")
+    for leftover in (temporary, previous):  # of a killed process with the same number
         shutil.rmtree(leftover, ignore_errors=True)
-    beside.mkdir(parents=True)
+    temporary.mkdir(parents=True)
     try:
-        yield beside
-        for path in sorted(beside.iterdir()):
+        yield temporary
+        for path in sorted(temporary.iterdir()):
             flush_path(path)
         if folder.exists():
-            os.replace(folder, former)
-        os.replace(beside, folder)
+            os.replace(folder, previous)
+        os.replace(temporary, folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all."""
-    with atomic_path(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    """Write `text` to `path` as UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` as indented JSON with sorted keys."""
+    """Write `value` to `path` as indented JSON with sorted keys, atomically."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
     write_text(path, text + "\n")
 
 
 def flush_path(path: Path) -> None:
-    """Make a file, or the renames in a folder, survive a power cut."""
+    """Sync a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -77,38 +80,44 @@ def flush_path(path: Path) -> None:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock, which dies with the process.
+def locked(folder: Path) -> Iterator[None]:
+    """Lock `folder`, which is created, for this process. The lock ends with it.
+
+    Temporary files that a killed process left in the folder are removed.
 
     Raises:
-        CacheError: another process holds it, or there can be no such directory.
+        CacheError: another process holds the lock, or the folder is not writable.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        stream = (directory / ".lock").open("a+")
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / ".lock").open("a+")
     except OSError as error:
-        raise CacheError(f"cannot be written ({error})", path=directory) from error
+        raise CacheError(f"cannot be written ({error})", path=folder) from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
-            holder = stream.read().strip() or "unknown"
             raise CacheError(
-                f"process {holder} is writing to this cache",
-                path=directory,
-                fix="wait until it ends, or stop it; what it has finished is kept",
+                f"process {stream.read().strip() or 'unknown'} is writing to this "
+                "folder",
+                path=folder,
+                fix="wait until it ends, or stop it; finished work is kept",
             ) from None
         try:
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")
             stream.flush()
-            # The lock is ours, so whoever began these files is dead.
-            for leftover in sorted(directory.glob(".*.tmp")):
+            for leftover in sorted(folder.glob(".*.tmp")):
                 leftover.unlink(missing_ok=True)
             yield
         finally:
-            # Empty again, since DVC hashes the directory; and unlocked by hand, since
-            # a forked worker may still have the file open.
+            # Empty, since DVC hashes the folder. Closing the file is not enough to
+            # unlock it: a forked worker can still have it open.
             stream.truncate(0)
             fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+def _hidden(path: Path, suffix: str) -> Path:
+    """A name next to `path` that no other running process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{suffix}")

@@ -1,4 +1,4 @@
-"""Fingerprints: hashes that say what a cached value was computed from."""
+"""Hashes of files, arrays and parameters."""
 
 import hashlib
 import json
@@ -10,23 +10,18 @@ import numpy as np
 
 
 def hash_bytes(data: bytes) -> str:
-    """SHA-256 of `data`, hexadecimal."""
+    """SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of the file's bytes, hexadecimal."""
+    """SHA-256 of a file's bytes in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def hash_code(folder: Path) -> dict[str, str]:
-    """The hash of each module in `folder`, by name."""
-    return {path.name: hash_file(path) for path in sorted(folder.glob("*.py"))}
-
-
 def hash_array(array: np.ndarray) -> str:
-    """SHA-256 of the array's dtype, shape and little-endian bytes, hexadecimal."""
+    """SHA-256 of an array's dtype, shape and bytes in hexadecimal."""
     array = np.asarray(array, order="C")
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(array.data)
@@ -34,11 +29,11 @@ def hash_array(array: np.ndarray) -> str:
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
-    """SHA-256 of `values` as canonical JSON: sorted keys, no spaces, hexadecimal."""
+    """SHA-256 of `values` as JSON with sorted keys and no spaces, in hexadecimal."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hash_bytes(text.encode())
 
 
 def fingerprint_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-    """Fingerprint of named arrays, whatever the order they come in."""
+    """Fingerprint of named arrays; their order does not matter."""
     return fingerprint({name: hash_array(array) for name, array in arrays.items()})

@@ -1,20 +1,20 @@
-"""The utterance table, `manifest.csv`, and the list of intents beside it.
+"""The utterance table `manifest.csv` and the list of intents `intents.json`.
 
-Columns, one row an utterance, sorted by id:
+Columns of the manifest, one row per utterance, sorted by id:
 
-    id            `<corpus>/<relative path without suffix>`, unique over all splits
+    id            `<corpus>/<relative path without suffix>`, unique
     path          audio file, relative to the corpus root, with forward slashes
     split         train, valid or test
-    speaker       who speaks
-    text          what is said
-    intent        its label
-    seconds       duration; 0 where the file cannot be read
-    audio_sha256  hash of the audio file's bytes
+    speaker       name of the speaker
+    text          transcript
+    intent        label
+    seconds       duration; 0 if the file cannot be read
+    audio_sha256  hash of the audio file
 
-`intents.json` is the sorted list of the train split's intents; an intent's place in
-it is its class number. Neither file holds a time or an absolute path.
+`intents.json` is the sorted list of the intents in train; the index of an intent is its
+class number. Neither file contains a time or an absolute path.
 
-`quarantine.csv`, which extraction writes, names the recordings that were set aside:
+`quarantine.csv`, which extract-acoustic writes, lists the recordings that it set aside:
 id, path, audio_sha256 and reason. Later stages read the manifest without them.
 """
 
@@ -38,46 +38,39 @@ COLUMNS = (
 )
 SPLITS = ("train", "valid", "test")
 QUARANTINE_COLUMNS = ("id", "path", "audio_sha256", "reason")
+_PREPARE = "run `aln-pipeline prepare-corpus`"
+_EXTRACT = "run `aln-pipeline extract-acoustic`"
 
 
 def write_manifest(path: Path, table: pd.DataFrame) -> None:
-    """Check `table` and write it, sorted by id, with `intents.json` beside it.
+    """Check `table` and write it, sorted by id, and `intents.json` next to it.
 
     Raises:
-        InputError: as `check_manifest`.
+        InputError: an id is not unique, a split is unknown or empty, or an intent is
+            not in train; names the file and the row.
     """
     table = table.loc[:, list(COLUMNS)].sort_values("id", ignore_index=True)
-    check_manifest(path, table)
-    with atomic_path(path) as beside:
-        table.to_csv(beside, index=False, float_format="%.4f", lineterminator="\n")
+    _check(path, table)
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
     intents = sorted(table.loc[table["split"] == "train", "intent"].unique())
     write_json(path.with_name("intents.json"), intents)
 
 
-def read_manifest(path: Path, *, quarantine: Path | None = None) -> pd.DataFrame:
-    """The table in `path`, columns as `COLUMNS`, every text column a `str`.
-
-    Args:
-        path: the manifest.
-        quarantine: the list of recordings whose rows are left out, as by `without`.
+def read_manifest(path: Path) -> pd.DataFrame:
+    """The manifest with `COLUMNS`: seconds as float, all others as str.
 
     Raises:
-        InputError: a file is missing or not what it should be.
+        InputError: the file is missing or not a manifest.
     """
     if not path.is_file():
-        raise InputError(
-            "no manifest there", path=path, fix="run `aln-pipeline prepare-corpus`"
-        )
-    text_columns = {name: str for name in COLUMNS if name != "seconds"}
+        raise InputError("the manifest does not exist", path=path, fix=_PREPARE)
+    types = {name: float if name == "seconds" else str for name in COLUMNS}
     try:
-        table = pd.read_csv(
-            path, dtype={**text_columns, "seconds": float}, keep_default_na=False
-        )
-    except (ValueError, pd.errors.ParserError) as error:
+        table = pd.read_csv(path, dtype=types, keep_default_na=False)
+    except ValueError as error:
         raise InputError(
-            f"not a readable manifest ({error})",
-            path=path,
-            fix="run `aln-pipeline prepare-corpus`",
+            f"not a readable manifest ({error})", path=path, fix=_PREPARE
         ) from error
     if tuple(table.columns) != COLUMNS:
         raise InputError(
@@ -85,58 +78,64 @@ def read_manifest(path: Path, *, quarantine: Path | None = None) -> pd.DataFrame
             path=path,
             found=f"columns {', '.join(table.columns)}",
             expected=", ".join(COLUMNS),
-            fix="run `aln-pipeline prepare-corpus`",
+            fix=_PREPARE,
         )
-    return table if quarantine is None else without(table, read_quarantine(quarantine))
+    return table
 
 
-def without(table: pd.DataFrame, bad: pd.DataFrame) -> pd.DataFrame:
-    """A manifest's `table` but for the rows that `bad`, a quarantine's table, names.
+def read_usable(manifest: Path, quarantine: Path) -> pd.DataFrame:
+    """The manifest without the quarantined recordings.
 
-    A row whose bytes have changed since is not left out.
+    A recording that has changed since it was quarantined stays in.
+
+    Raises:
+        InputError: a file is missing or not readable; or as `write_manifest`, checked
+            without the quarantined rows.
     """
+    table, bad = read_manifest(manifest), read_quarantine(quarantine)
     names = set(zip(bad["id"], bad["audio_sha256"], strict=True))
     rows = zip(table["id"], table["audio_sha256"], strict=True)
-    return table.loc[[row not in names for row in rows]].reset_index(drop=True)
+    usable = table.loc[[row not in names for row in rows]].reset_index(drop=True)
+    _check(manifest, usable, quarantined=len(table) - len(usable))
+    return usable
 
 
 def write_quarantine(path: Path, table: pd.DataFrame) -> None:
-    """Write the recordings set aside, columns as `QUARANTINE_COLUMNS`, sorted by id."""
+    """Write the quarantined recordings, with `QUARANTINE_COLUMNS`, sorted by id."""
     table = table.loc[:, list(QUARANTINE_COLUMNS)].sort_values("id")
-    with atomic_path(path) as beside:
-        table.to_csv(beside, index=False, lineterminator="\n")
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_quarantine(path: Path) -> pd.DataFrame:
-    """The recordings that extraction set aside, columns as `QUARANTINE_COLUMNS`.
+    """The quarantined recordings, with `QUARANTINE_COLUMNS`, all str.
 
     Raises:
         InputError: the file is missing or not such a list.
     """
-    fix = "run `aln-pipeline extract-acoustic`"
+    if not path.is_file():
+        raise InputError(
+            "the list of quarantined recordings does not exist", path=path, fix=_EXTRACT
+        )
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
+    except ValueError as error:
         raise InputError(
-            "no list of the recordings set aside", path=path, fix=fix
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"not a readable table ({error})", path=path, fix=fix) from (
-            error
-        )
+            f"not a readable table ({error})", path=path, fix=_EXTRACT
+        ) from error
     if tuple(table.columns) != QUARANTINE_COLUMNS:
         raise InputError(
-            "not a list of recordings set aside",
+            "not a list of quarantined recordings",
             path=path,
             found=f"columns {', '.join(table.columns)}",
             expected=", ".join(QUARANTINE_COLUMNS),
-            fix=fix,
+            fix=_EXTRACT,
         )
     return table
 
 
 def read_intents(path: Path) -> list[str]:
-    """The sorted intents in `intents.json`; an intent's index is its class number.
+    """The sorted intents; the index of an intent is its class number.
 
     Raises:
         InputError: the file is missing or not a JSON list of strings.
@@ -145,52 +144,28 @@ def read_intents(path: Path) -> list[str]:
         intents = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            "no list of intents there",
-            path=path,
-            fix="run `aln-pipeline prepare-corpus`",
+            "the list of intents does not exist", path=path, fix=_PREPARE
         ) from None
     except ValueError as error:
-        raise InputError(f"not JSON ({error})", path=path) from error
+        raise InputError(f"not JSON ({error})", path=path, fix=_PREPARE) from error
     if not isinstance(intents, list) or not all(isinstance(i, str) for i in intents):
-        raise InputError("not a list of intents", path=path)
+        raise InputError("not a list of intents", path=path, fix=_PREPARE)
     return intents
 
 
-def usable_rows(path: Path, table: pd.DataFrame, bad: pd.DataFrame) -> pd.DataFrame:
-    """The rows that can be learnt from and measured: `table`'s but for those set aside.
+def _check(path: Path, table: pd.DataFrame, *, quarantined: int = 0) -> None:
+    """Check what every later stage relies on.
 
     Args:
         path: the manifest, for messages.
         table: its rows.
-        bad: those that extraction set aside, as `read_quarantine` gives them.
-
-    Raises:
-        InputError: as `check_manifest`, of what is left.
+        quarantined: number of rows left out of `table`.
     """
-    left = without(table, bad)
-    check_manifest(path, left, set_aside=len(table) - len(left))
-    return left
-
-
-def check_manifest(path: Path, table: pd.DataFrame, *, set_aside: int = 0) -> None:
-    """Hold `table` against what every later stage relies on.
-
-    Args:
-        path: the manifest, for messages.
-        table: its rows.
-        set_aside: how many rows of it a quarantine left out of `table`.
-
-    Raises:
-        InputError: duplicate ids, an unknown split, a split without utterances, or an
-            intent that stands only in valid or test; names file and row, and whether
-            recordings that were set aside are missed.
-    """
-    left = f" (recordings set aside: {set_aside})" if set_aside else ""
-    mend = "mend the recordings that quarantine.csv names, or " if set_aside else ""
-    for identifier in table["id"][table["id"].duplicated()]:
-        raise InputError(f"duplicate id {identifier!r}", path=path)
-    unknown = table[~table["split"].isin(SPLITS)]
-    for row in unknown.itertuples():
+    note = f" ({quarantined} recordings are quarantined)" if quarantined else ""
+    repair = "repair the recordings in quarantine.csv, or " if quarantined else ""
+    for id in table["id"][table["id"].duplicated()]:
+        raise InputError(f"duplicate id {id!r}", path=path)
+    for row in table[~table["split"].isin(SPLITS)].itertuples():
         raise InputError(
             f"unknown split of {row.id}",
             path=path,
@@ -200,16 +175,16 @@ def check_manifest(path: Path, table: pd.DataFrame, *, set_aside: int = 0) -> No
     for split in SPLITS:
         if not (table["split"] == split).any():
             raise InputError(
-                f"no utterance in split {split!r}{left}",
+                f"no utterance in split {split!r}{note}",
                 path=path,
-                fix=f"{mend}put utterances into that split",
+                fix=f"{repair}add utterances to that split",
             )
     trained = set(table.loc[table["split"] == "train", "intent"])
     for row in table[~table["intent"].isin(trained)].itertuples():
-        # Without the rows that were set aside, places are no longer those of the file.
-        name = row.id if set_aside else f"row {row.Index + 2} ({row.id})"
+        # Without quarantined rows, the index is not the row in the file.
+        name = row.id if quarantined else f"row {row.Index + 2} ({row.id})"
         raise InputError(
-            f"{name} has intent {row.intent!r}, which no train utterance has{left}",
+            f"{name} has intent {row.intent!r}, which no train utterance has{note}",
             path=path,
-            fix=f"{mend}move an utterance of that intent to train or drop the row",
+            fix=f"{repair}move an utterance of that intent to train, or drop the row",
         )

@@ -1,7 +1,7 @@
-"""How good predictions are: accuracy and macro-F1, in percent.
+"""Accuracy and macro-F1 in percent.
 
-Where most utterances share one intent, as in ATIS, accuracy is high for a model that
-knows nothing else; macro-F1 counts every intent alike.
+If most utterances have the same intent, as in ATIS, a model that always predicts it has
+a high accuracy; macro-F1 weights all intents equally.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 
 Labels = Sequence | np.ndarray
-"""Names or numbers of intents, (n,), n at least 1."""
+"""Names or class numbers of intents, (n,), n at least 1."""
 
 
 def measure(actual: Labels, predicted: Labels) -> dict[str, float]:
-    """Both metrics by name, as they stand in every table of scores."""
+    """Both metrics, by the names used in all tables of scores."""
     return {
         "accuracy": accuracy(actual, predicted),
         "macro_f1": macro_f1(actual, predicted),
@@ -21,21 +21,20 @@ def measure(actual: Labels, predicted: Labels) -> dict[str, float]:
 
 
 def accuracy(actual: Labels, predicted: Labels) -> float:
-    """Percent of n labels that are right; both (n,), n at least 1."""
+    """Percentage of correct predictions; both (n,)."""
     return 100 * float(np.mean(np.asarray(actual) == np.asarray(predicted)))
 
 
 def macro_f1(actual: Labels, predicted: Labels) -> float:
-    """Mean F1 in percent over the intents that `actual` has; both (n,), n at least 1.
+    """Mean F1 in percent over the intents in `actual`; both (n,).
 
-    An intent that is never predicted counts with 0. One that is predicted but never
-    there lowers the precision of no other and is not averaged, so that every system
-    divides by the same number.
+    An intent that is never predicted counts as 0. One that is predicted but not in
+    `actual` is not averaged, so all systems are averaged over the same intents.
     """
     names, numbers = np.unique([*actual, *predicted], return_inverse=True)
     true, guess = numbers[: len(actual)], numbers[len(actual) :]
-    there = np.bincount(true, minlength=len(names))
+    present = np.bincount(true, minlength=len(names))
     guessed = np.bincount(guess, minlength=len(names))
     hits = np.bincount(true[true == guess], minlength=len(names))
-    kept = there > 0
-    return 100 * float(np.mean(2 * hits[kept] / (there + guessed)[kept]))
+    kept = present > 0
+    return 100 * float(np.mean(2 * hits[kept] / (present + guessed)[kept]))

@@ -1,13 +1,13 @@
-"""What a stage's result was made from, so that it is recognised and not made again.
+"""Identify the result of a stage, to compute it only once.
 
-A result is a folder. Its `identity.json` names the stage, the stage's `REVISION`, the
-parameters, the hash of every input, and the hash of every file in the result. A stage
-that finds its own identity there, and the files as they were written, has nothing to
-do. Device and number of workers are left out: they change nothing beyond rounding.
+A result is a folder with an `identity.json`: the stage, its `REVISION`, the parameters,
+the hash of each input and the hash of each file in the folder. If a stage finds the
+identity that it is about to compute, and the files are unchanged, it returns at once.
+Device and number of workers are not part of it: results differ by rounding at most.
 
-A result that another one replaces is moved to the corpus's folder `kept/`, named after
-the hash of its identity, and comes back from there when its parameters do. (DVC's cache
-of runs does the same only for outputs that it deletes before a run.)
+A replaced result is moved to the folder `kept/` of the corpus, under the hash of its
+identity. It is restored from there when its parameters and inputs return. (DVC's run
+cache does this only for outputs that DVC deletes before a run.)
 """
 
 import json
@@ -29,16 +29,14 @@ def identify(
     parameters: Mapping[str, Any],
     inputs: Mapping[str, Path | None],
 ) -> dict[str, Any]:
-    """What makes a result the one that is wanted.
+    """The identity of a result: everything that determines it.
 
     Args:
-        stage: its name.
-        revision: the stage's `REVISION`. Raise it with any change after which the same
-            inputs and parameters give another result.
-        parameters: that decide the result, JSON-able.
-        inputs: the files and folders it is made from, by what they are called. A folder
-            is a result and counts by its identity. None, or a file that is missing, is
-            recorded as null.
+        stage: name of the stage.
+        revision: the stage's `REVISION`.
+        parameters: all that affect the result; must be serialisable as JSON.
+        inputs: the files and folders that the stage reads, by name. A folder is itself
+            a result; its `identity.json` is hashed. None and a missing file are null.
     """
     identity = {
         "stage": stage,
@@ -46,13 +44,13 @@ def identify(
         "parameters": dict(parameters),
         "inputs": {name: hash_input(path) for name, path in inputs.items()},
     }
-    # As it comes back from a file, with tuples as lists.
+    # As it is read from a file: tuples are lists.
     found: dict[str, Any] = json.loads(json.dumps(identity))
     return found
 
 
 def hash_input(path: Path | None) -> str | None:
-    """SHA-256 of a file, or of a result's identity; None where there is none."""
+    """SHA-256 of a file, or of the identity of a result; None if it is missing."""
     if path is None:
         return None
     file = path / IDENTITY if path.is_dir() else path
@@ -65,9 +63,9 @@ def record(
     """Write `identity` and the hashes of the result's files to `folder`.
 
     Args:
-        folder: the result, complete.
-        identity: of `identify`.
-        files: the result's files, relative to `folder`; all of them by default.
+        folder: the complete result.
+        identity: from `identify`.
+        files: the files of the result, relative to `folder`; all by default.
     """
     if files is None:
         found = (path for path in folder.rglob("*") if path.is_file())
@@ -77,7 +75,7 @@ def record(
 
 
 def is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether `folder` holds the result of `identity`, none of its files changed."""
+    """True if `folder` contains the result of `identity` with unchanged files."""
     found = read_identity(folder)
     if found is None or {**found, "files": None} != {**identity, "files": None}:
         return False
@@ -89,12 +87,14 @@ def is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
 
 
 def find(output: Path, identity: Mapping[str, Any], kept: Path) -> bool:
-    """Whether the result of `identity` is in `output`, brought back from `kept` if not.
+    """True if `output` contains the result of `identity`, or `kept` did.
+
+    A result found in `kept` is copied to `output`.
 
     Args:
-        output: where the result belongs.
-        identity: of `identify`.
-        kept: folder of the results that others replaced.
+        output: folder of the result.
+        identity: from `identify`.
+        kept: folder of replaced results.
     """
     if is_finished(output, identity):
         return True
@@ -111,9 +111,9 @@ def find(output: Path, identity: Mapping[str, Any], kept: Path) -> bool:
 def result_folder(
     output: Path, identity: Mapping[str, Any], kept: Path
 ) -> Iterator[Path]:
-    """Yield a new folder; on success record `identity` in it and put it at `output`.
+    """Yield a temporary folder; on success it becomes `output`, with its identity.
 
-    The result that was there goes to `kept`. If the block raises, nothing changes.
+    The previous result is moved to `kept`. If the block raises, nothing changes.
     """
     with whole_folder(output) as folder:
         yield folder
@@ -122,7 +122,7 @@ def result_folder(
 
 
 def name_of(identity: Mapping[str, Any]) -> str:
-    """What the result of `identity` is called among those that are kept."""
+    """The folder name of a result in `kept`."""
     return fingerprint({**identity, "files": None})[:24]
 
 
@@ -133,11 +133,11 @@ def _keep(output: Path, kept: Path) -> None:
     there = kept / name_of(found)
     shutil.rmtree(there, ignore_errors=True)
     there.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(output, there)  # may be on another file system
+    shutil.move(output, there)  # works across file systems
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:
-    """The identity recorded in `folder`; None where there is no readable one."""
+    """The identity recorded in `folder`; None if missing or not readable."""
     try:
         found = json.loads((folder / IDENTITY).read_text("utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Checks of a section of params.yaml."""
+"""Check a section of params.yaml."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,15 @@ from stages.core.errors import ConfigurationError
 def check_rules(
     section: str, values: object, rules: Mapping[str, tuple[bool, str]]
 ) -> None:
-    """Check the parameters of a section.
+    """Raise an error for the first parameter that is not valid.
 
     Args:
         section: its name in params.yaml.
         values: the dataclass of its parameters.
-        rules: by parameter: whether its value can be used, and what can.
+        rules: for each parameter, if it is valid, and a description of valid values.
 
     Raises:
-        ConfigurationError: names the first parameter that cannot be used.
+        ConfigurationError: names the parameter, its value and the valid values.
     """
     for name, (holds, expected) in rules.items():
         if not holds:
@@ -28,5 +28,5 @@ def check_rules(
 
 
 def one_of(known: tuple[str, ...]) -> str:
-    """The `expected` of a parameter that takes one of `known`."""
+    """The description of a parameter that must be one of `known`."""
     return f"one of {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""How a stage runs: seed, device, threads, progress. The only module that seeds."""
+"""Seed, device, threads and progress bars. Only this module seeds a run."""
 
 import random
 import sys
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stages.core.errors import ConfigurationError
+from stages.core.rules import one_of
 
 if TYPE_CHECKING:
     import torch
@@ -19,13 +20,15 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a stage runs. Changes no result beyond rounding, so it is in no identity.
+    """How a stage runs.
+
+    Not part of a result's identity: results differ by rounding at most.
 
     Attributes:
         device: auto, cpu or cuda.
-        workers: processes or threads at once.
-        backend: of the frozen encoder: onnx, torch or auto.
-        force: make the result again even where it is there.
+        workers: number of parallel processes or threads.
+        backend: runtime of the frozen encoder: onnx, torch or auto.
+        force: compute the result even if it is up to date.
     """
 
     device: str = "auto"
@@ -35,7 +38,7 @@ class RunOptions:
 
 
 def seed_everything(seed: int) -> "torch.Generator":
-    """Seed Python, numpy and torch; return a CPU generator for explicit shuffles."""
+    """Seed Python, numpy and torch; return a CPU generator for shuffles."""
     import torch
 
     random.seed(seed)
@@ -45,16 +48,16 @@ def seed_everything(seed: int) -> "torch.Generator":
 
 
 def choose_device(name: str = "auto") -> "torch.device":
-    """The torch device called `name`; `auto` is CUDA where there is one.
+    """The torch device `name`; `auto` is CUDA if available, otherwise the CPU.
 
     Raises:
-        ConfigurationError: an unknown name, or CUDA asked for and absent.
+        ConfigurationError: the name is unknown, or CUDA is not available.
     """
     import torch
 
     if name not in DEVICES:
         raise ConfigurationError(
-            "unknown device", found=repr(name), expected=f"one of {', '.join(DEVICES)}"
+            "unknown device", found=repr(name), expected=one_of(DEVICES)
         )
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError(
@@ -67,10 +70,10 @@ def choose_device(name: str = "auto") -> "torch.device":
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread.
+    """Run torch on one thread.
 
-    Sums over several depend on their number, and the small products of this project's
-    networks lose more by waiting for a second thread than they gain.
+    The result of a sum depends on the number of threads, and this project's small
+    matrix products are faster on one.
     """
     import torch
 
@@ -84,7 +87,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from writing its own bars and load reports to stderr."""
+    """Silence the progress bars and load reports of transformers."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -107,7 +110,7 @@ def progress(
     unit: str = "it",
     shown: bool = True,
 ) -> Any:
-    """A progress bar on stderr, silent where stderr is no terminal or not `shown`."""
+    """A progress bar on stderr, only if that is a terminal and `shown` is true."""
     from tqdm import tqdm
 
     return tqdm(

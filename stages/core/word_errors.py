@@ -1,9 +1,9 @@
-"""Word errors of a recogniser, counted by jiwer under one normalisation.
+"""Word errors of a recogniser, aligned by jiwer.
 
-Reference and hypothesis both pass `texts.normalise_text`: case, punctuation and the
-shapes of apostrophes are no errors, and `2` is not `two`. A corpus's word error rate is
-the sum of substitutions, deletions and insertions over the reference words of all its
-utterances, so it may exceed 1, and is not the mean of the utterances' rates.
+Reference and hypothesis are normalised (`text.normalise_text`), so case, punctuation
+and kinds of apostrophes do not count as errors, but `2` for `two` does. The word error
+rate is the sum of substitutions, deletions and insertions over the reference words of
+all utterances; it can exceed 100% and is not the mean over utterances.
 """
 
 from collections import Counter
@@ -17,15 +17,15 @@ from stages.core.text import normalise_text
 
 @dataclass(frozen=True)
 class WordErrors:
-    """What became of the words of some utterances.
+    """Counts over a set of utterances.
 
     Attributes:
-        utterances: how many.
-        empty: of these, in how many nothing was recognised.
-        words: of the references.
-        substitutions, deletions, insertions: of words, with the least of them together.
-        confusions: (said, recognised) of each substitution, a deletion's or an
-            insertion's other side empty, with how often; the most frequent first.
+        utterances: number of utterances.
+        empty: number of empty hypotheses.
+        words: number of reference words.
+        substitutions, deletions, insertions: of the alignment with the fewest errors.
+        confusions: ((said, recognised), count) of each error, the most frequent first;
+            a deletion has an empty `recognised`, an insertion an empty `said`.
     """
 
     utterances: int
@@ -38,19 +38,19 @@ class WordErrors:
 
     @property
     def rate(self) -> float:
-        """The word error rate in percent; NaN where no word was said."""
+        """The word error rate in percent; NaN without reference words."""
         errors = self.substitutions + self.deletions + self.insertions
         return 100 * errors / self.words if self.words else float("nan")
 
 
 def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
-    """Count the word errors of `hypotheses`, one for each of `references`."""
+    """Count the word errors of `hypotheses`, one per reference."""
     said = [normalise_text(text) for text in references]
-    heard = [normalise_text(text) for text in hypotheses]
+    recognised = [normalise_text(text) for text in hypotheses]
     confusions = Counter[tuple[str, str]]()
     totals = Counter[str]()
-    for reference, hypothesis in zip(said, heard, strict=True):
-        if not reference:  # jiwer takes none that is empty
+    for reference, hypothesis in zip(said, recognised, strict=True):
+        if not reference:  # jiwer does not accept empty references
             for word in hypothesis.split():
                 confusions["", word] += 1
                 totals["insert"] += 1
@@ -70,7 +70,7 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordEr
     order = sorted(confusions.items(), key=lambda item: (-item[1], item[0]))
     return WordErrors(
         utterances=len(said),
-        empty=sum(not text for text in heard),
+        empty=sum(not text for text in recognised),
         words=sum(len(text.split()) for text in said),
         substitutions=totals["substitute"],
         deletions=totals["delete"],

@@ -1,4 +1,4 @@
-"""A pool of worker processes: clean start, results in order, no process left behind."""
+"""Run jobs in a pool of worker processes, results in order."""
 
 import multiprocessing
 import os
@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from stages.core.errors import PipelineError
 
-# Jobs waiting for a worker, for each of them: enough that none is ever idle.
+# Jobs queued for each worker, so none is idle.
 _AHEAD = 3
 
-# Seconds between two looks at what the workers have counted.
+# Seconds between two updates of the progress bar.
 _TICK = 0.2
 
 Job = TypeVar("Job")
@@ -32,24 +32,26 @@ def run_in_processes(
     begin: Callable[[], None] | None = None,
     bar: Any = None,
 ) -> Generator[Result, None, None]:
-    """What `function` makes of each job, in order; close it to stop the workers.
+    """Yield the result of `function` for each job, in order.
+
+    Workers stop when the generator is closed and when this process is killed.
 
     Args:
-        function: of a module, so that it can be sent to another process.
-        jobs: read as they are needed.
-        processes: how many workers.
-        preload: modules that workers start with, imported once for all of them.
-        begin: what each worker does first.
-        bar: a progress bar, moved by what the workers count with `count_step`.
+        function: at the top level of a module, so it can be pickled.
+        jobs: read as needed.
+        processes: number of workers.
+        preload: modules imported once, before the workers are forked.
+        begin: called first in each worker.
+        bar: a progress bar; each `count_step` in a worker advances it.
 
     Raises:
-        PipelineError: a worker died, or what `function` raised.
+        PipelineError: a worker died. Exceptions of `function` are raised here too.
     """
-    # Not forked from here: a fork inherits the state of torch's threads.
+    # Not "fork": it would copy the state of torch's threads.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    # Ctrl-C reaches every process of a terminal. Workers ignore it from their first
-    # moment on, and this process stops them.
+    # Ctrl-C is sent to all processes of a terminal. Workers ignore it from the start;
+    # this process stops them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         forkserver.ensure_running()
@@ -89,12 +91,12 @@ def run_in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-# Steps counted by all workers of the pool; None outside of a worker.
+# Number of steps of all workers of the pool; None outside a worker.
 _steps: Any = None
 
 
 def count_step() -> None:
-    """In a worker, count a step of the job in hand, for the pool's progress bar."""
+    """In a worker: advance the progress bar of the pool by one step."""
     with _steps.get_lock():
         _steps.value += 1
 
@@ -108,7 +110,7 @@ def _begin(first: Callable[[], None] | None, steps: Any) -> None:
 
 
 def _follow_parent() -> None:
-    """End with the first process, which cannot end its workers if it is killed."""
+    """Exit when the parent does; a killed parent cannot stop its workers."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

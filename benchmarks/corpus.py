@@ -1,19 +1,19 @@
-"""How fast is `prepare`? Against decoding every recording.
+"""The time of `prepare-corpus`, compared with decoding every recording.
 
-Writes a corpus in the layout of Fluent Speech Commands: three tables and, by default,
-its 30,043 recordings of 2.3 s on average, of noise; then runs, each in a process of its
-own, its start included,
+Writes a corpus in the layout of Fluent Speech Commands: three tables and recordings of
+noise, by default 30,043 of 2.3 s on average. Then measures, each in a new process and
+including its start:
 
-    decoding   the usual way: every recording loaded whole with soundfile for its
-               length, read once more for its hash; one thread
-    cold       `aln-pipeline prepare-corpus` with nothing remembered
-    warm       the same once more, with nothing new
-    changed    and with one recording in a hundred changed
+    decoding   the usual way: decode each recording with soundfile for its length, and
+               read it again for its hash, on one thread
+    cold       `aln-pipeline prepare-corpus` for the first time
+    warm       again, without changes
+    changed    again, after 1% of the recordings changed
 
-The system has the files in its memory throughout: what is compared is work, not the
-disk. It is checked that all four find the same lengths and hashes.
+The files are in the system's page cache, so disk speed is not measured. All four must
+find the same lengths and hashes.
 
-    python -m benchmarks.prepare [--utterances N] [--folder DIR]
+    python -m benchmarks.corpus [--utterances N] [--folder DIR]
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--utterances", type=int, default=30_043)
-    parser.add_argument("--folder", type=Path, help="where the corpus is written")
+    parser.add_argument("--folder", type=Path, help="where to write the corpus")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         _measure(Path(folder), arguments.utterances)
@@ -55,31 +55,31 @@ def _measure(folder: Path, utterances: int) -> None:
     (folder / "params.yaml").write_text("corpus: {name: fsc, adapter: fsc}")
     print(f"{utterances} recordings; {os.cpu_count()} CPUs")
     took = {"decoding": _timed("decode", folder)}
-    took["cold"] = _timed("prepare", folder)
+    took["cold"] = _timed("prepare-corpus", folder)
     _compare(folder)
-    took["warm"] = _timed("prepare", folder)
+    took["warm"] = _timed("prepare-corpus", folder)
     _compare(folder)
     for path in paths[::100]:
         samples, _ = soundfile.read(path, dtype="int16")
         soundfile.write(path, samples[::-1], _RATE, "PCM_16")
-    took["changed"] = _timed("prepare", folder)
+    took["changed"] = _timed("prepare-corpus", folder)
     _timed("decode", folder)
     _compare(folder)
     for name, seconds in took.items():
         ratio = took["decoding"] / seconds
-        print(f"{name:10} {seconds:6.1f} s  {ratio:6.1f} x as fast as decoding")
+        print(f"{name:10} {seconds:6.1f} s  {ratio:6.1f} x the speed of decoding")
 
 
 def _timed(action: str, folder: Path) -> float:
     code = {
-        "prepare": "from pipeline.cli import main; main()",
-        "decode": "from benchmarks.prepare import decode; decode()",
+        "prepare-corpus": "from pipeline.cli import main; main()",
+        "decode": "from benchmarks.corpus import decode; decode()",
     }[action]
-    # Where the code lies, the working directory being another.
+    # The working directory is another one.
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-c", code, "prepare", "--root", _ROOT],
+        [sys.executable, "-c", code, "prepare-corpus", "--root", _ROOT],
         cwd=folder,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -89,7 +89,7 @@ def _timed(action: str, folder: Path) -> float:
 
 
 def decode() -> None:
-    """Write length and hash of every recording below the working directory."""
+    """Write the length and hash of each recording in the working directory."""
     root = Path(_ROOT)
     rows = []
     for split in SPLITS:
@@ -110,7 +110,7 @@ def _compare(folder: Path) -> None:
 
 
 def _write(root: Path, count: int) -> list[Path]:
-    """Noise of the lengths that short commands have, and the tables about it."""
+    """Write noise as long as spoken commands, and the tables."""
     generator = np.random.default_rng(0)
     noise = generator.normal(0, 0.1, 60 * _RATE)
     (root / "data").mkdir(parents=True)

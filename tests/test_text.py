@@ -1,10 +1,12 @@
+"""Spellings of one wording have the same normalised form."""
+
 import random
 import sys
 import unicodedata
 
 import pytest
 
-from stages.core.text import normalise_text
+from stages.core.text import name_some, normalise_text
 
 
 @pytest.mark.parametrize(
@@ -26,14 +28,15 @@ from stages.core.text import normalise_text
         ("cafe\u0301", "café"),
         ("नमस्ते, दुनिया!", "नमस्ते दुनिया"),
         ("?!", ""),
+        ("2 gonna colour", "2 gonna colour"),
     ],
 )
-def test_spellings_of_one_wording_meet(text, expected):
+def test_normalised_text(text, expected):
     assert normalise_text(text) == expected
     assert normalise_text(expected) == expected
 
 
-def test_what_is_normalised_stays_as_it_is():
+def test_normalising_twice_changes_nothing():
     characters = [
         char
         for char in map(chr, range(sys.maxunicode + 1))
@@ -50,5 +53,6 @@ def test_what_is_normalised_stays_as_it_is():
         assert normalise_text(text) == text, ascii(text)
 
 
-def test_words_are_not_touched():
-    assert normalise_text("2 gonna colour") == "2 gonna colour"
+def test_the_first_names_and_the_number_of_the_others():
+    assert name_some(["a", "b", "c"]) == "a, b, c"
+    assert name_some(["a", "b", "c", "d"]) == "a, b, c and 1 more"
