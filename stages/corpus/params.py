@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from stages.core.errors import ConfigurationError
+from stages.core.rules import check_rules, one_of
 
 REVISION = 2
 """Bump it when the same inputs and parameters give another result."""
@@ -19,7 +20,7 @@ ADAPTERS = (
     "timers",
 )
 WRITES_AUDIO = ("datasets", "demo")
-"""Adapters whose recordings the stage itself puts below `cache/<name>/audio`."""
+"""Adapters that write recordings to `cache/<name>/audio`."""
 ON_ERROR = ("stop", "quarantine")
 _GIVEN = tuple(one for one in ADAPTERS if one != "demo")
 READ_BY = {
@@ -51,67 +52,65 @@ READ_BY = {
     "valid_share": _GIVEN,
     "test_share": _GIVEN,
 }
-"""The adapters that read a parameter; all others are read by all."""
+"""The adapters that read a parameter; all adapters read those not listed."""
 OUTSIDE_PATHS = ("refuse", "allow")
 SPLITS = ("given", "random", "speakers", "wordings")
 
 
 @dataclass(frozen=True)
 class CorpusParams:
-    """Which corpus, and how it is read.
+    """Which corpus to read, and how.
 
-    What is set and the adapter does not read is an error: whoever set it expects it to
-    count.
+    Setting a parameter that the adapter does not read is an error.
 
     Attributes:
-        name: what the corpus is called: its folder under `cache/`, the start of every
-            id, and by default its folder under `data/`.
-        adapter: who reads it: `demo` speaks the embedded commands, `fsc` reads the
-            Fluent Speech Commands release, `atis` the LDC's recordings with a text
-            release's labels, `slurp` SLURP, `timers` Timers and Such, `snips` Snips
-            SmartLights, `table` a person's own CSV, TSV, JSON lines or Parquet,
-            `lhotse` lhotse's manifests, and `datasets` a directory that the library
-            datasets saved.
-        train_utterances, valid_utterances, test_utterances: demo only: how many
-            commands each speaker of that split says.
-        seed: of who says what, where and how loud in the demo; of splits that are made.
-        table: `table` only: the file, relative to the corpus root.
-        path_column, split_column, speaker_column, text_column, intent_column:
-            `table` and `datasets` only: what the columns are called. An empty
-            speaker_column means that speakers are unknown; split_column is read if
-            splits are given, by `datasets` only where the directory has no parts.
-        outside_paths: `table`, `lhotse` and `datasets` only: whether recordings may lie
-            outside the corpus root. The manifest names them relative to it, so that
-            where it and they lie may change, but not how they lie to each other; and
-            DVC, which watches the root, does not notice when they change.
-        prefix: `lhotse` only: what the manifests' names begin with, relative to the
-            corpus root: `slurp`, `manifests/slurp`; may be empty.
-        intent_key: `lhotse` only: the key in a supervision's `custom`.
-        parts: `lhotse` and `datasets` only: what train, valid and test are called
-            there, in this order; where splits are made, the parts to make them from.
-        labels: `atis` only: label files, relative to the corpus root.
-        joined_intents: `atis` only: what becomes of two intents in one label: first,
-            drop or keep.
-        least_utterances: `atis` only: intents with fewer are left out.
-        repeats: `atis` only: of a text recorded more often than labelled, as many as
+        name: name of the corpus: its folder in `cache/`, the start of every id, and by
+            default its folder in `data/`.
+        adapter: format of the corpus. `demo` synthesises the embedded commands; `fsc`
+            reads Fluent Speech Commands, `atis` the LDC's ATIS recordings with the
+            labels of a text release, `slurp` SLURP, `timers` Timers and Such, `snips`
+            Snips SmartLights, `table` your own CSV, TSV, JSON lines or Parquet file,
+            `lhotse` lhotse manifests, and `datasets` a folder saved by the library
+            datasets.
+        train_utterances, valid_utterances, test_utterances: `demo`: number of commands
+            per speaker of that split.
+        seed: of the demo's choice of commands, conditions and levels; of new splits.
+        table: `table`: the file, relative to the corpus root.
+        path_column, split_column, speaker_column, text_column, intent_column: `table`
+            and `datasets`: names of the columns. An empty speaker_column means that
+            speakers are unknown. split_column is read if `splits` is given, by
+            `datasets` only if the folder has no parts.
+        outside_paths: `table`, `lhotse` and `datasets`: `allow` recordings outside the
+            corpus root, or `refuse` them. The manifest has their paths relative to the
+            root, so you can move both together only. DVC does not notice when they
+            change, because it watches the root.
+        prefix: `lhotse`: start of the manifests' names, relative to the corpus root:
+            `slurp`, `manifests/slurp`; can be empty.
+        intent_key: `lhotse`: key of the intent in a supervision's `custom`.
+        parts: `lhotse` and `datasets`: names of train, valid and test, in this order;
+            for new splits, the parts to make them from.
+        labels: `atis`: label files, relative to the corpus root.
+        joined_intents: `atis`: for labels with two intents: use the first, drop the
+            utterance, or keep the label.
+        least_utterances: `atis`: leave out intents with fewer utterances.
+        repeats: `atis`: if a text has more recordings than labels, use as many as
             labelled, or all.
-        microphones: `atis` only: which recordings, the preferred first: s at the head,
-            c on the desk.
-        recordings: `slurp` only: all, or those of the headset or the other microphones.
-        synthetic: `slurp` only: whether train has the synthetic speech too.
-        train_speech: `timers` only: real, synth or both.
-        test_speech: `timers` only: real or synth.
-        field: `snips` only: recordings from close, far, or both.
-        fold: `snips` only: which of five is the test split, 0 to 4.
-        splits: not of the demo: as `given` by the corpus, or made from it by `seed`,
-            stratified by intent: `random`, or such that none of the `speakers`, or of
-            the `wordings`, is in two splits.
-        valid_share, test_share: of the utterances, where splits are made.
-        on_error: what to do about a recording that is no audio, empty or too long:
-            `stop` there, or `quarantine` it: set it aside, name it in the report, and
-            go on without it.
-        longest_seconds: of a recording; a command takes seconds, and the memory that
-            extraction needs grows with the longest.
+        microphones: `atis`: recordings to use, the preferred first: s (headset), c
+            (desk).
+        recordings: `slurp`: all, headset, or other (distant microphones).
+        synthetic: `slurp`: add the synthetic speech to train.
+        train_speech: `timers`: real, synth or both.
+        test_speech: `timers`: real or synth.
+        field: `snips`: recordings from close, far, or both.
+        fold: `snips`: which of the five folds is test, 0 to 4.
+        splits: all but `demo`: the splits `given` by the corpus, or new ones, made from
+            `seed` and stratified by intent: `random`, or with each of the `speakers` or
+            `wordings` in one split only.
+        valid_share, test_share: shares of the utterances in new splits.
+        on_error: `stop` at a recording that is not audio, empty or too long, or
+            `quarantine` it: leave it out, list it in the report, and continue.
+        longest_seconds: maximum duration of a recording. The memory of extraction grows
+            with the longest one.
     """
 
     name: str = "demo"
@@ -148,55 +147,42 @@ class CorpusParams:
     longest_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("adapter", self.adapter, ADAPTERS),
-            ("on_error", self.on_error, ON_ERROR),
-            ("outside_paths", self.outside_paths, OUTSIDE_PATHS),
-            ("splits", self.splits, SPLITS),
-        ):
-            if value not in known:
-                raise ConfigurationError(
-                    f"unknown corpus.{name}",
-                    found=repr(value),
-                    expected=f"one of {', '.join(known)}",
+        """Check the values, and that the adapter reads each one that was set."""
+        shares = self.valid_share, self.test_share
+        rules = {
+            "adapter": (self.adapter in ADAPTERS, one_of(ADAPTERS)),
+            "on_error": (self.on_error in ON_ERROR, one_of(ON_ERROR)),
+            "outside_paths": (
+                self.outside_paths in OUTSIDE_PATHS,
+                one_of(OUTSIDE_PATHS),
+            ),
+            "splits": (self.splits in SPLITS, one_of(SPLITS)),
+            **{
+                f"{split}_utterances": (
+                    getattr(self, f"{split}_utterances") >= 1,
+                    "1 or more",
                 )
-        for one in fields(self):
-            readers = READ_BY.get(one.name, ADAPTERS)
-            if self.adapter not in readers and getattr(self, one.name) != one.default:
+                for split in ("train", "valid", "test")
+            },
+            "seed": (self.seed >= 0, "0 or more"),
+            "valid_share": (
+                min(shares) > 0 and sum(shares) < 1,
+                "valid_share and test_share above 0, together below 1",
+            ),
+            "longest_seconds": (self.longest_seconds > 0, "more than 0 seconds"),
+            "name": (
+                bool(self.name) and "/" not in self.name and self.name[0] != ".",
+                "the name of a folder, without / and not starting with .",
+            ),
+        }
+        check_rules("corpus", self, rules)
+        for field in fields(self):
+            readers = READ_BY.get(field.name, ADAPTERS)
+            value = getattr(self, field.name)
+            if self.adapter not in readers and value != field.default:
                 raise ConfigurationError(
-                    f"corpus.{one.name} is not read by the adapter {self.adapter}",
-                    found=getattr(self, one.name),
+                    f"corpus.{field.name} is not read by the adapter {self.adapter}",
+                    found=value,
                     expected=f"the adapter {' or '.join(readers)}",
                     fix="leave it out, or set corpus.adapter",
                 )
-        for name, least in (
-            ("train_utterances", 1),
-            ("valid_utterances", 1),
-            ("test_utterances", 1),
-            ("seed", 0),
-        ):
-            value = getattr(self, name)
-            if value < least:
-                raise ConfigurationError(
-                    f"corpus.{name} cannot be used",
-                    found=value,
-                    expected=f"{least} or more",
-                )
-        if min(self.valid_share, self.test_share) <= 0 or (
-            self.valid_share + self.test_share >= 1
-        ):
-            raise ConfigurationError(
-                "corpus.valid_share and corpus.test_share cannot be used",
-                found=f"{self.valid_share} and {self.test_share}",
-                expected="more than 0 each, less than 1 together",
-            )
-        if not self.longest_seconds > 0:
-            raise ConfigurationError(
-                "corpus.longest_seconds cannot be used",
-                found=self.longest_seconds,
-                expected="more than 0 seconds",
-            )
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise ConfigurationError(
-                "corpus.name cannot name a folder", found=repr(self.name)
-            )
