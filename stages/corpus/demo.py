@@ -1,18 +1,17 @@
-"""The embedded corpus: our own smart-home commands, spoken by espeak-ng.
+"""The embedded corpus: smart-home commands, synthesised with espeak-ng.
 
-Reads `data/demo/phrases.csv` (action, object, location, text, and whether the wording
-is `heard` in all splits or `unseen`, for test only) and `data/demo/voices.csv` (the
-speakers of each split, and a crowd for the background). Writes 16 kHz mono 16-bit WAV
-files and says which recording condition each has:
+Reads `data/demo/phrases.csv` (action, object, location, text, and `heard` for a wording
+in all splits or `unseen` for one in test only) and `data/demo/voices.csv` (the speakers
+of each split, and those of the background babble). Writes 16 kHz mono 16-bit WAV files.
+Each recording has a condition:
 
-    clean      as spoken
-    babble     people talking behind, 5 to 15 dB below
-    room       a reverberant room, one a speaker
+    clean      none of the following
+    babble     other speakers in the background, 5 to 15 dB below
+    room       a reverberant room, one per speaker
     telephone  300 to 3,400 Hz, 8-bit mu-law
 
-In every split, every other utterance has one of the last three. As in recordings that
-people make, there is silence around the words, and over all of it, whatever the
-condition, a faint hiss. The same parameters give the same bytes.
+In each split, every other utterance has one of the last three. All recordings start and
+end with silence and have a faint hiss. The same parameters give the same bytes.
 """
 
 from collections.abc import Sequence
@@ -45,8 +44,7 @@ _NOISY = ("babble", "room", "telephone")
 _CROWD = "crowd"
 _RECIPE_FILE = "recipe.txt"
 
-# Silence before and after the words, seconds; and how far the hiss is below the power
-# of the recording.
+# Silence before and after the words, in seconds; level of the hiss below the recording.
 _MARGIN = (0.1, 0.4)
 _HISS_DECIBELS = (30, 50)
 
@@ -54,16 +52,16 @@ _HISS_DECIBELS = (30, 50)
 def read_demo(
     params: CorpusParams, data: Path, audio: Path, workers: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Speak what is not there yet, or is no longer as it was spoken.
+    """Synthesise the recordings that are missing or have changed.
 
     Args:
-        params: how many utterances, and the seed.
+        params: numbers of utterances, and the seed.
         data: the folder with `phrases.csv` and `voices.csv`.
-        audio: where the recordings go.
-        workers: synthesisers at once.
+        audio: folder of the recordings.
+        workers: number of parallel synthesisers.
 
     Returns:
-        rows for the manifest but for ids, durations and hashes; and a table of the
+        the manifest's rows without id, seconds and audio_sha256; and a table with the
         columns path and condition.
     """
     phrases = _read_table(data / "phrases.csv", _PHRASE_COLUMNS)
@@ -81,10 +79,11 @@ def read_demo(
         "seed": params.seed,
     }
     recipe = fingerprint(sources)
-    plans = []
-    for number, row in enumerate(voices.itertuples(index=False)):
-        if row.split != _CROWD:
-            plans.append(_plan(params, phrases, row, number))
+    plans = [
+        _plan(params, phrases, row, number)
+        for number, row in enumerate(voices.itertuples(index=False))
+        if row.split != _CROWD
+    ]
     unspoken = [
         number
         for number, plan in enumerate(plans)
@@ -126,7 +125,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 def _plan(
     params: CorpusParams, phrases: pd.DataFrame, voice: tuple, number: int
 ) -> tuple[synthesis.Voice, pd.DataFrame]:
-    """Who says what under which condition: the rows of one speaker."""
+    """The voice of a speaker, and the texts and conditions of the recordings."""
     split = voice.split  # type: ignore[attr-defined]
     speaker = voice.speaker  # type: ignore[attr-defined]
     generator = np.random.default_rng((params.seed, number))
@@ -140,7 +139,7 @@ def _plan(
     order = [list(intents)[i] for i in generator.permutation(len(intents))]
     rows = []
     for place in range(count):
-        # Every intent in turn, in the speaker's own order, in a random wording.
+        # All intents in turn, in the speaker's order, each in a random wording.
         choice = generator.choice(intents[order[place % len(order)]])
         phrase = allowed.iloc[int(choice)]
         noisy = place % 2 == 1
@@ -180,7 +179,7 @@ def _is_spoken(
 
 
 def _note(recipe: str, paths: Sequence[Path]) -> str:
-    """What vouches for a speaker's recordings: how they were made, and their bytes."""
+    """The recipe and the hash of a speaker's recordings, to detect changes."""
     return f"{recipe}\n{fingerprint({path.name: hash_file(path) for path in paths})}\n"
 
 
@@ -194,7 +193,7 @@ def _speak(
 ) -> None:
     voice, rows = plan
     note = (audio / rows["path"].iloc[0]).with_name(_RECIPE_FILE)
-    # Of an earlier recipe, which would vouch for files that are half overwritten.
+    # Removed first, so that it does not describe partly overwritten files.
     note.unlink(missing_ok=True)
     generator = np.random.default_rng((params.seed, number, 1))
     response = effects.room_response(generator)
@@ -216,14 +215,14 @@ def _speak(
         file.parent.mkdir(parents=True, exist_ok=True)
         samples = np.round(wave * 32767).astype(np.int16)
         soundfile.write(file, samples, effects.SAMPLE_RATE, "PCM_16")
-    # Written last: only a speaker with this file is complete.
+    # Written last: it marks the speaker as complete.
     write_text(note, _note(recipe, [audio / path for path in rows["path"]]))
 
 
 def _crowd(
     params: CorpusParams, phrases: pd.DataFrame, voices: pd.DataFrame
 ) -> np.ndarray:
-    """(voices, samples): what the background says, each voice half a minute or so."""
+    """The background speech, (voices, samples): about 30 seconds per voice."""
     texts = list(phrases.loc[phrases["wording"] == "heard", "text"])
     tracks = []
     for number, row in enumerate(voices.itertuples(index=False)):

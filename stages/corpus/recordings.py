@@ -1,9 +1,8 @@
-"""What the audio files of a corpus are: duration and hash, remembered between runs.
+"""Durations and hashes of a corpus's recordings, cached between runs.
 
-`<cache>/recordings.json` keeps each file's size and the times of its last modification
-and of its last change of state, which no tool can set back, so that a file is read
-again only if one of them changed. It is a note to ourselves: nothing that
-depends on the manifest depends on it.
+`recordings.json` in the corpus's folder has each file's size, modification time and
+change time (which no tool can set back). A file is read again only if one of them
+differs. No later stage depends on this file.
 """
 
 import json
@@ -18,10 +17,13 @@ from stages.core.files import write_json
 from stages.core.hashing import hash_file
 from stages.core.runtime import progress
 
+_Note = dict
+"""What `recordings.json` has of a recording: stamp (size, times), seconds, sha256."""
+
 
 @dataclass(frozen=True)
 class Recording:
-    """Duration in seconds, 0 where it cannot be told, and SHA-256 of the bytes."""
+    """Duration in seconds, 0 if the file cannot be read, and SHA-256 of the file."""
 
     seconds: float
     sha256: str
@@ -35,67 +37,66 @@ def inspect_recordings(
     *,
     on_error: str = "stop",
 ) -> list[Recording]:
-    """Duration and hash of each of `paths` under `root`, in their order.
+    """Duration and hash of each of `paths`, in their order.
 
     Args:
         root: the corpus root.
-        paths: relative to it.
-        remembered: the file in which results are kept.
-        workers: threads; hashing lets others run.
-        on_error: with `quarantine`, a file that is empty or not audio lasts 0 seconds
-            and is left to extraction, which sets it aside.
+        paths: relative to `root`.
+        remembered: the file that caches the results.
+        workers: number of threads.
+        on_error: with `quarantine`, a file that is empty or not audio lasts 0 seconds;
+            extraction quarantines it.
 
     Raises:
-        InputError: a file is missing; names it.
+        InputError: a file is missing.
         RecordingError: a file is empty or not audio.
     """
     known = _read(remembered)
+    notes: dict[str, _Note] = {}
 
-    def one(path: str) -> tuple[list[int], Recording]:
-        file = root / path
-        try:
-            state = file.stat()
-        except OSError:
-            raise InputError(
-                "no such audio file",
-                path=file,
-                fix="complete the corpus, or pass its folder with --root",
-            ) from None
-        stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-        note = known.get(path)
-        # What lasts 0 seconds was bad under another `on_error`.
-        if note is not None and note["stamp"] == stamp and note["seconds"]:
-            return stamp, Recording(note["seconds"], note["sha256"])
-        try:
-            seconds = _seconds(file)
-        except RecordingError:
-            if on_error == "stop":
-                raise
-            seconds = 0.0
-        return stamp, Recording(seconds, hash_file(file))
+    def inspect(path: str) -> _Note:
+        return _inspect(root / path, known.get(path), on_error)
 
-    results: dict[str, tuple[list[int], Recording]] = {}
     try:
         with ThreadPoolExecutor(workers) as pool:
             found = progress(
-                pool.map(one, paths),
+                pool.map(inspect, paths),
                 total=len(paths),
                 description="reading headers",
                 unit="file",
             )
-            for path, result in zip(paths, found, strict=True):
-                results[path] = result
+            for path, note in zip(paths, found, strict=True):
+                notes[path] = note
     finally:
-        # Also when a file is bad: the others need not be read again.
-        notes = {
-            path: {"stamp": stamp, "seconds": one.seconds, "sha256": one.sha256}
-            for path, (stamp, one) in results.items()
-        }
+        # After an error too, so a repeated run does not read these files again.
         if notes != known:
             write_json(
                 remembered, {**known, **notes} if len(notes) < len(paths) else notes
             )
-    return [results[path][1] for path in paths]
+    return [Recording(notes[path]["seconds"], notes[path]["sha256"]) for path in paths]
+
+
+def _inspect(file: Path, known: _Note | None, on_error: str) -> _Note:
+    """The note of a recording: `known` if the file has not changed."""
+    try:
+        state = file.stat()
+    except OSError:
+        raise InputError(
+            "no such audio file",
+            path=file,
+            fix="complete the corpus, or pass its folder with --root",
+        ) from None
+    stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    # A file of 0 seconds was not readable; `on_error` may have changed since.
+    if known is not None and known["stamp"] == stamp and known["seconds"]:
+        return known
+    try:
+        seconds = _seconds(file)
+    except RecordingError:
+        if on_error == "stop":
+            raise
+        seconds = 0.0
+    return {"stamp": stamp, "seconds": seconds, "sha256": hash_file(file)}
 
 
 def _seconds(file: Path) -> float:
