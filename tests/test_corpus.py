@@ -629,7 +629,7 @@ def test_numbers_and_nothing_are_texts_in_any_table(
     "content, complaint",
     [
         ('{"path": "a.wav"}\n{"path"\n', "line 2 is not JSON"),
-        ("[1]\n", "line 1 is no object; found list"),
+        ("[1]\n", "line 1 is not an object; found list"),
         ('{"path": "a.wav"}\n', "no column intent, speaker, split, text; found path"),
         ("", "no column intent"),
     ],
@@ -844,7 +844,7 @@ def test_a_missing_column_is_named_with_those_there_are(
         (b"", "not a readable table"),
         (b'path,split\n"a.wav,train\n', "not a readable table"),
         (b"path,split,speaker,text,intent\na,b,c,d,e,f,g\n", "not a readable table"),
-        (b"path,text,text\na,b,c\n", "column 'text' stands twice"),
+        (b"path,text,text\na,b,c\n", "column 'text' is repeated"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(

@@ -1,15 +1,15 @@
-"""A directory that Hugging Face's datasets saved (`save_to_disk`), read through it.
+"""A directory that `save_to_disk` of Hugging Face's datasets wrote, read with datasets.
 
 The corpus root is the directory itself, of a `DatasetDict` or of a `Dataset`. Columns
 are named as for a table; `corpus.path_column` is the audio: bytes, as `save_to_disk`
 embeds them, or paths, absolute or relative to the directory. Classes (`ClassLabel`)
 become their names.
 
-Nothing is decoded here. The pipeline reads files, so the stage puts embedded bytes,
-just as they are, into `audio/` in the corpus's cache, and links there to the files that
-paths name. A file is called by its part, its own name and the hash of its bytes (of a
-path, of the path): it stays what it was when rows come, go or change places, and is
-not written again.
+Nothing is decoded here. The pipeline reads files, so the stage writes embedded bytes
+unchanged to `audio/` in the corpus's cache, and links files that paths name from there.
+The name of a file is its part, its own name and the hash of its bytes (of a path, the
+hash of the path). So it does not change when rows are added, removed or reordered, and
+the file is not written again.
 """
 
 import os
@@ -26,14 +26,14 @@ from stages.core.errors import ConfigurationError, InputError
 from stages.core.files import atomic_path
 from stages.core.hashing import hash_bytes
 from stages.core.runtime import progress
+from stages.corpus.entry import as_text
 from stages.corpus.params import CorpusParams
-from stages.corpus.part import split_of_parts
-from stages.corpus.table import (
-    as_text,
+from stages.corpus.rows import (
     check_columns,
-    check_intents,
     checked_rows,
+    joined_rows,
     path_from_root,
+    split_of_parts,
 )
 
 _BATCH = 64
@@ -41,11 +41,11 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Contents:
-    """Recordings of a directory, each to be put at a path.
+    """The recordings of a directory, by the path to write or link them to.
 
     Attributes:
-        embedded: of those that are bytes: path, and of what part, row and size.
-        files: of those that are files: path, and where it is.
+        embedded: part, row and size of each recording that is bytes.
+        files: location of each recording that is a file.
         audio: for each part, its table with the column of the audio alone.
     """
 
@@ -54,12 +54,12 @@ class Contents:
     audio: dict[str, Any]
 
     def put(self, folder: Path) -> None:
-        """Write and link below `folder` what is not there yet."""
+        """Write and link the recordings that `folder` does not have yet."""
         for path, file in self.files.items():
             _link(folder / path, file)
         absent: dict[str, dict[int, str]] = defaultdict(dict)
         for path, (part, number, size) in self.embedded.items():
-            # The name has the bytes' hash; the size tells of a write cut short.
+            # The name has the hash of the bytes; the size shows an interrupted write.
             if not _has_size(folder / path, size):
                 absent[part][number] = path
         for part, rows in absent.items():
@@ -72,60 +72,53 @@ class Contents:
                 description="writing recordings",
                 unit="file",
             ):
-                with atomic_path(folder / path, flush=False) as beside:
-                    beside.write_bytes(content)
+                with atomic_path(folder / path, flush=False) as temporary:
+                    temporary.write_bytes(content)
 
 
 def read_datasets(params: CorpusParams, root: Path) -> tuple[pd.DataFrame, Contents]:
-    """Rows for the manifest, their paths being those at which to put the recordings.
+    """Rows for the manifest, and the recordings to put at their paths.
 
     Raises:
         ConfigurationError: datasets is not installed, or `corpus.parts` cannot be used.
-        InputError: `root` is no such directory, a part or column is missing or of
-            another kind, an empty field, an unknown split, an absent file, a path
-            outside the root, or an intent that no train row has; names the part and the
-            row, from 0 as in datasets itself.
+        InputError: `root` is not such a directory, a part, column, field or file is
+            missing or invalid, a path is outside the root, or no train row has the
+            intent of some row; names the part and the row, from 0 as in datasets.
     """
     contents = Contents({}, {}, {})
-    given = params.splits == "given"
     tables = []
-    trained: set[str] = set()
     for part, (split, dataset) in _load(params, root).items():
         rows = _described(params, root / part, split, dataset)
         audio = dataset.select_columns([params.path_column])
         contents.audio[part] = audio
         rows["path"] = [
-            _place(contents, params, root, part, number, row[params.path_column])
+            _add(contents, params, root, part, (number, row[params.path_column]))
             for number, row in enumerate(_rows(audio))
         ]
-        rows = checked_rows(root / part, rows, root=root, first=0, splits=given)
-        if given:
-            trained |= set(rows.loc[rows["split"] == "train", "intent"])
-            check_intents(root / part, rows, trained, first=0)
-        tables.append(rows)
-    return pd.concat(tables, ignore_index=True), contents
+        tables.append(checked_rows(params, root, root / part, rows, first=0))
+    return joined_rows(params, root, tables), contents
 
 
 def _load(params: CorpusParams, root: Path) -> dict[str, tuple[str, Any]]:
-    """Each part's split and table; a directory without parts has one, called nothing.
+    """The split and table of each part; a directory without parts has one, "".
 
-    The split is empty where a column has it or splits are made.
+    The split is empty if a column has it or splits are to be made.
     """
     try:
         import datasets
     except ImportError:
         raise ConfigurationError(
-            "reading a directory of datasets needs another package",
+            "reading a directory of datasets needs the package datasets",
             path=root,
             fix="pip install -e '.[datasets]'",
         ) from None
     try:
         loaded = datasets.load_from_disk(str(root))
-    # Of datasets, of pyarrow, of JSON.
+    # From datasets, pyarrow or JSON.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"not a directory that save_to_disk of datasets wrote ({reason})",
+            f"not a directory written by save_to_disk of datasets ({reason})",
             path=root,
             fix="pass that directory with --root, or link it there",
         ) from error
@@ -138,7 +131,7 @@ def _load(params: CorpusParams, root: Path) -> dict[str, tuple[str, Any]]:
                 f"no part {part!r}",
                 path=root,
                 found=", ".join(loaded),
-                fix="set corpus.parts to what train, valid and test are called, or "
+                fix="set corpus.parts to the names of train, valid and test, or "
                 "corpus.splits to make splits from the parts named there",
             )
     return {part: (split, loaded[part]) for part, split in splits.items()}
@@ -147,7 +140,7 @@ def _load(params: CorpusParams, root: Path) -> dict[str, tuple[str, Any]]:
 def _described(
     params: CorpusParams, where: Path, split: str, dataset: Any
 ) -> pd.DataFrame:
-    """A part's rows for the manifest but for the paths, which are empty."""
+    """A part's rows for the manifest, with empty paths."""
     columns = {"text": params.text_column, "intent": params.intent_column}
     if params.splits == "given" and not split:
         columns["split"] = params.split_column
@@ -155,7 +148,7 @@ def _described(
         columns["speaker"] = params.speaker_column
     check_columns(
         where,
-        pd.DataFrame(columns=dataset.column_names),
+        dataset.column_names,
         [params.path_column, *columns.values()],
         fix="name the columns in section corpus of params.yaml",
     )
@@ -163,7 +156,7 @@ def _described(
     is_path = getattr(kind, "dtype", "") in ("string", "large_string")
     if not is_path and type(kind).__name__ != "Audio":
         raise InputError(
-            f"column {params.path_column!r} is no audio",
+            f"column {params.path_column!r} is not audio",
             path=where,
             found=kind,
             expected="Audio, or paths as strings",
@@ -174,13 +167,13 @@ def _described(
 
 
 def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
-    """Rows as they are stored: audio not decoded, classes as numbers."""
+    """Rows as stored: audio not decoded, classes as numbers."""
     for batch in dataset.with_format("arrow").iter(_BATCH):
         yield from batch.to_pylist()
 
 
 def _texts(dataset: Any, column: str) -> list[str]:
-    """A column as texts; nothing, and a class that is none, as an empty one."""
+    """A column as texts; missing values and class -1 are empty."""
     kind = dataset.features[column]
     names = getattr(kind, "names", None)
     values = [row[column] for row in _rows(dataset.select_columns([column]))]
@@ -189,31 +182,35 @@ def _texts(dataset: Any, column: str) -> list[str]:
     return ["" if value is None or value < 0 else names[value] for value in values]
 
 
-def _place(
+def _add(
     contents: Contents,
     params: CorpusParams,
     root: Path,
     part: str,
-    number: int,
-    value: Any,
+    row: tuple[int, Any],
 ) -> str:
-    """Add a recording, a path or what Audio stores, to `contents`; where it is put.
+    """Add a recording to `contents`; returns its path there, empty if it has none.
 
-    Empty if there is none.
+    Args:
+        contents: the recordings so far.
+        params: `outside_paths`.
+        root: the directory.
+        part: of the directory.
+        row: its number, and its audio: a path, or what `Audio` stores.
     """
-    given = value.get("path") if isinstance(value, dict) else value
-    content = value.get("bytes") if isinstance(value, dict) else None
+    number, audio = row
+    given = audio.get("path") if isinstance(audio, dict) else audio
+    content = audio.get("bytes") if isinstance(audio, dict) else None
     if content:
         path = _path(part, given or "", content)
         contents.embedded[path] = part, number, len(content)
         return path
     if not given:
         return ""
-    outside = params.outside_paths
-    file = root / path_from_root(root, root / part, number, given, outside=outside)
+    file = root / path_from_root(params, root, root / part, number, given)
     if not file.is_file():
         raise InputError(
-            f"row {number} names a recording that is not there",
+            f"row {number} names a missing recording",
             path=root / part,
             found=repr(given),
             expected="a file, by an absolute path or one relative to the directory",
@@ -224,10 +221,10 @@ def _place(
 
 
 def _path(part: str, given: str, key: bytes) -> str:
-    """Where a recording is put that was called `given`."""
+    """The path of a recording with the original name `given` and the hash of `key`."""
     name = PurePosixPath(given)
     stem = re.sub(r"[^\w-]+", "-", name.stem)
-    # Without a suffix a manifest's ids would lose what follows a full stop.
+    # The manifest's ids drop the suffix, so there must be one.
     suffix = name.suffix if re.fullmatch(r"\.\w+", name.suffix) else ".audio"
     file = "-".join(filter(None, (stem, hash_bytes(key)[:12]))) + suffix
     return f"{part}/{file}" if part else file

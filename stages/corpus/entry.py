@@ -1,6 +1,6 @@
-"""Entries of JSON files: fields that are there and of the right kind.
+"""Entries of JSON files, read with checks of their fields.
 
-An entry is called in errors by where it stands, such as `line 3` or `entry '17'`.
+In error messages an entry is named by its place, such as `line 3` or `entry '17'`.
 """
 
 import json
@@ -12,13 +12,13 @@ from typing import Any
 from stages.core.errors import InputError
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-"""Would not survive the manifest."""
+"""Control characters, which the manifest cannot hold."""
 
 _KINDS: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """Read a JSON file that holds an object.
 
     Raises:
         InputError: it is not JSON in UTF-8, or not an object.
@@ -30,19 +30,17 @@ def read_object(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"not JSON in UTF-8 ({error})", path=file) from None
     if not isinstance(value, dict):
-        raise InputError(
-            "not the release's file", path=file, found=f"{value!r:.60}", expected="{…}"
-        )
+        raise InputError("not an object", path=file, found=f"{value!r:.60}")
     return value
 
 
 def read_lines(file: Path) -> Iterator[tuple[str, Any]]:
-    """`line <number>`, from 1, and what that line of a JSON lines file says.
+    """`line <number>`, from 1, and the value of each line of a JSON lines file.
 
     Raises:
         InputError: a line is not UTF-8 or not JSON; names it.
     """
-    # As bytes, since text would also be split at other line separators.
+    # Read bytes: text would also be split at other line separators.
     with open(file, "rb") as stream:
         for number, line in enumerate(stream, 1):
             where = f"line {number}"
@@ -55,27 +53,31 @@ def read_lines(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def not_utf8(file: Path) -> InputError:
-    """What to raise for a file that is not UTF-8: names its first such line."""
+    """The error for a file that is not UTF-8; names its first invalid line."""
+    what, found = "not UTF-8 text", None
     for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError as error:
+            what = f"line {number} is not UTF-8 text"
             found = f"{line[max(0, error.start - 20) : error.end + 20]!r}"
-            return InputError(
-                f"line {number} is not UTF-8 text",
-                path=file,
-                found=found,
-                fix="save it as UTF-8",
-            )
-    return InputError("not UTF-8 text", path=file, fix="save it as UTF-8")
+            break
+    return InputError(what, path=file, found=found, fix="save it as UTF-8")
+
+
+def as_text(value: object) -> str:
+    """A JSON value as a field of a table: text unchanged, null as an empty field."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def get_field(file: Path, where: str, entry: Any, key: str, kind: type) -> Any:
     """`entry[key]`, a `kind`: `str`, `list` or `dict`.
 
     Raises:
-        InputError: `entry` has no such key or is no object, or the value is another
-            kind.
+        InputError: `entry` is not an object or has no such key, or the value has
+            another type.
     """
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, kind):
@@ -89,23 +91,22 @@ def get_field(file: Path, where: str, entry: Any, key: str, kind: type) -> Any:
 
 
 def get_text(file: Path, where: str, entry: Any, key: str) -> str:
-    """The words of `entry[key]` with single spaces, at least one.
+    """The words of `entry[key]`, at least one, separated by single spaces.
 
     Raises:
-        InputError: as `get_field`, or a control character that is no space.
+        InputError: as `get_field`, or there is no word or a control character.
     """
     text = " ".join(get_field(file, where, entry, key, str).split())
-    # A control character would not survive the manifest.
     if not text or CONTROL.search(text):
         raise InputError(f"{where} has no usable {key}", path=file, found=repr(text))
     return text
 
 
 def get_file_name(file: Path, where: str, entry: Any, key: str) -> str:
-    """`entry[key]`, the name of a file in a folder known otherwise.
+    """`entry[key]`, the name of a file in the folder of recordings.
 
     Raises:
-        InputError: as `get_field`, or it is no name or leads out of that folder.
+        InputError: as `get_field`, or it is not a name but a path.
     """
     name = get_field(file, where, entry, key, str)
     if name in ("", ".", "..") or "/" in name or CONTROL.search(name):

@@ -8,50 +8,40 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.core.errors import InputError
 from stages.core.manifest import SPLITS
-from stages.corpus.table import (
-    check_columns,
-    check_intents,
-    checked_rows,
-    read_text_table,
-)
+from stages.corpus.params import CorpusParams
+from stages.corpus.rows import check_columns, check_file, checked_rows, joined_rows
+from stages.corpus.table import read_text_table
 
 _COLUMNS = ("path", "speakerId", "transcription", "action", "object", "location")
 
 
-def read_fsc(root: Path) -> pd.DataFrame:
+def read_fsc(params: CorpusParams, root: Path) -> pd.DataFrame:
     """Rows for the manifest from the release's three tables under `root`.
 
     Raises:
-        InputError: a table is missing or has other columns, a bad field, or an intent
-            that no train utterance has; names the table and the row.
+        InputError: a table, column or field is missing or invalid, or no train row has
+            the intent of some row; names the table and the row.
     """
     parts = []
     for split in SPLITS:
         file = root / "data" / f"{split}_data.csv"
-        if not file.is_file():
-            raise InputError(
-                "not a Fluent Speech Commands folder: no such table",
-                path=file,
-                fix="pass the release's folder with --root, or link it there",
-            )
+        check_file(
+            file,
+            "Fluent Speech Commands",
+            "pass the release's folder with --root, or link it there",
+        )
         table = read_text_table(file)
-        check_columns(file, table, _COLUMNS)
+        check_columns(file, table.columns, _COLUMNS)
+        intents = table["action"] + "|" + table["object"] + "|" + table["location"]
         rows = pd.DataFrame(
             {
                 "path": table["path"],
                 "split": split,
                 "speaker": table["speakerId"],
                 "text": table["transcription"],
-                "intent": table["action"]
-                + "|"
-                + table["object"]
-                + "|"
-                + table["location"],
+                "intent": intents,
             }
         )
-        parts.append(checked_rows(file, rows, root=root))
-        # Train comes first in SPLITS.
-        check_intents(file, rows, set(parts[0]["intent"]))
-    return pd.concat(parts, ignore_index=True)
+        parts.append(checked_rows(params, root, file, rows))
+    return joined_rows(params, root, parts)

@@ -1,8 +1,8 @@
-"""A corpus in lhotse's manifests, read through lhotse.
+"""A corpus in lhotse's manifests, read with lhotse.
 
-Beneath the corpus root lie, for each part, `<prefix>_recordings_<part>.jsonl.gz` and
-`<prefix>_supervisions_<part>.jsonl.gz`, as lhotse's recipes write them; `.jsonl` does
-as well, and an empty part or prefix goes with its underscore. Of a supervision:
+For each part the corpus root has `<prefix>_recordings_<part>.jsonl.gz` and
+`<prefix>_supervisions_<part>.jsonl.gz`, as lhotse's recipes write them, or the same
+with the suffix `.jsonl`; an empty part or prefix has no underscore. Of a supervision:
 
     text      the text
     speaker   the speaker; unknown if it has none
@@ -10,9 +10,9 @@ as well, and an empty part or prefix goes with its underscore. Of a supervision:
     recording_id, start, duration, channel
               which must be the whole of one recording, all its channels
 
-An utterance of this project is a file, whose bytes it is known by; so a recording must
-be one file as it is, without transforms. Whatever lhotse can cut, mix or fetch, it can
-also write to files. A relative path is relative to the corpus root.
+An utterance of this project is a file, identified by its bytes; so a recording must be
+one file without transforms. lhotse can write what it cuts, mixes or fetches to files.
+A relative path is relative to the corpus root.
 """
 
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ from typing import Any
 import pandas as pd
 
 from stages.core.errors import ConfigurationError, InputError
+from stages.corpus.entry import as_text
 from stages.corpus.params import CorpusParams
-from stages.corpus.part import split_of_parts
-from stages.corpus.table import as_text, check_intents, checked_rows, path_from_root
+from stages.corpus.rows import checked_rows, joined_rows, split_of_parts
 
 _TOLERANCE = 0.025
 """Seconds between a supervision's end and its recording's, lhotse's own default."""
@@ -38,75 +38,54 @@ _TO_FILES = (
 def read_lhotse(
     params: CorpusParams, root: Path
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Rows for the manifest, and what a person should know of them.
+    """Rows for the manifest, and notes for the user.
 
     Raises:
         ConfigurationError: lhotse is not installed, or `corpus.parts` cannot be used.
-        InputError: a manifest is missing or not lhotse's, a supervision lacks a field
-            or its recording, or is not the whole of one file, a path outside the root,
-            or an intent that no train row has; names the file and the row, from 1.
+        InputError: a manifest is missing or invalid, a supervision lacks a field or its
+            recording, or is not the whole of one file, a path is outside the root, or
+            no train row has the intent of some row; names the file and the row, from 1.
     """
-    tables = []
-    notes = []
-    trained: set[str] = set()
+    tables, notes = [], []
     for part, split in split_of_parts(params).items():
-        file = _manifest_file(root, params.prefix, "recordings", part)
-        recordings: dict[str, tuple[int, Any]] = {}
-        for number, one in _read(file, "Recording"):
-            if one.id in recordings:
-                raise InputError(
-                    f"row {number} has the id of row {recordings[one.id][0]}",
-                    path=file,
-                    found=one.id,
-                )
-            recordings[one.id] = number, one
-        spoken = _manifest_file(root, params.prefix, "supervisions", part)
+        listed = _manifest_file(root, params.prefix, "recordings", part)
+        recordings = _read_recordings(listed)
+        file = _manifest_file(root, params.prefix, "supervisions", part)
         rows = []
-        for number, one in _read(spoken, "SupervisionSegment"):
+        for number, one in _read(file, "SupervisionSegment"):
             if one.recording_id not in recordings:
                 raise InputError(
-                    f"row {number} is of a recording that is not listed",
-                    path=spoken,
+                    f"row {number} has a recording that is not listed",
+                    path=file,
                     found=one.recording_id,
-                    expected=f"an id of {file.name}",
+                    expected=f"an id of {listed.name}",
                 )
             place, recording = recordings[one.recording_id]
-            path = path_from_root(
-                root,
-                file,
-                place,
-                _source(file, place, recording),
-                outside=params.outside_paths,
-            )
-            _check_whole(spoken, number, one, recording)
-            rows.append(
-                {
-                    "path": path,
-                    "split": split,
-                    "speaker": one.speaker or "",
-                    "text": one.text or "",
-                    "intent": _intent(spoken, number, one, params.intent_key),
-                }
-            )
+            path = _source(listed, place, recording)
+            _check_whole(file, number, one, recording)
+            intent = _intent(file, number, one, params.intent_key)
+            rows.append((path, split, one.speaker or "", one.text or "", intent))
         columns = ["path", "split", "speaker", "text", "intent"]
         table = pd.DataFrame(rows, columns=columns, dtype=str)
-        table = checked_rows(
-            spoken,
-            table,
-            root=root,
-            first=1,
-            splits=bool(split),
-            outside=params.outside_paths,
-        )
-        if split == "train":
-            trained = set(table["intent"])
-        if split:
-            check_intents(spoken, table, trained, first=1)
-        silent = len(recordings) - table["path"].nunique()
-        if silent:
-            notes.append(f"{file}: {silent:,} recordings without a supervision")
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True), tuple(notes)
+        tables.append(checked_rows(params, root, file, table, first=1))
+        unused = len(recordings) - tables[-1]["path"].nunique()
+        if unused:
+            notes.append(f"{listed}: {unused:,} recordings without a supervision")
+    return joined_rows(params, root, tables), tuple(notes)
+
+
+def _read_recordings(file: Path) -> dict[str, tuple[int, Any]]:
+    """Row and recording by id."""
+    recordings: dict[str, tuple[int, Any]] = {}
+    for number, one in _read(file, "Recording"):
+        if one.id in recordings:
+            raise InputError(
+                f"row {number} has the id of row {recordings[one.id][0]}",
+                path=file,
+                found=one.id,
+            )
+        recordings[one.id] = number, one
+    return recordings
 
 
 def _manifest_file(root: Path, prefix: str, kind: str, part: str) -> Path:
@@ -119,17 +98,17 @@ def _manifest_file(root: Path, prefix: str, kind: str, part: str) -> Path:
         f"no such manifest of {kind}",
         path=root / f"{name}.jsonl.gz",
         fix="pass the manifests' folder with --root, and set corpus.prefix and "
-        "corpus.parts to what their names have",
+        "corpus.parts to match their names",
     )
 
 
 def _read(file: Path, kind: str) -> Iterator[tuple[int, Any]]:
-    """Row, from 1, and what lhotse makes of it."""
+    """Rows, numbered from 1, as lhotse's objects."""
     try:
         from lhotse.lazy import LazyManifestIterator
     except ImportError:
         raise ConfigurationError(
-            "reading lhotse's manifests needs another package",
+            "reading lhotse's manifests needs the package lhotse",
             path=file,
             fix="pip install -e '.[lhotse]'",
         ) from None
@@ -141,7 +120,7 @@ def _read(file: Path, kind: str) -> Iterator[tuple[int, Any]]:
             item = next(items)
         except StopIteration:
             return
-        # Of gzip, JSON, encoding, and whatever a wrong field leads lhotse to.
+        # From gzip, JSON, the encoding, or an invalid field in lhotse.
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(
@@ -149,7 +128,7 @@ def _read(file: Path, kind: str) -> Iterator[tuple[int, Any]]:
             ) from error
         if type(item).__name__ != kind:
             raise InputError(
-                f"row {number} is something else",
+                f"row {number} has another type",
                 path=file,
                 found=type(item).__name__,
                 expected=kind,
@@ -158,7 +137,7 @@ def _read(file: Path, kind: str) -> Iterator[tuple[int, Any]]:
 
 
 def _source(file: Path, number: int, recording: Any) -> str:
-    """The path of a recording that is one file as it is."""
+    """The path of a recording that is one file without transforms."""
     kinds = [source.type for source in recording.sources]
     if kinds != ["file"]:
         what, found = "is not one file", f"sources {', '.join(kinds) or 'none'}"
@@ -177,7 +156,7 @@ def _source(file: Path, number: int, recording: Any) -> str:
 
 
 def _check_whole(file: Path, number: int, one: Any, recording: Any) -> None:
-    """Raise InputError unless a supervision is of the whole recording."""
+    """Raise InputError unless a supervision is the whole recording."""
     channels = one.channel if isinstance(one.channel, list) else [one.channel]
     off = max(abs(one.start), abs(one.end - recording.duration))
     if off > _TOLERANCE:
@@ -189,7 +168,7 @@ def _check_whole(file: Path, number: int, one: Any, recording: Any) -> None:
     else:
         return
     raise InputError(
-        f"row {number} is of a part of a recording",
+        f"row {number} is a part of a recording",
         path=file,
         found=found,
         expected=expected,

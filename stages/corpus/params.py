@@ -53,8 +53,21 @@ READ_BY = {
     "test_share": _GIVEN,
 }
 """The adapters that read a parameter; all adapters read those not listed."""
-OUTSIDE_PATHS = ("refuse", "allow")
 SPLITS = ("given", "random", "speakers", "wordings")
+FOLDS = 5
+_CHOICES = {
+    "adapter": ADAPTERS,
+    "outside_paths": ("refuse", "allow"),
+    "joined_intents": ("first", "drop", "keep"),
+    "repeats": ("labelled", "all"),
+    "microphones": ("sc", "cs", "s", "c"),
+    "recordings": ("all", "headset", "other"),
+    "train_speech": ("both", "real", "synth"),
+    "test_speech": ("real", "synth"),
+    "field": ("close", "far", "both"),
+    "splits": SPLITS,
+    "on_error": ON_ERROR,
+}
 
 
 @dataclass(frozen=True)
@@ -150,13 +163,12 @@ class CorpusParams:
         """Check the values, and that the adapter reads each one that was set."""
         shares = self.valid_share, self.test_share
         rules = {
-            "adapter": (self.adapter in ADAPTERS, one_of(ADAPTERS)),
-            "on_error": (self.on_error in ON_ERROR, one_of(ON_ERROR)),
-            "outside_paths": (
-                self.outside_paths in OUTSIDE_PATHS,
-                one_of(OUTSIDE_PATHS),
-            ),
-            "splits": (self.splits in SPLITS, one_of(SPLITS)),
+            **{
+                name: (getattr(self, name) in known, one_of(known))
+                for name, known in _CHOICES.items()
+            },
+            "fold": (self.fold in range(FOLDS), f"0 to {FOLDS - 1}"),
+            "least_utterances": (self.least_utterances >= 3, "3 or more"),
             **{
                 f"{split}_utterances": (
                     getattr(self, f"{split}_utterances") >= 1,

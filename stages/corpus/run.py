@@ -1,10 +1,10 @@
-"""The corpus stage: an adapter's rows become the manifest.
+"""The corpus stage: an adapter reads a corpus, and its rows become the manifest.
 
-Reads a corpus root (or, for the demo, the phrases and voices in `data/demo/`); what is
-not a file there, the demo's speech and embedded recordings, goes to `audio/`. Writes
-`manifest.csv`, `intents.json` and `conditions.csv` (columns id and condition; without
-rows where conditions are unknown); for ATIS also `unmatched.csv`, which no stage reads.
-Later stages depend on the manifest alone: it carries the hash of every recording.
+Reads a corpus root, or for the demo the phrases and voices in `data/demo/`. Writes
+`manifest.csv`, `intents.json` and `conditions.csv` (columns id and condition; empty if
+conditions are unknown), and recordings that are not files in the root (the demo's, and
+embedded ones) to `audio/`. For ATIS it also writes `unmatched.csv`, for the user only.
+Later stages depend on the manifest alone; it has the hash of every recording.
 """
 
 import itertools
@@ -17,6 +17,7 @@ import pandas as pd
 from stages.core.errors import ConfigurationError, InputError
 from stages.core.files import atomic_path
 from stages.core.manifest import SPLITS, write_manifest
+from stages.core.text import name_some
 from stages.corpus.atis import read_atis
 from stages.corpus.datasets import Contents, read_datasets
 from stages.corpus.demo import read_demo
@@ -34,16 +35,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus as its release describes it.
+    """A corpus as an adapter reads it.
 
     Attributes:
-        table: path, split, speaker, text and intent of each recording, and as `where`
-            what errors name, file and row; empty where the recordings were looked for.
-        notes: what a person should know of how it came about.
-        unmatched: recordings and labels that have no counterpart; None where both are
-            one.
-        contents: the recordings, which the stage has to put where the table says; None
-            where they lie below the corpus root.
+        table: path, split, speaker, text and intent of each recording, and `where` it
+            is listed, for messages (file and row; empty if the adapter found the files
+            itself).
+        notes: messages for the user.
+        unmatched: recordings without labels, and labels without recordings; None if the
+            corpus lists both together.
+        contents: embedded recordings, to write to the table's paths; None if the
+            recordings are files in the corpus root.
     """
 
     table: pd.DataFrame
@@ -54,7 +56,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the stage wrote, and the corpus's notes."""
+    """Counts of the manifest, and the notes of the adapter."""
 
     manifest: Path
     utterances: dict[str, int]
@@ -65,47 +67,52 @@ class Summary:
 
     def __str__(self) -> str:
         splits = ", ".join(f"{self.utterances[name]} {name}" for name in SPLITS)
-        bad = f"; {self.unreadable} cannot be read, extraction sets them aside"
-        return (
+        line = (
             f"{self.manifest}: {splits} utterances, {self.intents} intents, "
-            f"{self.hours:.2f} hours" + bad * bool(self.unreadable)
+            f"{self.hours:.2f} hours"
         )
+        if self.unreadable:
+            line += f"; {self.unreadable} cannot be read, extraction sets them aside"
+        return line
 
 
 def run(
     params: CorpusParams, *, root: Path | None, data: Path, output: Path, workers: int
 ) -> Summary:
-    """Write the manifest of the corpus.
+    """Write the manifest of a corpus.
 
     Args:
         params: which corpus.
-        root: where it lies; None for the demo, which speaks its own recordings.
+        root: the corpus root; None for the demo.
         data: the folder `data/` of the repository.
-        output: the corpus's folder under `cache/`; recordings of `WRITES_AUDIO` go to
-            `audio` there.
-        workers: threads or synthesisers at once.
+        output: the corpus's folder in `cache/`.
+        workers: number of threads or parallel synthesisers.
 
     Raises:
-        ConfigurationError: a corpus root is needed and none was given.
+        ConfigurationError: `root` is missing.
         InputError: the corpus is incomplete or inconsistent; names file and row.
     """
+    audio = output / "audio"
     notes: tuple[str, ...] = ()
     if params.adapter == "demo":
-        root = output / "audio"
-        table, conditions = read_demo(params, data / "demo", root, workers)
+        root = audio
+        table, conditions = read_demo(params, data / "demo", audio, workers)
     else:
-        root = _checked_root(params, root)
-        conditions = pd.DataFrame({"path": [], "condition": []}, dtype=str)
+        root = _check_root(params, root)
         corpus = read_corpus(params, root)
         table, notes = corpus.table, corpus.notes
+        conditions = pd.DataFrame({"path": [], "condition": []}, dtype=str)
         if corpus.unmatched is not None:
-            with atomic_path(output / "unmatched.csv") as beside:
-                corpus.unmatched.to_csv(beside, index=False, lineterminator="\n")
+            _write_csv(output / "unmatched.csv", corpus.unmatched)
         if corpus.contents is not None:
-            root = output / "audio"
+            root = audio
             corpus.contents.put(root)
     table["path"] = [Path(path).as_posix() for path in table["path"]]
-    table["id"] = _identifiers(params.name, table["path"])
+    for one in (table, conditions):
+        one["id"] = [
+            f"{params.name}/{Path(path).with_suffix('').as_posix()}"
+            for path in one["path"]
+        ]
     _check(root, table)
     _warn(table)
     recordings = inspect_recordings(
@@ -119,14 +126,9 @@ def run(
     table["audio_sha256"] = [one.sha256 for one in recordings]
     manifest = output / "manifest.csv"
     write_manifest(manifest, table)
-    conditions = pd.DataFrame(
-        {
-            "id": _identifiers(params.name, conditions["path"]),
-            "condition": conditions["condition"],
-        }
-    ).sort_values("id")
-    with atomic_path(output / "conditions.csv") as beside:
-        conditions.to_csv(beside, index=False, lineterminator="\n")
+    _write_csv(
+        output / "conditions.csv", conditions[["id", "condition"]].sort_values("id")
+    )
     return Summary(
         manifest,
         {name: int((table["split"] == name).sum()) for name in SPLITS},
@@ -138,7 +140,7 @@ def run(
 
 
 def read_corpus(params: CorpusParams, root: Path) -> Corpus:
-    """A corpus that is given; no recording is decoded.
+    """Read a corpus with its adapter, and make new splits if `params` asks for them.
 
     Raises:
         InputError: the corpus is incomplete or inconsistent; names file and row.
@@ -147,38 +149,23 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
     unmatched = contents = None
     match params.adapter:
         case "atis":
-            joined = read_atis(
-                root,
-                labels=params.labels,
-                joined_intents=params.joined_intents,
-                least_utterances=params.least_utterances,
-                repeats=params.repeats,
-                microphones=params.microphones,
-                seed=params.seed,
-            )
-            table, notes, unmatched = joined.table, joined.report, joined.unmatched
-            if params.splits == "given":
-                notes += joined.split_report
+            table, notes, unmatched = read_atis(params, root)
         case "datasets":
             table, contents = read_datasets(params, root)
         case "fsc":
-            table = read_fsc(root)
+            table = read_fsc(params, root)
         case "lhotse":
             table, notes = read_lhotse(params, root)
         case "slurp":
-            table = read_slurp(
-                root, recordings=params.recordings, synthetic=params.synthetic
-            )
+            table = read_slurp(params, root)
         case "timers":
-            table = read_timers(
-                root, train=params.train_speech, test=params.test_speech
-            )
+            table = read_timers(params, root)
         case "snips":
-            table = read_snips(root, field=params.field, fold=params.fold)
+            table = read_snips(params, root)
         case _:
             table = read_described(params, root)
     if params.splits != "given":
-        # Not above: scikit-learn takes a second to import.
+        # Imported here, because scikit-learn takes a second to import.
         from stages.corpus.splits import make_splits
 
         table = make_splits(
@@ -193,7 +180,7 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
     return Corpus(table, notes, unmatched, contents)
 
 
-def _checked_root(params: CorpusParams, root: Path | None) -> Path:
+def _check_root(params: CorpusParams, root: Path | None) -> Path:
     if root is None:
         raise ConfigurationError(
             f"corpus {params.name!r} needs the folder of its recordings",
@@ -210,13 +197,13 @@ def _checked_root(params: CorpusParams, root: Path | None) -> Path:
 
 
 def _check(root: Path, table: pd.DataFrame) -> None:
-    """What holds of every corpus."""
+    """Check that recordings are unique and exist, and that no split is empty."""
     places = _places(table)
     for column, what, fix in (
-        ("path", "the same recording stands in several rows", "keep one row of each"),
+        ("path", "several rows have the same recording", "keep one row of each"),
         (
             "id",
-            "recordings that differ in suffix only have one id",
+            "recordings whose names differ only in their suffix have one id",
             "rename all but one",
         ),
     ):
@@ -230,16 +217,16 @@ def _check(root: Path, table: pd.DataFrame) -> None:
                 + f"; {repeated.sum()} such rows in all",
                 fix=fix,
             )
-    absent = [
+    missing = [
         place
         for place, path in zip(places, table["path"], strict=True)
         if not (root / path).is_file()
     ]
-    if absent:
+    if missing:
         raise InputError(
-            f"{len(absent)} of {len(table)} recordings are not there",
+            f"{len(missing)} of {len(table)} recordings do not exist",
             path=root,
-            found=f"no {_listed(absent)}",
+            found=f"no {name_some(missing)}",
             fix="complete the corpus, or pass its folder with --root",
         )
     counts = table["split"].value_counts()
@@ -249,13 +236,13 @@ def _check(root: Path, table: pd.DataFrame) -> None:
                 f"no utterance in split {split!r}",
                 path=root,
                 found=", ".join(f"{size} {name}" for name, size in counts.items()),
-                expected="some in each of train, valid and test",
-                fix="set corpus.splits to make splits, or complete the corpus",
+                expected="utterances in each of train, valid and test",
+                fix="set corpus.splits to make new splits, or complete the corpus",
             )
 
 
 def _places(table: pd.DataFrame) -> list[str]:
-    """Each recording with the file and row that names it; the demo's have none."""
+    """Each recording, with the file and row that list it if known."""
     return [
         f"{row.path} ({row.where})" if getattr(row, "where", "") else row.path
         for row in table.itertuples()
@@ -263,31 +250,26 @@ def _places(table: pd.DataFrame) -> list[str]:
 
 
 def _warn(table: pd.DataFrame) -> None:
-    """Say what is no error, but not what one would wish for either."""
+    """Warn about speakers in both train and test, and intents with one utterance."""
     table = table.assign(place=_places(table))
     known = table[table["speaker"] != ""]
-    splits = known.groupby("speaker")["split"].agg(set)
-    both = sorted(splits.index[[{"train", "test"} <= found for found in splits]])
-    if both:
-        firsts = known.groupby(["speaker", "split"])["place"].first()
+    firsts = known.groupby(["speaker", "split"])["place"].first().unstack()
+    both = firsts.reindex(columns=["train", "test"]).dropna()
+    if len(both):
         names = [
-            f"{one}: {firsts[one, 'train']}, {firsts[one, 'test']}" for one in both
+            f"{row.Index}: {row.train} and {row.test}" for row in both.itertuples()
         ]
         log.warning(
-            "%d speakers are in train and in test: %s", len(both), "; ".join(names[:3])
+            "%d speakers are in train and in test: %s", len(both), name_some(names)
         )
-    counts = table["intent"].value_counts()
-    single = table[table["intent"].map(counts) == 1]
+    single = table[~table["intent"].duplicated(keep=False)]
     if len(single):
         names = [f"{row.intent}: {row.place}" for row in single.itertuples()]
         log.warning(
-            "%d intents have a single utterance: %s", len(single), _listed(names)
+            "%d intents have a single utterance: %s", len(single), name_some(names)
         )
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + ", …" * (len(names) > 3)
-
-
-def _identifiers(name: str, paths: pd.Series) -> list[str]:
-    return [f"{name}/{Path(path).with_suffix('').as_posix()}" for path in paths]
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")

@@ -1,11 +1,11 @@
-"""SLURP, as released: `dataset/slurp/*.jsonl` and the flacs beside them.
+"""SLURP, as released: `dataset/slurp/*.jsonl` and the flac recordings.
 
 A line is an utterance: `sentence`, `scenario`, `action` and `recordings`, each of which
 names its `file`. The intent is `<scenario>_<action>`; a line's own `intent` is not
 read, since one in a hundred differs. `metadata.json` has the speaker of each recording,
-`usrid`, but of none in train_synthetic. The recordings lie in `audio/slurp_real` and
-`audio/slurp_synth`, where the release's script unpacks them, or in the same folders at
-the root, where SpeechBrain's recipe does.
+`usrid`, except for those of train_synthetic. The recordings are in `audio/slurp_real`
+and `audio/slurp_synth`, where the release's script unpacks them, or in the same folders
+at the root, where SpeechBrain's recipe does.
 
 Sources: Bastianelli et al. 2020; the README, scripts and annotations of
 github.com/pswietojanski/slurp; the SLURP recipes of SpeechBrain and ESPnet.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.core.errors import ConfigurationError, InputError
+from stages.core.errors import InputError
 from stages.corpus.entry import (
     get_field,
     get_file_name,
@@ -24,107 +24,84 @@ from stages.corpus.entry import (
     read_lines,
     read_object,
 )
-
-RECORDINGS = ("all", "headset", "other")
+from stages.corpus.params import CorpusParams
+from stages.corpus.rows import COLUMNS, check_file, check_folder, joined_rows
 
 _SYNTHETIC = "train_synthetic"
 _HEADSET = "-headset"
 
 
-def read_slurp(
-    root: Path, *, recordings: str = "all", synthetic: bool = False
-) -> pd.DataFrame:
-    """Rows for the manifest, one a recording, sorted by path.
+def read_slurp(params: CorpusParams, root: Path) -> pd.DataFrame:
+    """Rows for the manifest, one for each recording.
 
-    A recording that is listed again with the same split and intent stands once, with
-    the text of its first line, as ESPnet's recipe has it.
+    A recording that is listed again with the same split and intent gives one row, with
+    the text of its first line, as in ESPnet's recipe.
 
     Args:
+        params: `recordings` of each utterance: `all`, as in the paper; those of the
+            close microphone, `headset`, known by their names; or the `other`, distant
+            ones. `synthetic` adds the release's synthetic speech to train; `recordings`
+            does not apply to it.
         root: the release's folder.
-        recordings: of each utterance: `all`, as in the paper; those of the close
-            microphone, `headset`, whose names say so; or the `other`, distant ones.
-        synthetic: whether the release's synthetic speech is added to train. It has no
-            microphones: `recordings` does not choose from it.
 
     Raises:
-        ConfigurationError: `recordings` is none of `RECORDINGS`.
-        InputError: a file or the folder of the recordings is missing, a file is not
-            UTF-8 or not JSON, a field is missing or bad, a recording is listed with two
-            splits or intents, or no train recording has an intent; names the line.
+        InputError: a file, the folder of the recordings or a field is missing or
+            invalid, a recording is listed with two splits or intents, or no train
+            recording has the intent of some recording; names the line.
     """
-    if recordings not in RECORDINGS:
-        raise ConfigurationError(
-            "unknown choice of SLURP's recordings",
-            found=repr(recordings),
-            expected=f"one of {', '.join(RECORDINGS)}",
-        )
     annotations = root / "dataset" / "slurp"
     speakers = _read_speakers(annotations / "metadata.json")
-    # Train first: it says which intents there are.
-    parts = [("train", "train"), ("devel", "valid"), ("test", "test")]
-    if synthetic:
-        parts.insert(1, (_SYNTHETIC, "train"))
-    trained: set[str] = set()
-    rows: dict[str, dict[str, str]] = {}
-    for part, split in parts:
+    split_of = {"train": "train", "devel": "valid", "test": "test"}
+    if params.synthetic:
+        split_of[_SYNTHETIC] = "train"
+    rows: dict[str, dict[str, object]] = {}
+    for part, split in split_of.items():
         file = annotations / f"{part}.jsonl"
-        if not file.is_file():
-            raise InputError(
-                "not a SLURP folder: no such file",
-                path=file,
-                fix="pass the folder of github.com/pswietojanski/slurp with --root",
-            )
-        wanted = "all" if part == _SYNTHETIC else recordings
+        fix = "pass the folder of github.com/pswietojanski/slurp with --root"
+        check_file(file, "SLURP", fix)
+        wanted = "all" if part == _SYNTHETIC else params.recordings
         audio = _audio_folder(root, part)
-        for where, name, text, intent in _read_recordings(file):
+        for line, name, text, intent in _read_recordings(file):
             if wanted != "all" and (_HEADSET in name) != (wanted == "headset"):
                 continue
-            if split == "train":
-                trained.add(intent)
-            elif intent not in trained:
-                raise InputError(
-                    f"{where} has intent {intent!r}, which no train recording has",
-                    path=file,
-                    fix="drop the line or, if only some recordings are read, read all",
-                )
             row = {
                 "path": f"{audio}/{name}",
                 "split": split,
                 "speaker": speakers.get(name, ""),
                 "text": text,
                 "intent": intent,
-                "where": f"{file.relative_to(root)} {where}",
+                "file": file,
+                "row": line,
             }
-            first = rows.setdefault(row["path"], row)
+            first = rows.setdefault(f"{audio}/{name}", row)
             if (first["split"], first["intent"]) != (split, intent):
                 raise InputError(
-                    f"{where} lists {name} again",
+                    f"{line} lists {name} again",
                     path=file,
                     found=f"{intent} in {split}",
                     expected=f"{first['intent']} in {first['split']}, as before",
                     fix="drop one of the two",
                 )
-    columns = ["path", "split", "speaker", "text", "intent", "where"]
-    table = pd.DataFrame(list(rows.values()), columns=columns, dtype=str)
-    return table.sort_values("path", ignore_index=True)
+    fix = "drop the line or, if only some recordings are read, read all"
+    table = pd.DataFrame(list(rows.values()), columns=COLUMNS)
+    return joined_rows(params, root, [table], fix=fix)
 
 
 def _audio_folder(root: Path, part: str) -> str:
-    """Where the recordings of a part lie, relative to `root`."""
+    """The folder of a part's recordings, relative to `root`."""
     name = "slurp_synth" if part == _SYNTHETIC else "slurp_real"
-    for folder in (f"audio/{name}", name):
-        if (root / folder).is_dir():
-            return folder
-    raise InputError(
-        "no such folder of recordings",
-        path=root / "audio" / name,
-        fix=f"run scripts/download_audio.sh of SLURP in its folder, or unpack "
+    if (root / name).is_dir() and not (root / "audio" / name).is_dir():
+        return name
+    check_folder(
+        root / "audio" / name,
+        "run scripts/download_audio.sh of SLURP in its folder, or unpack "
         f"{name}.tar.gz into audio",
     )
+    return f"audio/{name}"
 
 
 def _read_recordings(file: Path) -> Iterator[tuple[str, str, str, str]]:
-    """Of each recording its line, its name, what it says and the intent."""
+    """The line, file name, text and intent of each recording."""
     for where, line in read_lines(file):
         text = get_text(file, where, line, "sentence")
         scenario = get_text(file, where, line, "scenario")
@@ -134,7 +111,7 @@ def _read_recordings(file: Path) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _read_speakers(file: Path) -> dict[str, str]:
-    """Who speaks, by the recording's file name; nobody where there is no such file."""
+    """The speaker of each recording by file name; empty without `metadata.json`."""
     if not file.is_file():
         return {}
     speakers = {}

@@ -1,16 +1,17 @@
 """Snips SmartLights, as released in `snips_slu_data_v1.0`; splits are made here.
 
-`smart-lights-en-close-field` and `smart-lights-en-far-field` each hold `dataset.json`,
-the queries as pieces of text by intent, and `speech_corpus`: wavs in `audio` and
-`metadata.json`, whose entries have `filename`, `text` and, as the speaker, `id` of
-`worker`. A recording gets its intent by its text, normalised; some queries have no
-recording. Far-field recordings are close-field ones played and recorded at two metres.
+`smart-lights-en-close-field` and `smart-lights-en-far-field` each contain
+`dataset.json`, the queries as pieces of text by intent, and `speech_corpus`: wavs in
+`audio` and `metadata.json`, whose entries have `filename`, `text` and, as the speaker,
+`id` of `worker`. A recording gets its intent by its normalised text; some queries have
+no recording. Far-field recordings are close-field ones, played and recorded at two
+metres.
 
-The corpus has no splits: it is meant for cross-validation. The folds here are five,
-stratified by intent and drawn by hash, so that no seed or library enters. Wordings are
-held out, since random folds leak them: one recording in fifteen differs from another in
-case, punctuation or spaces alone. Speakers are not held out, as mostly elsewhere: of 52
-in the close field four speak half, and folds by speaker would be little but those four.
+The corpus has no splits: it is meant for cross-validation. The five folds here are
+stratified by intent and drawn by hash, so they depend on neither a seed nor a library.
+A wording is in one fold only, and the same one for both fields if they have the same
+`dataset.json`: one recording in fifteen differs from another only in case, punctuation
+or spaces. Speakers are in several folds: of 52 in the close field four recorded half.
 
 Sources: Saade et al. 2019, «Spoken Language Understanding on the Edge»; the README and
 handler of github.com/sonos/spoken-language-understanding-research-datasets; ESPnet's
@@ -22,103 +23,81 @@ from typing import Any
 
 import pandas as pd
 
-from stages.core.errors import ConfigurationError, InputError
+from stages.core.errors import InputError
 from stages.core.hashing import hash_bytes
 from stages.core.text import normalise_text
 from stages.corpus.entry import get_field, get_file_name, get_text, read_object
+from stages.corpus.params import FOLDS, CorpusParams
+from stages.corpus.rows import COLUMNS, check_file, check_folder, joined_rows
 
-FIELDS = ("close", "far", "both")
-FOLDS = 5
 
-
-def read_snips(root: Path, *, field: str = "close", fold: int = 0) -> pd.DataFrame:
-    """Rows for the manifest, sorted by path.
-
-    A wording is in the same fold whatever `field` is, provided that both fields have
-    the same `dataset.json`.
+def read_snips(params: CorpusParams, root: Path) -> pd.DataFrame:
+    """Rows for the manifest.
 
     Args:
+        params: `field`: `close`, `far` or `both`. `fold`: which of the folds 0 to 4 is
+            test; the next one (0 after 4) is valid, and the other three are train.
         root: the release's folder.
-        field: `close`, `far` or `both`; with both, the two recordings of a query are in
-            the same split.
-        fold: which of the folds 0 to 4 is test. The next one, after 4 it is 0, is
-            valid, and the other three are train.
 
     Raises:
-        ConfigurationError: `field` or `fold` is unknown.
-        InputError: a file or the folder of the recordings is missing, a file is not
-            JSON in UTF-8, a key is missing, a text has two intents or none, or no train
-            recording has an intent; names the entry.
+        InputError: a file, the folder of the recordings or a key is missing or invalid,
+            a text has two intents or none, or no train recording has the intent of some
+            recording; names the entry.
     """
-    if field not in FIELDS:
-        raise ConfigurationError(
-            "unknown field of Snips SmartLights",
-            found=repr(field),
-            expected=f"one of {', '.join(FIELDS)}",
-        )
-    if fold not in range(FOLDS):
-        raise ConfigurationError(
-            "unknown fold of Snips SmartLights",
-            found=repr(fold),
-            expected=f"one of {', '.join(map(str, range(FOLDS)))}",
-        )
-    fields = ("close", "far") if field == "both" else (field,)
-    folders = [f"smart-lights-en-{one}-field" for one in fields]
+    fields = ("close", "far") if params.field == "both" else (params.field,)
+    folders = [root / f"smart-lights-en-{field}-field" for field in fields]
     intents: dict[str, str] = {}
     for folder in folders:
-        _add_queries(root / folder / "dataset.json", intents)
+        _add_queries(folder / "dataset.json", intents)
+    rows = [row for folder in folders for row in _read_recordings(folder, intents)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     folds = _folds(intents)
-    splits = {fold: "test", (fold + 1) % FOLDS: "valid"}
-    rows, sources = [], []
-    for folder in folders:
-        speech = f"{folder}/speech_corpus"
-        file = root / speech / "metadata.json"
-        recordings = _read(file)
-        if not (root / speech / "audio").is_dir():
+    splits = {params.fold: "test", (params.fold + 1) % FOLDS: "valid"}
+    table["path"] = [path.relative_to(root).as_posix() for path in table["path"]]
+    table["split"] = [
+        splits.get(folds[normalise_text(text)], "train") for text in table["text"]
+    ]
+    fix = "choose another fold, or drop the intent"
+    return joined_rows(params, root, [table], fix=fix)
+
+
+def _read_recordings(folder: Path, intents: dict[str, str]) -> list[dict[str, Any]]:
+    """Rows for the recordings of one field, still without splits."""
+    speech = folder / "speech_corpus"
+    file = speech / "metadata.json"
+    recordings = _read(file)
+    check_folder(
+        speech / "audio", "unpack snips_slu_data_v1.0 there, with its recordings"
+    )
+    rows = []
+    for key, recording in recordings.items():
+        where = f"entry {key!r}"
+        text = get_text(file, where, recording, "text")
+        wording = normalise_text(text)
+        if wording not in intents:
             raise InputError(
-                "no such folder of recordings",
-                path=root / speech / "audio",
-                fix="unpack snips_slu_data_v1.0 there, with its recordings",
-            )
-        for key, recording in recordings.items():
-            where = f"entry {key!r}"
-            text = get_text(file, where, recording, "text")
-            wording = normalise_text(text)
-            if wording not in intents:
-                raise InputError(
-                    f"{where} says {text!r}, which is no query",
-                    path=file,
-                    expected=f"a text of {folder}/dataset.json",
-                    fix="complete that file or drop the entry",
-                )
-            name = get_file_name(file, where, recording, "filename")
-            rows.append(
-                {
-                    "path": f"{speech}/audio/{name}",
-                    "split": splits.get(folds[wording], "train"),
-                    "speaker": _speaker(file, where, recording),
-                    "text": text,
-                    "intent": intents[wording],
-                    "where": f"{file.relative_to(root)} {where}",
-                }
-            )
-            sources.append((file, where))
-    trained = {row["intent"] for row in rows if row["split"] == "train"}
-    for row, (file, where) in zip(rows, sources, strict=True):
-        if row["intent"] not in trained:
-            raise InputError(
-                f"{where} has intent {row['intent']!r}, which no train recording has",
+                f"{where} has the text {text!r}, which is not a query",
                 path=file,
-                found=f"{row['split']} in fold {fold}",
-                fix="choose another fold, or drop the intent",
+                expected=f"a text of {folder.name}/dataset.json",
+                fix="complete that file or drop the entry",
             )
-    columns = ["path", "split", "speaker", "text", "intent", "where"]
-    table = pd.DataFrame(rows, columns=columns, dtype=str)
-    return table.sort_values("path", ignore_index=True)
+        rows.append(
+            {
+                "path": speech
+                / "audio"
+                / get_file_name(file, where, recording, "filename"),
+                "speaker": _speaker(file, where, recording),
+                "text": text,
+                "intent": intents[wording],
+                "file": file,
+                "row": where,
+            }
+        )
+    return rows
 
 
 def _folds(intents: dict[str, str]) -> dict[str, int]:
-    """The fold of each wording, by hash; they differ by one at most, in any intent."""
+    """The fold of each wording; of an intent, their sizes differ by one at most."""
     ordered = sorted(
         intents, key=lambda wording: (intents[wording], hash_bytes(wording.encode()))
     )
@@ -139,7 +118,7 @@ def _add_queries(file: Path, intents: dict[str, str]) -> None:
             known = intents.setdefault(normalise_text(text), intent)
             if known != intent:
                 raise InputError(
-                    f"{where} is {text!r}, which has another intent too",
+                    f"{where} is {text!r}, which also has another intent",
                     path=file,
                     found=f"{known}, {intent}",
                     fix="drop one of the two",
@@ -147,17 +126,14 @@ def _add_queries(file: Path, intents: dict[str, str]) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise InputError(
-            "not a Snips SmartLights folder: no such file",
-            path=file,
-            fix="pass the folder snips_slu_data_v1.0 with --root",
-        )
+    check_file(
+        file, "Snips SmartLights", "pass the folder snips_slu_data_v1.0 with --root"
+    )
     return read_object(file)
 
 
 def _speaker(file: Path, where: str, recording: Any) -> str:
-    """The worker's id; empty where there is none."""
+    """The worker's id; empty if there is none."""
     worker = recording.get("worker")
     if not isinstance(worker, dict) or not worker.get("id"):
         return ""

@@ -1,10 +1,12 @@
 """Timers and Such v1.0, as released: `{train,dev,test}-{real,synth}.csv` and wavs.
 
-A table's columns are `path` (relative to the release's folder, such as
-`train-real/….wav`), `speakerId`, `transcription`, `semantics` and some that are not
-read. `semantics` is a Python dictionary with `intent` and `slots`; the intent is the
-former alone, four in all. Its commas may have become `|`, as SpeechBrain's recipe for
-the first release wrote them.
+The columns that are read are `path` (relative to the release's folder, such as
+`train-real/….wav`), `speakerId`, `transcription` and `semantics`. `semantics` is a
+Python dictionary with `intent` (four in all), the only key that is read, and `slots`.
+Its commas can be `|`, as SpeechBrain's recipe for the first release wrote them.
+
+Valid is always dev-real: a model trained on synthetic speech is meant for real speech.
+The paper's test set all-real contains dev-real, so it is not offered.
 
 Sources: Lugosch et al. 2021, «Timers and Such»; zenodo.org/record/4623772; the
 timers-and-such recipe of SpeechBrain, which reads these tables and columns.
@@ -15,78 +17,61 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.core.errors import ConfigurationError, InputError
-from stages.corpus.table import (
+from stages.core.errors import InputError
+from stages.corpus.params import CorpusParams
+from stages.corpus.rows import (
     check_columns,
-    check_intents,
+    check_file,
+    check_folder,
     checked_rows,
-    read_text_table,
+    joined_rows,
 )
-
-TRAIN = {
-    "both": ("train-real", "train-synth"),
-    "real": ("train-real",),
-    "synth": ("train-synth",),
-}
-TEST = ("real", "synth")
+from stages.corpus.table import read_text_table
 
 _COLUMNS = ("path", "speakerId", "transcription", "semantics")
 
 
-def read_timers(root: Path, *, train: str = "both", test: str = "real") -> pd.DataFrame:
-    """Rows for the manifest from the release's tables, sorted by path.
-
-    Valid is dev-real whatever the others are: who trains on synthetic speech wants a
-    model that understands real speech. The paper's all-real, the test of systems
-    trained on synthetic speech alone, holds dev-real and is therefore not offered.
+def read_timers(params: CorpusParams, root: Path) -> pd.DataFrame:
+    """Rows for the manifest from the release's tables.
 
     Args:
+        params: `train_speech`: real, synth or both; SpeechBrain's recipe trains on both
+            and tests on real speech. `test_speech`: real or synth.
         root: the release's folder.
-        train: what is trained on, a key of `TRAIN`. Both, with tests on real speech, is
-            what SpeechBrain's recipe does and what its main results are for.
-        test: whether tests are on real or synthetic speech, one of `TEST`.
 
     Raises:
-        ConfigurationError: `train` or `test` is unknown.
-        InputError: a table or a folder of recordings is missing, a table is not UTF-8
-            or has other columns, a bad field, or an intent that no train row has; names
-            the table and the row (the heading is row 1).
+        InputError: a table, a folder of recordings, a column or a field is missing or
+            invalid, or no train row has the intent of some row; names the table and the
+            row (the heading is row 1).
     """
-    for name, value, known in (("train", train, TRAIN), ("test", test, TEST)):
-        if value not in known:
-            raise ConfigurationError(
-                f"unknown choice of Timers and Such's {name} part",
-                found=repr(value),
-                expected=f"one of {', '.join(known)}",
-            )
+    kinds = {"both": ("real", "synth")}.get(params.train_speech, (params.train_speech,))
     split_of = {
-        **dict.fromkeys(TRAIN[train], "train"),
+        **{f"train-{kind}": "train" for kind in kinds},
         "dev-real": "valid",
-        f"test-{test}": "test",
+        f"test-{params.test_speech}": "test",
     }
     parts = []
-    trained: set[str] = set()
     for name, split in split_of.items():
         file = root / f"{name}.csv"
-        rows = checked_rows(file, _read_part(file, split), root=root)
-        _check_folders(root, rows["path"])
-        # Train comes first.
-        if split == "train":
-            trained.update(rows["intent"])
-        check_intents(file, rows, trained)
+        rows = checked_rows(params, root, file, _read_part(file, split))
+        folders = {path.split("/")[0] for path in rows["path"] if "/" in path}
+        for folder in sorted(folders):
+            check_folder(
+                root / folder,
+                "unpack timers-and-such-v1.0.zip there, with its recordings",
+            )
         parts.append(rows)
-    return pd.concat(parts).sort_values("path", ignore_index=True)
+    return joined_rows(params, root, parts)
 
 
 def _read_part(file: Path, split: str) -> pd.DataFrame:
-    if not file.is_file():
-        raise InputError(
-            "not a Timers and Such folder: no such table",
-            path=file,
-            fix="pass the folder of timers-and-such-v1.0.zip with --root",
-        )
+    check_file(
+        file,
+        "Timers and Such",
+        "pass the folder of timers-and-such-v1.0.zip with --root",
+    )
     table = read_text_table(file)
-    check_columns(file, table, _COLUMNS)
+    check_columns(file, table.columns, _COLUMNS)
     return pd.DataFrame(
         {
             "path": table["path"],
@@ -104,7 +89,7 @@ def _read_part(file: Path, split: str) -> pd.DataFrame:
 def _intent(file: Path, number: int, semantics: str) -> str:
     try:
         meaning = ast.literal_eval(semantics.replace("|", ","))
-    # Whatever its documentation says that a malformed literal may raise.
+    # All that its documentation lists for a malformed literal.
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         meaning = None
     intent = meaning.get("intent") if isinstance(meaning, dict) else None
@@ -116,14 +101,3 @@ def _intent(file: Path, number: int, semantics: str) -> str:
             expected="{'intent': …, 'slots': …}",
         )
     return intent
-
-
-def _check_folders(root: Path, paths: pd.Series) -> None:
-    """Raise InputError if a folder of recordings is missing altogether."""
-    for folder in sorted({Path(path).parts[0] for path in paths if "/" in path}):
-        if not (root / folder).is_dir():
-            raise InputError(
-                "no such folder of recordings",
-                path=root / folder,
-                fix="unpack timers-and-such-v1.0.zip there, with its recordings",
-            )

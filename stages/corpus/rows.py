@@ -1,0 +1,194 @@
+"""The rows of a corpus: the checks that all adapters share.
+
+An adapter makes a table with the columns `COLUMNS`. The last two locate a row in error
+messages: the `file` that names the recording and the `row` there, such as `row 3`,
+`line 3` or `entry '17'`.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from stages.core.errors import ConfigurationError, InputError
+from stages.core.manifest import SPLITS
+from stages.corpus.entry import CONTROL
+from stages.corpus.params import READ_BY, CorpusParams
+
+COLUMNS = ("path", "split", "speaker", "text", "intent", "file", "row")
+
+
+def check_file(file: Path, corpus: str, fix: str) -> None:
+    """Raise InputError if a file of a release is missing."""
+    if not file.is_file():
+        raise InputError(f"not a {corpus} folder: no such file", path=file, fix=fix)
+
+
+def check_folder(folder: Path, fix: str) -> None:
+    """Raise InputError if a folder of recordings is missing."""
+    if not folder.is_dir():
+        raise InputError("no such folder of recordings", path=folder, fix=fix)
+
+
+def check_columns(
+    file: Path, found: Iterable[str], wanted: Iterable[str], *, fix: str | None = None
+) -> None:
+    """Raise InputError if a column of `wanted` is missing."""
+    found, wanted = list(found), list(wanted)
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise InputError(
+            f"no column {', '.join(missing)}",
+            path=file,
+            found=", ".join(found),
+            expected=", ".join(wanted),
+            fix=fix,
+        )
+
+
+def split_of_parts(params: CorpusParams) -> dict[str, str]:
+    """The split of each part of `params.parts`; empty if splits are to be made.
+
+    Raises:
+        ConfigurationError: there are too few parts, or one is repeated.
+    """
+    parts = params.parts
+    given = params.splits == "given"
+    if len(set(parts)) < len(parts) or not parts or (given and len(parts) != 3):
+        raise ConfigurationError(
+            "corpus.parts cannot be used",
+            found=", ".join(parts) or "none",
+            expected="the names of train, valid and test, in this order"
+            if given
+            else "one or more different parts",
+            fix="set corpus.splits to make splits from other parts" if given else None,
+        )
+    return dict(zip(parts, SPLITS if given else [""] * len(parts), strict=True))
+
+
+def path_from_root(
+    params: CorpusParams, root: Path, file: Path, number: int, path: str
+) -> str:
+    """`path`, absolute or relative to the root, as a path relative to the root.
+
+    Args:
+        params: `outside_paths` allows paths outside the root, which begin with `..`.
+        root: the corpus root.
+        file: the table with the path, for the message.
+        number: the row, for the message.
+        path: of a recording.
+
+    Raises:
+        InputError: the path is outside the root and that is not allowed.
+    """
+    found = Path(os.path.normpath(path))
+    if found.is_absolute():
+        # Try both: `data/<name>` is usually a link.
+        for start in (root.absolute(), root.resolve()):
+            if found.is_relative_to(start):
+                found = found.relative_to(start)
+                break
+    allowed = params.outside_paths == "allow"
+    if found.is_absolute() and allowed:
+        found = Path(os.path.relpath(found, root.resolve()))
+    elif found.is_absolute() or (found.parts[:1] == ("..",) and not allowed):
+        fix = "link the recordings' folder into the corpus root"
+        if params.adapter in READ_BY["outside_paths"]:
+            fix += ", or set corpus.outside_paths to allow"
+        raise InputError(
+            f"row {number} leaves the corpus root",
+            path=file,
+            found=repr(path),
+            expected="a path below the corpus root",
+            fix=fix,
+        )
+    return found.as_posix()
+
+
+def checked_rows(
+    params: CorpusParams,
+    root: Path,
+    file: Path,
+    rows: pd.DataFrame,
+    *,
+    first: int = 2,
+    folder: Path = Path(),
+) -> pd.DataFrame:
+    """`rows` with paths relative to the root, and the columns `file` and `row`.
+
+    Args:
+        params: whether splits are given and paths can be outside the root.
+        root: the corpus root.
+        file: the table.
+        rows: columns path, speaker, text, intent and split.
+        first: the number of the first row.
+        folder: what paths are relative to, itself relative to the root.
+
+    Raises:
+        InputError: a row has a missing or invalid field, or its path leaves the root.
+    """
+    # Otherwise two spellings of a speaker are two speakers, of an intent two intents.
+    fields = ("speaker", "text", "intent")
+    rows = rows.assign(**{field: rows[field].str.strip(" ") for field in fields})
+    paths: list[str] = []
+    for number, row in enumerate(rows.itertuples(index=False), first):
+        for field in ("path", "text", "intent"):
+            if not getattr(row, field).strip():
+                raise InputError(f"row {number} has no {field}", path=file)
+        for field in ("path", *fields):
+            if CONTROL.search(getattr(row, field)):
+                raise InputError(
+                    f"row {number} has a control character in its {field}",
+                    path=file,
+                    found=repr(getattr(row, field)),
+                )
+        if params.splits == "given" and row.split not in SPLITS:
+            raise InputError(
+                f"row {number} has an unknown split",
+                path=file,
+                found=repr(row.split),
+                expected=", ".join(SPLITS),
+            )
+        path = path_from_root(params, root, file, number, str(folder / row.path))
+        if Path(path).name in ("", ".."):
+            raise InputError(
+                f"row {number} names a folder", path=file, found=repr(row.path)
+            )
+        paths.append(path)
+    places = [f"row {number}" for number in range(first, first + len(rows))]
+    return rows.assign(path=paths, file=file, row=places)
+
+
+def joined_rows(
+    params: CorpusParams,
+    root: Path,
+    parts: Sequence[pd.DataFrame],
+    *,
+    fix: str = "move a row of that intent to train or drop the row",
+) -> pd.DataFrame:
+    """The rows of all parts, with the column `where` in place of `file` and `row`.
+
+    Args:
+        params: whether splits are given.
+        root: the corpus root.
+        parts: tables with the columns `COLUMNS`.
+        fix: what the user can do about an intent that train lacks.
+
+    Raises:
+        InputError: splits are given, and no train row has the intent of some row.
+    """
+    table = pd.concat(parts, ignore_index=True)
+    if params.splits == "given":
+        trained = table.loc[table["split"] == "train", "intent"]
+        for row in table[~table["intent"].isin(trained)].itertuples():
+            raise InputError(
+                f"{row.row} has intent {row.intent!r}, which no train row has",
+                path=row.file,
+                fix=fix,
+            )
+    where = [
+        f"{os.path.relpath(file, root)} {row}"
+        for file, row in zip(table["file"], table["row"], strict=True)
+    ]
+    return table.drop(columns=["file", "row"]).assign(where=where)
