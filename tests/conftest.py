@@ -94,9 +94,9 @@ def write_corpus(root: Path) -> None:
     lines = ["path,split,speaker,text,intent"]
     for split, count in COUNTS.items():
         for number in range(count):
-            for intent, (heard, unheard, hertz) in TONES.items():
+            for intent, (seen, unseen, hertz) in TONES.items():
                 path = f"{split}/{intent.replace(' ', '-')}-{number}.wav"
-                text = unheard if split == "test" and number else heard
+                text = unseen if split == "test" and number else seen
                 seconds = 0.35 + 0.1 * number
                 write_tone(root / path, hertz * (1 + number / 50), seconds, len(lines))
                 lines.append(f"{path},{split},{split}-{number},{text},{intent}")

@@ -320,7 +320,7 @@ def commit(folder: Path) -> None:
 
 
 def states() -> dict[str, str]:
-    """The state of every stage by its name, as `status` tells it."""
+    """The state of every stage by its name, as `status` shows it."""
     _, *lines = describe(Layout("tiny")).splitlines()
     return {line.split()[0]: line.split()[1] for line in lines}
 
@@ -343,7 +343,7 @@ def stale() -> set[str]:
     return {name for name, state in states().items() if state != "fresh"}
 
 
-def test_status_tells_fresh_stale_and_missing(repository):
+def test_status_shows_fresh_stale_and_missing(repository):
     commit(repository)
     assert set(states().values()) == {"fresh"}
 
@@ -373,7 +373,7 @@ def test_status_tells_fresh_stale_and_missing(repository):
     assert stale() == {"student@aln-1", "robustness", "report"}
 
 
-def test_status_tells_of_what_is_damaged_in_its_row(repository):
+def test_status_names_damage_in_its_row(repository):
     commit(repository)
     (part, *_) = sorted(Path("cache/tiny/acoustic").glob("*.h5"))
     part.write_bytes(part.read_bytes()[:100])
@@ -438,9 +438,9 @@ def test_dvc_runs_the_line_once_and_an_experiment_beside_it(repository, monkeypa
     _run("git", "commit", "-qm", "a")
     monkeypatch.setenv("ALN_CACHE_DIR", str(repository / "cache"))
     copied = ("-C", "data/tiny")  # which git ignores
-    told = _run("dvc", "exp", "run", "--temp", *copied, "-S", "student.alpha=[0.3]")
-    assert " 0 extracted now" in told
-    assert "student@aln-0.3" in told and "baseline2' didn't change" in told
+    output = _run("dvc", "exp", "run", "--temp", *copied, "-S", "student.alpha=[0.3]")
+    assert " 0 extracted now" in output
+    assert "student@aln-0.3" in output and "baseline2' didn't change" in output
     assert not Path("cache/tiny/student/aln-0.3").exists()
     _assert_known(repository / "cache", "0.3")
 
@@ -453,7 +453,7 @@ def test_dvc_runs_the_line_once_and_an_experiment_beside_it(repository, monkeypa
 
 
 def _known(cache: Path, alpha: float) -> list[str]:
-    """The systems with that α in the ledger of `cache`, as its files tell."""
+    """The systems with that α in the ledger of `cache`, from its files."""
     files = sorted((cache / "tiny" / "results").glob("*.json"))
     entries = [json.loads(path.read_text()) for path in files]
     parameters = [entry["parameters"] for entry in entries]
