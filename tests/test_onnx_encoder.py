@@ -1,10 +1,7 @@
 """ONNX Runtime gives what PyTorch gives, the same bits in any batch and process."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ from stages.acoustic.encoding import encode
 from stages.acoustic.frames import frame_count
 from stages.acoustic.graph import build_graph
 from stages.acoustic.onnx_encoder import OnnxEncoder, encode_in_processes
-from stages.core.errors import InputError, PipelineError
+from stages.core.errors import InputError
 from stages.core.hashing import hash_file
 from stages.speech import synthesis
 
@@ -189,82 +186,3 @@ def test_a_bad_recording_is_named_and_what_came_before_it_is_given(
         for features in encode_in_processes(batches, graph, 2):
             given.append(features)
     assert len(given) == 6
-
-
-def _children(parent: int) -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if fields[0] != "Z" and int(fields[1]) == parent:
-                found.append(int(folder.name))
-    return found
-
-
-def _workers(first: int) -> list[int]:
-    """The processes that the fork server of `first` has forked."""
-    return [pid for server in _children(first) for pid in _children(server)]
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_a_process_that_is_killed_ends_the_run_with_advice(
-    graph: Path, batches: list[list[tuple[Path, str]]]
-) -> None:
-    stream = encode_in_processes(batches * 50, graph, 2)
-    next(stream)
-    victims = _workers(os.getpid())
-    assert len(victims) >= 2
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
-    with pytest.raises(PipelineError, match=r"worker process died.*--workers"):
-        list(stream)
-
-
-_CHILD = """
-import sys, time
-from pathlib import Path
-from stages.acoustic.onnx_encoder import encode_in_processes
-
-import stages.core.workers as workers
-pool = workers.ProcessPoolExecutor
-class Waiting(pool):
-    def shutdown(self, **options):
-        print("ready", flush=True)
-        time.sleep(600)
-workers.ProcessPoolExecutor = Waiting
-recordings = [[(Path(sys.argv[2]), sys.argv[3])]] * 4
-list(encode_in_processes(recordings, Path(sys.argv[1]), 2))
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_no_process_outlives_a_killed_run(
-    graph: Path, batches: list[list[tuple[Path, str]]]
-) -> None:
-    path, sha256 = batches[0][0]
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, graph, path, sha256],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    workers = _workers(child.pid)
-    assert len(workers) >= 2
-    child.kill()
-    child.communicate()
-    deadline = time.monotonic() + 30
-    while any(_alive(pid) for pid in workers):
-        assert time.monotonic() < deadline, workers
-        time.sleep(0.05)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
