@@ -237,9 +237,8 @@ def test_each_speaker_says_all_intents_before_repeating_one(spoken: Demo) -> Non
     phrases = pd.read_csv(spoken.data / "demo" / "phrases.csv").astype(str)
     triples = phrases["action"] + "|" + phrases["object"] + "|" + phrases["location"]
     rows = spoken.manifest()
-    assert (
-        rows["intent"] == rows["text"].map(dict(zip(phrases["text"], triples)))
-    ).all()
+    intents = triples.set_axis(phrases["text"])
+    assert (rows["intent"] == rows["text"].map(intents)).all()
     for _, speaker in rows.groupby("speaker"):
         assert set(speaker.sort_values("path")["intent"][:3]) == set(triples)
     assert read_intents(spoken.output / "intents.json") == sorted(set(triples))
@@ -564,10 +563,9 @@ def test_json_lines_and_parquet_give_the_same_as_csv(
     root: Path, prepare: Prepare, name: str
 ) -> None:
     # Numbers become text, a missing value is empty, other columns are not read.
-    speakers = (None, 1, 2, 3)
-    rows = [{**one, "speaker": n} for one, n in zip(records(), speakers, strict=True)]
+    rows = [{**one, "speaker": n or None} for n, one in enumerate(records())]
     write_table(
-        root, [(*row[:2], str(n or ""), *row[3:]) for row, n in zip(GOOD, speakers)]
+        root, [(*row[:2], str(n or ""), *row[3:]) for n, row in enumerate(GOOD)]
     )
     expected = read_manifest(prepare().manifest)
     if name.endswith("jsonl"):
@@ -714,16 +712,6 @@ def test_empty_lines_are_allowed_at_the_end_only(root: Path, prepare: Prepare) -
             prepare()
 
 
-@pytest.mark.parametrize("name", ["../corpus/table.csv", "absolute"])
-def test_a_table_outside_of_the_root_is_refused(
-    root: Path, prepare: Prepare, name: str
-) -> None:
-    path = write_table(root)
-    name = str(path) if name == "absolute" else name
-    with pytest.raises(ConfigurationError, match=r"corpus\.table leaves .*table\.csv"):
-        prepare(replace(TABLE, table=name))
-
-
 @pytest.mark.parametrize(
     "content, complaint",
     [
@@ -755,6 +743,10 @@ def test_a_missing_table_or_root_is_named_with_its_setting(
 ) -> None:
     with pytest.raises(InputError, match=r"table\.csv: no such table.*corpus\.table"):
         prepare()
+    path = write_table(root)
+    for name in ("../corpus/table.csv", str(path)):
+        with pytest.raises(ConfigurationError, match=r"corpus\.table leaves .*\.csv"):
+            prepare(replace(TABLE, table=name))
     with pytest.raises(InputError, match=r"nowhere: no such corpus root.*--root"):
         prepare(at=root / "nowhere")
     with pytest.raises(ConfigurationError, match=r"'mine' needs .*ALN_CORPUS_ROOT"):
