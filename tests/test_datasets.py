@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from conftest import pipeline, write_encoder, write_tone
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
@@ -16,7 +15,6 @@ from stages.core.errors import ConfigurationError, InputError
 from stages.core.hashing import hash_file
 from stages.core.manifest import read_manifest
 from stages.corpus import datasets as adapter
-from stages.corpus.datasets import read_datasets
 from stages.corpus.params import CorpusParams
 from stages.corpus.run import Summary, read_corpus, run
 
@@ -156,7 +154,7 @@ def test_paths_are_linked_to(
     assert str(source) not in allowed.manifest.read_text()
     shutil.copytree(source, root / "audio")
     save(root / "audio", root, embed=False)
-    with pytest.raises(InputError, match=r"train: row 0 names a recording that is not"):
+    with pytest.raises(InputError, match=r"train: row 0 names a missing recording"):
         prepare()
     shutil.copytree(source, root / "audio")
     for _ in range(2):
@@ -167,7 +165,7 @@ def test_paths_are_linked_to(
             assert link.resolve() == root / "audio" / f"{link.name[0]}.wav"
 
 
-def test_a_directory_without_parts_names_the_split_or_has_it_made(
+def test_a_directory_without_parts_has_a_split_column_or_gets_splits(
     source: Path, root: Path, prepare: Callable[..., Summary]
 ) -> None:
     whole = table(source, "", [row for rows in ROWS.values() for row in rows])
@@ -183,34 +181,35 @@ def test_a_directory_without_parts_names_the_split_or_has_it_made(
     ]
     with pytest.raises(InputError, match=r"no column split; found audio, .*fold;"):
         prepare()
-    rows, _ = read_datasets(replace(PARAMS, splits="random"), root)
-    assert list(rows["split"]) == [""] * 4
+    made = replace(PARAMS, splits="random", valid_share=0.25, test_share=0.25)
+    splits = read_corpus(made, root).table["split"]
+    assert sorted(splits) == ["test", "train", "train", "valid"]
 
 
-def test_splits_can_be_made_of_some_parts(root: Path) -> None:
+def test_splits_can_be_made_from_some_parts(root: Path) -> None:
     params = replace(PARAMS, parts=("train", "test"), splits="random")
-    rows, contents = read_datasets(params, root)
+    rows, contents = adapter.read_datasets(params, root)
     assert [path[:7] for path in rows["path"]] == ["train/a", "train/b", "test/d-"]
     assert list(rows["path"]) == list(contents.embedded)
-    assert list(rows["split"]) == [""] * 3
 
 
-def test_configured_prepared_and_extracted(
+def test_the_whole_way(
     source: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root.parent)
     write_encoder(Path("encoder.safetensors"))
-    told = pipeline(
+    configured = pipeline(
         "configure",
         "datasets",
         *("--root", root),
         *("--set", "corpus.speaker_column=who"),
         *("--set", "acoustic.encoder=encoder.safetensors"),
     )
-    assert f"{root}: 2 train, 1 valid, 1 test utterances, 2 intents" in told.stdout
-    assert "missing" not in told.stdout
+    assert f"{root}: 2 train, 1 valid, 1 test utterances" in configured.stdout
+    assert "missing" not in configured.stdout
     assert not Path("cache").exists()
     assert pipeline("prepare-corpus").exit_code == 0
+    # The recordings are embedded.
     shutil.rmtree(source)
     result = pipeline("extract-acoustic")
     assert " 4 extracted now" in result.output, result.output
@@ -243,11 +242,11 @@ def test_what_does_not_fit_is_named_with_what_is_there(
         read_corpus(replace(PARAMS, parts=("train", "dev", "test")), root)
     with pytest.raises(InputError, match=r"mine/train: no column label; found audio"):
         read_corpus(replace(PARAMS, intent_column="label"), root)
-    with pytest.raises(InputError, match=r"'who' is no audio; found Value\('int64'\)"):
+    with pytest.raises(InputError, match=r"'who' is not audio; found Value\('int64'\)"):
         read_corpus(replace(PARAMS, path_column="who", speaker_column=""), root)
     with pytest.raises(ConfigurationError, match=r"corpus\.parts"):
         read_corpus(replace(PARAMS, parts=("train", "test")), root)
-    with pytest.raises(InputError, match=r"given: not a directory that save_to_disk"):
+    with pytest.raises(InputError, match=r"given: not a directory written by save_to"):
         read_corpus(PARAMS, source)
     next(root.glob("test/*.arrow")).write_bytes(b"arrow, or so it says")
     with pytest.raises(InputError, match=r"mine: not a directory .*\(Arrow"):
@@ -265,13 +264,15 @@ def test_an_intent_that_train_lacks_is_named(source: Path, root: Path) -> None:
 
 def test_names_cannot_lead_out_of_the_cache(source: Path, root: Path) -> None:
     content = (source / "a.wav").read_bytes()
-    rows = [{"bytes": content, "path": "../../x y.tar/v1.0.w av"}, {"bytes": b"RIFF"}]
-    paths = [
-        adapter._place(adapter.Contents({}, {}, {}), PARAMS, root, "train", 0, row)
-        for row in rows
-    ]
+    audio = [{"bytes": content, "path": "../../x y.tar/v1.0.w av"}, {"bytes": b"RIFF"}]
+    shutil.rmtree(root)
+    rows = table(source, "train", ROWS["train"]).remove_columns("audio")
+    rows = rows.add_column("audio", audio).cast_column("audio", Audio())
+    DatasetDict(train=rows).save_to_disk(root)
+    params = replace(PARAMS, parts=("train",), splits="random")
+    paths = list(adapter.read_datasets(params, root)[0]["path"])
     assert paths[0].startswith("train/v1-0-") and paths[0].endswith(".audio")
-    assert pd.Series(paths).str.count("/").tolist() == [1, 1]
+    assert [path.count("/") for path in paths] == [1, 1]
 
 
 def test_without_datasets_the_extra_is_named(

@@ -1,7 +1,6 @@
 """Corpora in lhotse's manifests."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,7 +13,6 @@ from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.audio import AudioSource
 
 from stages.core.errors import ConfigurationError, InputError
-from stages.corpus.lhotse import read_lhotse
 from stages.corpus.params import CorpusParams
 from stages.corpus.run import read_corpus
 
@@ -95,12 +93,12 @@ def test_supervisions_become_rows(items: tuple[Path, Items, Items]) -> None:
     assert note.endswith(
         "mine_recordings_dev.jsonl.gz: 1 recordings without a supervision"
     )
-    # As `data/<name>` is.
+    # `data/<name>` is a link.
     (root.parent / "link").symlink_to(root)
     assert listed(root.parent / "link") == ROWS
 
 
-def test_recordings_may_lie_elsewhere_if_that_is_allowed(
+def test_recordings_outside_the_root_can_be_allowed(
     items: tuple[Path, Items, Items],
 ) -> None:
     root, recordings, supervisions = items
@@ -117,20 +115,31 @@ def test_recordings_may_lie_elsewhere_if_that_is_allowed(
     assert listed(root, outside) == [(f"../other/{row[0]}", *row[1:]) for row in ROWS]
 
 
-def test_splits_can_be_made_of_one_part_without_a_name(
+def test_splits_can_be_made_from_one_part_without_a_name(
     items: tuple[Path, Items, Items],
 ) -> None:
     root, recordings, supervisions = items
-    write(root, {"train": recordings["train"]}, {"train": supervisions["train"]})
+    rows = [*recordings["train"], *(recordings["dev"] + recordings["test"])]
+    spoken = [*supervisions["train"], *(supervisions["dev"] + supervisions["test"])]
+    for one in spoken:
+        one.custom["label"] = "on"
+    write(root, {"train": rows}, {"train": spoken})
     for kind in ("recordings", "supervisions"):
         file = root / "lists" / f"mine_{kind}_train.jsonl.gz"
         file.rename(root / f"{kind}.jsonl.gz")
-    params = replace(PARAMS, prefix="", parts=("",), splits="random")
-    table, _ = read_lhotse(params, root)
-    assert list(table["path"]) == ["audio/a.wav", "audio/b.wav"]
-    assert set(table["split"]) == {""}
+    params = replace(
+        PARAMS,
+        prefix="",
+        parts=("",),
+        splits="random",
+        valid_share=0.25,
+        test_share=0.25,
+    )
+    table = read_corpus(params, root).table
+    assert list(table["path"]) == [row[0] for row in ROWS]
+    assert sorted(table["split"]) == ["test", "train", "train", "valid"]
     with pytest.raises(ConfigurationError, match=r"corpus\.parts .*train, valid and"):
-        read_lhotse(replace(params, splits="given"), root)
+        listed(root, replace(params, splits="given", valid_share=0.1, test_share=0.2))
 
 
 def test_the_whole_way(
@@ -139,83 +148,75 @@ def test_the_whole_way(
     root, *lists = items
     write(root, *lists)
     monkeypatch.chdir(root.parent)
-    told = pipeline(
+    configured = pipeline(
         "configure",
         "lhotse",
         *("--root", root),
         *("--set", "corpus.prefix=lists/mine"),
         *("--set", "corpus.intent_key=label"),
     )
-    assert f"{root}: 2 train, 1 valid, 1 test utterances, 2 intents" in told.stdout
-    assert "missing" not in told.stdout
+    assert (
+        f"{root}: 2 train, 1 valid, 1 test utterances, 2 intents" in configured.stdout
+    )
+    assert "missing" not in configured.stdout
     result = pipeline("prepare-corpus")
     assert result.exit_code == 0, result.output
     manifest = Path("cache/lhotse/manifest.csv").read_text()
     assert "lhotse/audio/d,audio/d.wav,test,dan,off please,off,0.3000," in manifest
 
 
-def changed(name: str, value: object) -> Callable[[Recording, SupervisionSegment], Any]:
-    def change(recording: Recording, supervision: SupervisionSegment) -> None:
-        one = recording if hasattr(recording, name) else supervision
-        setattr(one, name, value)
-
-    return change
-
-
-def second_channel(recording: Recording, supervision: SupervisionSegment) -> None:
-    recording.sources[0].channels = recording.channel_ids = [0, 1]
-
-
-def starts_late(recording: Recording, supervision: SupervisionSegment) -> None:
-    supervision.start = 0.1
-
-
-def ends_early(recording: Recording, supervision: SupervisionSegment) -> None:
-    supervision.duration = 0.2
+SPEED = lhotse.augmentation.Speed(1.1)
 
 
 @pytest.mark.parametrize(
-    "change, complaint",
+    "name, value, complaint",
     [
-        (starts_late, r"row 2 is of a part of a recording; found 0\.1 to 0\.4 s"),
-        (ends_early, r"row 2 is of a part .*expected 0 to 0\.3 s.*save_audios"),
-        (second_channel, r"row 2 is of a part .*channels \[0\]; expected \[0, 1\]"),
+        ("start", 0.1, r"row 2 is a part of a recording; found 0\.1 to 0\.4 s"),
+        ("duration", 0.2, r"row 2 is a part .*expected 0 to 0\.3 s.*save_audios"),
         (
-            changed("sources", [AudioSource("file", [0], "x")] * 2),
+            "channel",
+            [0, 1],
+            r"row 2 is a part .*channels \[0, 1\]; expected \[0\], all",
+        ),
+        (
+            "sources",
+            [AudioSource("file", [0], "x")] * 2,
             r"recordings_train\.jsonl\.gz: row 2 is not one file; found sources file,",
         ),
         (
-            changed("sources", [AudioSource("url", [0], "https://x")]),
+            "sources",
+            [AudioSource("url", [0], "https://x")],
             "row 2 is not one file; found sources url",
         ),
         (
-            changed("sources", [AudioSource("file", [0], "../x.wav")]),
+            "sources",
+            [AudioSource("file", [0], "../x.wav")],
             r"row 2 leaves the corpus root; found '\.\./x\.wav'",
         ),
+        ("transforms", [SPEED], "row 2 is transformed when it is loaded; found Speed"),
+        ("id", "a", r"recordings_train\.jsonl\.gz: row 2 has the id of row 1"),
+        ("recording_id", "z", "row 2 has a recording that is not listed; found z"),
+        ("text", None, "row 2 has no text"),
         (
-            changed("transforms", [lhotse.augmentation.Speed(1.1)]),
-            "row 2 is transformed when it is loaded; found Speed",
-        ),
-        (changed("recording_id", "z"), "row 2 is of a recording that is not listed"),
-        (changed("text", None), "row 2 has no text"),
-        (changed("text", "a\nb"), "row 2 has a control character in its text"),
-        (
-            changed("custom", {"take": 1}),
+            "custom",
+            {"take": 1},
             r"row 2 has no 'label' in its custom.*found take.*corpus\.intent_key",
         ),
-        (changed("custom", None), "row 2 has no 'label' .*found none"),
+        ("custom", None, "row 2 has no 'label' .*found none"),
     ],
 )
-def test_what_is_no_utterance_is_named_by_file_and_row(
-    items: tuple[Path, Items, Items], change: Callable[..., None], complaint: str
+def test_an_invalid_utterance_is_named_by_file_and_row(
+    items: tuple[Path, Items, Items], name: str, value: object, complaint: str
 ) -> None:
     root, recordings, supervisions = items
-    change(recordings["train"][1], supervisions["train"][1])
+    recording, supervision = recordings["train"][1], supervisions["train"][1]
+    setattr(recording if hasattr(recording, name) else supervision, name, value)
+    if name == "duration":
+        recording.duration, supervision.duration = 0.3, 0.2
     write(root, recordings, supervisions)
-    with pytest.raises(InputError, match=complaint) as caught:
+    with pytest.raises(InputError, match=rf"^.*{complaint}.*$") as caught:
         listed(root)
     assert "_train.jsonl.gz: row 2" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_an_intent_that_train_lacks_is_named(items: tuple[Path, Items, Items]) -> None:
@@ -252,7 +253,7 @@ def test_manifests_that_are_missing_or_swapped_are_named(
     file = root / "lists" / "mine_supervisions_test.jsonl.gz"
     other = root / "lists" / "mine_recordings_test.jsonl.gz"
     file.write_bytes(other.read_bytes())
-    with pytest.raises(InputError, match=r"row 1 is something else; found Recording"):
+    with pytest.raises(InputError, match=r"row 1 has another type; found Recording"):
         listed(root)
     file.unlink()
     with pytest.raises(
