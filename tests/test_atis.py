@@ -20,6 +20,7 @@ from stages.corpus.run import read_corpus, run
 from stages.corpus.sphere import check_uncompressed, sphere_compression
 
 SPON = "atis2/12_2_1/atis2/spon/train/mit/4e0/1/"
+TRAIN = "atis3/sp_trn/"
 TEXT = "atis2/12_1_1/atis2/text/train/mit/4e0/1/"
 
 
@@ -47,7 +48,7 @@ class Tree:
     def say(self, path: str, text: str) -> None:
         self.record(path, f"{text}\n".encode())
 
-    def utter(self, name: str, text: str, folder: str = "atis3/sp_trn/") -> None:
+    def utter(self, name: str, text: str, folder: str = TRAIN) -> None:
         """A recording and its transcript."""
         self.record(f"{folder}{name}.wav")
         self.say(f"{folder}{name}.sro", text)
@@ -81,7 +82,7 @@ def split_of(joined: Joined) -> dict[str, str]:
     return dict(zip(names, joined.table["split"], strict=True))
 
 
-# ----------------------------------------------------------------------- the same words
+# --------------------------------------------------------------------- keys of texts
 
 
 @pytest.mark.parametrize(
@@ -94,23 +95,14 @@ def split_of(joined: Joined) -> dict[str, str]:
         ("dc10 d9s and l1011", "d c ten d nine s and l ten eleven"),
         ("flights 296 and 297", "flights two ninety six and two nine seven"),
         ("under 1200 dollars", "under twelve hundred dollars"),
-        (
-            "under 1288 dollars",
-            "under one thousand two hundred and eighty eight dollars",
-        ),
+        ("1288 dollars", "one thousand two hundred and eighty eight dollars"),
         ("1000 or 2100", "one thousand or twenty one hundred"),
         ("1020 dollars", "one thousand twenty dollars"),
-        ("300 dollars", "three hundred dollars"),
         ("at 505 or 1205 or 705", "at five oh five or twelve oh five or seven o five"),
         ("0900", "oh nine hundred"),
-        (
-            "flight 1017 and 3357",
-            "flight one oh one seven and thirty three fifty seven",
-        ),
-        ("the 19 and the 20", "the nineteen and the twenty"),
+        ("1017 and 3357", "one oh one seven and thirty three fifty seven"),
         ("in 1991", "in nineteen ninety one"),
         ("april twenty first", "April twenty-first"),
-        ("one way on july seventh", "one way, on july seventh."),
         ("american's 73s", "american's seventy three s"),
         ("twa to bwi", "uh t. w. a. to um b w i"),
         ("oh let's see", "oh, let\u2019s see"),
@@ -191,7 +183,7 @@ def small(tree: Tree) -> Tree:
     return tree
 
 
-def test_recordings_and_labels_are_joined_by_what_is_said(small: Tree) -> None:
+def test_recordings_and_labels_are_joined_by_their_words(small: Tree) -> None:
     joined = small.read()
     assert list(joined.table.columns) == ["path", "split", "speaker", "text", "intent"]
     rows = joined.table.drop(columns="split").itertuples(index=False, name=None)
@@ -208,18 +200,10 @@ def test_recordings_and_labels_are_joined_by_what_is_said(small: Tree) -> None:
         assert sorted(splits) == ["test", "train", "valid"]
     assert joined.unmatched.values.tolist() == [
         ["label", "all.w-intent.iob:7", "no recording", "nobody said this"],
-        [
-            "recording",
-            "atis3/sp_trn/g02023ss.wav",
-            "no label",
-            "THAT WILL BE ALL",
-        ],
-        ["recording", "atis3/sp_trn/g02033ss.wav", "no transcript", ""],
+        ["recording", f"{TRAIN}g02023ss.wav", "no label", "THAT WILL BE ALL"],
+        ["recording", f"{TRAIN}g02033ss.wav", "no transcript", ""],
     ]
-
-
-def test_the_notes_count_files_intents_and_splits(small: Tree) -> None:
-    assert small.read().notes == (
+    assert joined.notes == (
         "9 recordings, 8 transcripts, 7 labels",
         "6 recordings used, each with a label; 1 more of the same utterances",
         "labels left out, no recording: 1",
@@ -285,7 +269,7 @@ def test_one_name_in_two_releases_is_one_utterance_if_the_words_are_the_same(
     }
 
 
-def test_a_transcript_of_another_release_is_not_borrowed(greetings: Tree) -> None:
+def test_a_transcript_of_another_release_is_not_used(greetings: Tree) -> None:
     greetings.record("atis2/spon/aaa021ss.wav")
     assert reasons(greetings.read()) == {"atis2/spon/aaa021ss.wav": "no transcript"}
 
@@ -301,13 +285,8 @@ def test_a_text_gives_as_many_recordings_as_labels(greetings: Tree) -> None:
         "atis3/sp_trn/aaa001rs.wav": "labelled less often",
         "atis3/sp_trn/zzz011ss.wav": "labelled less often",
     }
-    greetings.label(
-        ("hi", "greet"),
-        ("Hi,", "greet"),
-        ("hello", "greet"),
-        ("hi there", "greet"),
-        ("hi", "greet"),
-    )
+    texts = ("hi", "Hi,", "hello", "hi there", "hi")
+    greetings.label(*[(text, "greet") for text in texts])
     joined = greetings.read()
     assert dict(zip(joined.table["path"], joined.table["text"], strict=True)) == {
         "atis2/spon/aaa001ss.wav": "hi",
@@ -383,13 +362,8 @@ def test_joined_intents_are_split_dropped_or_kept(
 
 
 def test_a_text_with_two_labels_is_left_out(greetings: Tree) -> None:
-    greetings.label(
-        ("hi", "greet"),
-        ("hello", "greet"),
-        ("hi there", "greet"),
-        ("what is ap 57", "abbreviation"),
-        ("what is ap57", "restriction"),
-    )
+    texts = [(text, "greet") for text in ("hi", "hello", "hi there")]
+    greetings.label(*texts, ("what is ap 57", "short"), ("what is ap57", "restriction"))
     greetings.utter("bbb011ss", "what is a p fifty seven")
     joined = greetings.read()
     assert reasons(joined) == {"atis3/sp_trn/bbb011ss.wav": "two labels"}
@@ -398,9 +372,7 @@ def test_a_text_with_two_labels_is_left_out(greetings: Tree) -> None:
         "all.w-intent.iob:5": "two labels",
     }
     # The treatment of joined intents can leave one.
-    greetings.label(
-        ("hi", "greet#part"), ("HI", "greet"), ("hello", "greet"), ("hi there", "greet")
-    )
+    greetings.label(*texts, ("HI", "greet#part"))
     assert len(greetings.read().table) == 3
     assert len(greetings.read(joined_intents="drop").table) == 3
 
@@ -418,12 +390,15 @@ def test_an_intent_with_few_recordings_is_left_out(small: Tree) -> None:
 
 
 def test_discs_can_be_links_and_links_can_form_a_cycle(
-    small: Tree, tmp_path: Path
+    small: Tree, tmp_path: Path, backwards: Callable[[], None]
 ) -> None:
     before = small.read()
     (small.root / "atis3").rename(tmp_path / "disc")
     (small.root / "atis3").symlink_to(tmp_path / "disc")
     (tmp_path / "disc" / "up").symlink_to(small.root)
+    # Of two paths to a file, the first by name is used.
+    (small.root / "atis4").symlink_to(tmp_path / "disc")
+    backwards()
     after = small.read()
     pd.testing.assert_frame_equal(after.table, before.table)
     assert after.notes == before.notes
@@ -484,35 +459,24 @@ def backwards(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(os, "walk", reversed_walk)
 
 
-def test_the_split_is_the_same_whatever_the_order_on_disk(
+def test_splits_depend_on_the_seed_but_not_on_order_and_folder(
     tree: Tree, tmp_path: Path, sphere: bytes, backwards: Callable[[], None]
 ) -> None:
     sizes = {"flight": 40, "fare": 11}
     first = fill(tree, sizes).read()
+    seeded = tree.read(seed=2).table
+    assert list(seeded["path"]) == list(first.table["path"])
+    assert list(seeded["split"]) != list(first.table["split"])
+    assert sorted(seeded["split"]) == sorted(first.table["split"])
     other = fill(Tree(tmp_path / "b" / "c", sphere), sizes, order=-1)
     backwards()
     second = other.read()
     pd.testing.assert_frame_equal(first.table, second.table)
     assert first.notes == second.notes
-
-
-def test_a_file_with_two_paths_gets_the_first_by_name(
-    greetings: Tree, tmp_path: Path, backwards: Callable[[], None]
-) -> None:
-    (greetings.root / "atis3").rename(tmp_path / "disc")
-    for name in ("atis3b", "atis3a"):
-        (greetings.root / name).symlink_to(tmp_path / "disc")
-    backwards()
-    paths = greetings.read().table["path"]
-    assert {path.split("/")[0] for path in paths} == {"atis3a"}
-
-
-def test_another_seed_gives_another_split_of_the_same_sizes(tree: Tree) -> None:
-    fill(tree, {"flight": 40, "fare": 11})
-    one, other = tree.read().table, tree.read(seed=2).table
-    assert list(one["path"]) == list(other["path"])
-    assert list(one["split"]) != list(other["split"])
-    assert sorted(one["split"]) == sorted(other["split"])
+    (other.root / "atis3").rename(other.root / "disc")
+    moved = other.read()
+    assert split_of(moved) == split_of(first)
+    assert {path.split("/")[0] for path in moved.table["path"]} == {"disc"}
 
 
 def test_one_more_utterance_moves_few_others(tree: Tree) -> None:
@@ -522,14 +486,6 @@ def test_one_more_utterance_moves_few_others(tree: Tree) -> None:
     after = split_of(tree.read(labels=("all.w-intent.iob", "more.csv")))
     moved = [name for name, split in before.items() if after[name] != split]
     assert len(after) == 121 and len(moved) <= 3
-
-
-def test_a_split_does_not_depend_on_the_folder(tree: Tree) -> None:
-    before = fill(tree, {"flight": 40, "fare": 11}).read()
-    (tree.root / "atis3").rename(tree.root / "disc")
-    after = tree.read()
-    assert split_of(after) == split_of(before)
-    assert list(after.table["path"]) != list(before.table["path"])
 
 
 # --------------------------------------------------------------------- compressed audio
@@ -561,7 +517,7 @@ SHORTENED = header(
         (b"", ""),
     ],
 )
-def test_compression_is_told_from_the_header_or_the_first_samples(
+def test_compression_is_found_in_the_header_or_the_first_samples(
     tmp_path: Path, content: bytes, compression: str
 ) -> None:
     file = tmp_path / "a.wav"
@@ -584,22 +540,18 @@ def test_libsndfile_reads_shortened_samples_as_noise_if_the_header_omits_it(
 def test_a_shortened_recording_is_named_with_the_tools_that_unpack_it(
     small: Tree,
 ) -> None:
-    small.record("atis3/sp_trn/g01023ss.wav", SHORTENED + b"ajkg\x02")
-    small.record("atis3/sp_trn/g02013ss.wav", SHORTENED + b"ajkg\x02")
-    with pytest.raises(InputError) as caught:
-        small.read()
-    message = str(caught.value)
-    start = f"{small.root}/atis3/sp_trn/g01023ss.wav: shorten-compressed SPHERE"
-    assert message.startswith(start)
-    assert "found embedded-shorten-v1.09 in 2 of 6 files" in message
-    assert "w_decode -o pcm" in message and "sph2pipe -p" in message
-    assert "\n" not in message
-
-
-def test_recordings_that_are_not_used_may_be_compressed(small: Tree) -> None:
-    small.record("atis3/sp_trn/g02023ss.wav", SHORTENED)
-    small.record(SPON + "4e00b1sc.wav", SHORTENED)
+    # Recordings that are not used can be compressed.
+    for path in ("atis3/sp_trn/g02023ss.wav", SPON + "4e00b1sc.wav"):
+        small.record(path, SHORTENED)
     assert len(small.read().table) == 6
+    for name in ("g01023ss", "g02013ss"):
+        small.record(f"{TRAIN}{name}.wav", SHORTENED + b"ajkg\x02")
+    with pytest.raises(
+        InputError,
+        match=rf"^{small.root}/{TRAIN}g01023ss\.wav: shorten-compressed SPHERE.*found "
+        r"embedded-shorten-v1\.09 in 2 of 6 files.*w_decode -o pcm.*sph2pipe -p.*$",
+    ):
+        small.read()
 
 
 @pytest.mark.parametrize("folder", ["atis9unpacked/", "unpacked/", "Unpacked/"])
@@ -618,18 +570,16 @@ def test_an_unpacked_copy_is_used_in_place_of_the_original(
     assert split_of(joined) == before
 
 
-def test_a_dangling_link_is_named(small: Tree) -> None:
-    (small.root / "atis3/sp_trn/g01013ss.wav").unlink()
-    (small.root / "atis3/sp_trn/g01013ss.wav").symlink_to("nowhere")
-    with pytest.raises(InputError, match=r"g01013ss\.wav: the recording cannot be rea"):
-        small.read()
-    (small.root / "atis3/sp_trn/g01013ss.sro").unlink()
-    (small.root / "atis3/sp_trn/g01013ss.sro").symlink_to("nowhere")
-    with pytest.raises(InputError, match=r"g01013ss\.sro: the transcript cannot be r"):
+@pytest.mark.parametrize("suffix, what", [("wav", "recording"), ("sro", "transcript")])
+def test_a_dangling_link_is_named(small: Tree, suffix: str, what: str) -> None:
+    file = small.root / f"{TRAIN}g01013ss.{suffix}"
+    file.unlink()
+    file.symlink_to("nowhere")
+    with pytest.raises(InputError, match=rf"^{file}: the {what} cannot be read"):
         small.read()
 
 
-# -------------------------------------------------------------------------- bad labels
+# ------------------------------------------------------------------------- label files
 
 
 def test_labels_can_be_tables_and_several_files(small: Tree) -> None:
@@ -655,16 +605,8 @@ def test_labels_can_be_tables_and_several_files(small: Tree) -> None:
 @pytest.mark.parametrize(
     "name, content, complaint",
     [
-        (
-            "a.iob",
-            "hi\tgreet\n",
-            "line 1 is not a labelled utterance; found 1 words an",
-        ),
-        (
-            "a.iob",
-            iob("hi", "greet") + "BOS hi EOS greet\n",
-            "line 2 is not a labelled",
-        ),
+        ("a.iob", "hi\tgreet\n", "line 1 is not a labelled .* 1 words an"),
+        ("a.iob", "BOS hi EOS\tO O a\nBOS hi EOS a\n", "line 2 is not a labelled"),
         ("a.iob", "\nBOS hi EOS\tO greet\n", "line 2 is not a .* 3 words and 2 t"),
         ("a.iob", "BOS hi EOS\tO O O\n", "line 1 is not a labelled"),
         ("a.iob", "BOS hi EOS\tO O B-greeting\n", "line 1 is not a labelled"),
@@ -677,14 +619,12 @@ def test_labels_can_be_tables_and_several_files(small: Tree) -> None:
         ("a.csv", 'text,intent\n"h\ni",greet\n', "line 2 has no readable text"),
     ],
 )
-def test_a_bad_label_is_refused_by_file_and_line(
+def test_an_invalid_label_is_refused_by_file_and_line(
     tree: Tree, name: str, content: str, complaint: str
 ) -> None:
     tree.record(name, content.encode("latin-1"))
-    with pytest.raises(InputError, match=complaint) as caught:
+    with pytest.raises(InputError, match=rf"^{tree.root / name}: .*{complaint}.*$"):
         tree.read(labels=(name,))
-    assert str(caught.value).startswith(f"{tree.root / name}: ")
-    assert "\n" not in str(caught.value)
 
 
 def test_missing_labels_and_recordings_are_named(greetings: Tree) -> None:
