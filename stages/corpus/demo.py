@@ -51,7 +51,7 @@ _HISS_DECIBELS = (30, 50)
 
 def read_demo(
     params: CorpusParams, data: Path, audio: Path, workers: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> pd.DataFrame:
     """Synthesise the recordings that are missing or have changed.
 
     Args:
@@ -61,8 +61,7 @@ def read_demo(
         workers: number of parallel synthesisers.
 
     Returns:
-        the manifest's rows without id, seconds and audio_sha256; and a table with the
-        columns path and condition.
+        path, split, speaker, text, intent and condition of each recording.
     """
     phrases = _read_table(data / "phrases.csv", _PHRASE_COLUMNS)
     voices = _read_table(data / "voices.csv", _VOICE_COLUMNS)
@@ -104,8 +103,7 @@ def read_demo(
                     unit="speaker",
                 )
             )
-    table = pd.concat([plan for _, plan in plans], ignore_index=True)
-    return table.drop(columns="condition"), table[["path", "condition"]]
+    return pd.concat([rows for _, rows in plans], ignore_index=True)
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

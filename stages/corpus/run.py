@@ -96,23 +96,21 @@ def run(
     notes: tuple[str, ...] = ()
     if params.adapter == "demo":
         root = audio
-        table, conditions = read_demo(params, data / "demo", audio, workers)
+        table = read_demo(params, data / "demo", audio, workers)
     else:
         root = _check_root(params, root)
         corpus = read_corpus(params, root)
         table, notes = corpus.table, corpus.notes
-        conditions = pd.DataFrame({"path": [], "condition": []}, dtype=str)
         if corpus.unmatched is not None:
             _write_csv(output / "unmatched.csv", corpus.unmatched)
         if corpus.contents is not None:
             root = audio
             corpus.contents.put(root)
     table["path"] = [Path(path).as_posix() for path in table["path"]]
-    for one in (table, conditions):
-        one["id"] = [
-            f"{params.name}/{Path(path).with_suffix('').as_posix()}"
-            for path in one["path"]
-        ]
+    table["id"] = [
+        f"{params.name}/{Path(path).with_suffix('').as_posix()}"
+        for path in table["path"]
+    ]
     _check(root, table)
     _warn(table)
     recordings = inspect_recordings(
@@ -126,9 +124,8 @@ def run(
     table["audio_sha256"] = [one.sha256 for one in recordings]
     manifest = output / "manifest.csv"
     write_manifest(manifest, table)
-    _write_csv(
-        output / "conditions.csv", conditions[["id", "condition"]].sort_values("id")
-    )
+    conditions = table.reindex(columns=["id", "condition"]).dropna()
+    _write_csv(output / "conditions.csv", conditions.sort_values("id"))
     return Summary(
         manifest,
         {name: int((table["split"] == name).sum()) for name in SPLITS},
