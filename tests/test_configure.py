@@ -100,7 +100,10 @@ def test_an_edited_file_is_not_overwritten(empty: Path) -> None:
         (("ftp",), "unknown preset; found 'ftp'; expected one of atis, datasets, demo"),
         (("fsc", "--set", "corpus.nam=x"), "params.yaml: unknown key in section"),
         (("fsc", "--set", "corpus"), "SECTION.KEY=VALUE"),
-        (("snips", "--set", "corpus.fold=9"), "unknown fold of Snips SmartLights"),
+        (
+            ("snips", "--set", "corpus.fold=9"),
+            "corpus.fold cannot be used; found 9; expected 0 to 4",
+        ),
         (("fsc", "--root", "CORPUS"), "not a Fluent Speech Commands folder"),
         (("demo", "--root", "CORPUS"), "leave --root out"),
     ],
