@@ -156,15 +156,12 @@ def test_recordings_start_and_end_with_silence_and_a_hiss(spoken: Demo) -> None:
     assert min(before) >= 0.1 and np.ptp(before) > 0.1
 
 
-def test_a_second_run_synthesises_nothing(spoken: Demo, speeches: list[str]) -> None:
-    spoken.run()
-    assert speeches == []
-
-
 @pytest.mark.parametrize("missing", [True, False])
-def test_a_missing_or_damaged_recording_is_synthesised_again(
+def test_only_a_missing_or_damaged_recording_is_synthesised_again(
     spoken: Demo, copied: Demo, speeches: list[str], missing: bool
 ) -> None:
+    copied.run()
+    assert speeches == []
     path = copied.output / "audio" / "valid" / "bob" / "003.wav"
     damaged = bytearray(path.read_bytes())
     damaged[-9] ^= 1
@@ -524,14 +521,12 @@ def changed(row: int, column: int, value: str) -> list[tuple[str, ...]]:
             r"have one id; found a\.wav \(table\.csv row 2\) and a\.flac",
         ),
         (changed(2, 0, "../c.wav"), r"row 4 leaves the corpus root; found '\.\./c"),
-        (changed(2, 0, "sub/../../c.wav"), "row 4 leaves the corpus root"),
         (changed(2, 0, "/c.wav"), "row 4 leaves the corpus root"),
         (changed(2, 0, " "), "row 4 has no path"),
         (changed(1, 3, ""), "row 3 has no text"),
         (changed(0, 4, ""), "row 2 has no intent"),
         (changed(3, 1, "dev"), "row 5 has an unknown split; found 'dev'; expected tr"),
         (changed(3, 4, "dim"), r"table\.csv: row 5 has intent 'dim', which no train"),
-        (changed(2, 4, "dim"), r"table\.csv: row 4 has intent 'dim'"),
         (changed(1, 3, '"lights\roff"'), "row 3 has a control character in its text"),
         (changed(1, 3, "off, please"), "not a readable table"),
         ([row[:4] for row in GOOD], "row 2 has no intent"),
@@ -597,12 +592,6 @@ def test_invalid_json_lines_are_refused_by_line(
     (root / "rows.jsonl").write_text(content)
     with pytest.raises(InputError, match=rf"rows\.jsonl: {complaint}"):
         prepare(replace(TABLE, table="rows.jsonl"))
-
-
-def test_a_file_that_is_not_parquet_is_refused(root: Path, prepare: Prepare) -> None:
-    (root / "rows.parquet").write_bytes(b"PAR1, or so it says")
-    with pytest.raises(InputError, match=r"rows\.parquet: not a readable table"):
-        prepare(replace(TABLE, table="rows.parquet"))
 
 
 def test_without_pyarrow_parquet_names_the_extra(
@@ -715,6 +704,7 @@ def test_empty_lines_are_allowed_at_the_end_only(root: Path, prepare: Prepare) -
 @pytest.mark.parametrize(
     "content, complaint",
     [
+        (b"PAR1, or so it says", "not a readable table"),
         (
             "path,split,speaker,text,intent\na.wav,train,Jörg,x,y\n".encode("latin-1"),
             "UTF-8",
@@ -732,9 +722,10 @@ def test_empty_lines_are_allowed_at_the_end_only(root: Path, prepare: Prepare) -
 def test_a_file_that_is_not_a_table_is_refused(
     root: Path, prepare: Prepare, content: bytes, complaint: str
 ) -> None:
-    (root / "table.csv").write_bytes(content)
-    with pytest.raises(InputError, match=rf"table\.csv: .*{complaint}") as caught:
-        prepare()
+    name = "rows.parquet" if content.startswith(b"PAR1") else "table.csv"
+    (root / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: .*{complaint}") as caught:
+        prepare(replace(TABLE, table=name))
     assert "\n" not in str(caught.value)
 
 
@@ -855,23 +846,18 @@ def test_fluent_speech_commands(release: Path, prepare: Prepare) -> None:
     [
         ("x,y,none", "x,z,none", r"row 2 has intent 'x\|z\|none', which no train"),
         ("speakerId", "speaker", "no column speakerId; found .*speaker"),
-        ("No", "\xff", r"line 2 is not UTF-8 text; found b.*xff"),
         (",wavs", ",../wavs", "row 2 leaves the corpus root"),
-        ('"No"', "", "row 2 has no text"),
     ],
 )
 def test_an_invalid_release_is_refused_by_table_and_row(
     release: Path, prepare: Prepare, old: str, new: str, complaint: str
 ) -> None:
     path = release / "data" / "test_data.csv"
-    path.write_bytes(path.read_text().replace(old, new).encode("latin-1"))
+    path.write_text(path.read_text().replace(old, new))
     with pytest.raises(InputError, match=rf"test_data\.csv: {complaint}"):
         prepare(FSC, release)
-
-
-def test_an_incomplete_release_is_refused(release: Path, prepare: Prepare) -> None:
-    (release / "data" / "valid_data.csv").unlink()
-    with pytest.raises(InputError, match=r"valid_data\.csv: not a Fluent Speech Comm"):
+    path.unlink()
+    with pytest.raises(InputError, match=r"test_data\.csv: not a Fluent Speech Comm"):
         prepare(FSC, release)
 
 
