@@ -30,7 +30,7 @@ from stages.corpus.atis_labels import (
     unmatched_label,
 )
 from stages.corpus.atis_recordings import (
-    Utterance,
+    File,
     choose_recordings,
     find_files,
     match_recordings,
@@ -46,7 +46,7 @@ _TEST_SHARE = 580 / (5253 + 580)
 _VALID_SHARE = 0.1
 """Of train; the usual development part of the text release is 500 of 4,978."""
 
-Row = tuple[Utterance, Label]
+Row = tuple[File, Label]
 
 
 class Joined(NamedTuple):
@@ -130,13 +130,13 @@ def read_atis(params: CorpusParams, root: Path) -> Joined:
 
 
 def _pair(
-    labels: Labels, found: dict[str, list[Utterance]], repeats: str
+    labels: Labels, found: dict[str, list[File]], repeats: str
 ) -> tuple[list[Row], list[Unmatched]]:
-    """Each label's utterance; and the labels and utterances that are left over."""
+    """Each label's recording; and the labels and recordings that are left over."""
     rows: list[Row] = []
     unmatched: list[Unmatched] = []
     for key, same in sorted(labels.wanted.items()):
-        spoken = sorted(found.get(key, []), key=Utterance.preference)
+        spoken = sorted(found.get(key, []), key=lambda one: one.preference)
         unmatched += [
             unmatched_label(line, "no recording") for line in same[len(spoken) :]
         ]

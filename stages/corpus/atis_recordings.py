@@ -1,4 +1,4 @@
-"""Recordings of ATIS: find them with their transcripts, match labels, choose one each.
+"""Recordings of ATIS: find them and their transcripts, match labels, choose one each.
 
 From the releases' documentation (catalog.ldc.upenn.edu/docs: LDC93S5/DIR_SPEC.TXT and
 WAV_SPEC.TXT; LDC94S19/fil_spec.html, sro_spec.html and wav_spec.html):
@@ -16,7 +16,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.core.errors import InputError
@@ -42,23 +42,18 @@ class File:
     mode: str
     microphone: str
 
+    @property
+    def speaker(self) -> str:
+        """From the name; in ATIS0 two characters, elsewhere three."""
+        return self.name[: 2 if self.release == "0" else 3] if self.mode else ""
 
-@dataclass(frozen=True)
-class Utterance:
-    """An utterance with one recording."""
-
-    path: str
-    name: str
-    release: str
-    spontaneous: bool
-    speaker: str
-
+    @property
     def preference(self) -> tuple[bool, int, str]:
-        """Sort key: first the utterances that the text release was made from."""
-        return not self.spontaneous, -int(self.release or 0), self.name
+        """Sort key: first the recordings that the text release was made from."""
+        return self.mode != "s", -int(self.release or 0), self.name
 
 
-def unmatched_recording(one: File | Utterance, reason: str, text: str) -> Unmatched:
+def unmatched_recording(one: File, reason: str, text: str) -> Unmatched:
     """A recording that is left out."""
     return Unmatched("recording", one.path, reason, text)
 
@@ -157,12 +152,12 @@ def choose_recordings(
     spoken: dict[tuple[str, str], list[File]],
     labels: Labels,
     microphones: str,
-) -> tuple[dict[str, list[Utterance]], list[Unmatched]]:
-    """Utterances by key, each with one recording; and recordings of no microphone."""
-    found: dict[str, list[Utterance]] = defaultdict(list)
+) -> tuple[dict[str, list[File]], list[Unmatched]]:
+    """One recording of each utterance, by key; and those of other microphones."""
+    found: dict[str, list[File]] = defaultdict(list)
     unmatched: list[Unmatched] = []
     order = [*microphones, ""]
-    for (key, name), files in spoken.items():
+    for (key, _), files in spoken.items():
         ranks = [
             order.index(one.microphone) for one in files if one.microphone in order
         ]
@@ -176,10 +171,7 @@ def choose_recordings(
         if len(best) > 1:
             # An unpacked copy comes before its original.
             best.sort(key=lambda one: sphere_compression(root / one.path) != "")
+        # The copy's folder can lack the release.
         release = max(one.release for one in files)
-        # In ATIS0 speakers have two characters and utterances three.
-        speaker = name[: 2 if release == "0" else 3] if best[0].mode else ""
-        found[key].append(
-            Utterance(best[0].path, name, release, best[0].mode == "s", speaker)
-        )
+        found[key].append(replace(best[0], release=release))
     return found, unmatched

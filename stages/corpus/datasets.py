@@ -60,7 +60,8 @@ class Contents:
         absent: dict[str, dict[int, str]] = defaultdict(dict)
         for path, (part, number, size) in self.embedded.items():
             # The name has the hash of the bytes; the size shows an interrupted write.
-            if not _has_size(folder / path, size):
+            file = folder / path
+            if not file.is_file() or file.stat().st_size != size:
                 absent[part][number] = path
         for part, rows in absent.items():
             (column,) = self.audio[part].column_names
@@ -80,10 +81,9 @@ def read_datasets(params: CorpusParams, root: Path) -> tuple[pd.DataFrame, Conte
     """Rows for the manifest, and the recordings to put at their paths.
 
     Raises:
-        ConfigurationError: datasets is not installed, or `corpus.parts` cannot be used.
-        InputError: `root` is not such a directory, a part, column, field or file is
-            missing or invalid, a path is outside the root, or no train row has the
-            intent of some row; names the part and the row, from 0 as in datasets.
+        ConfigurationError: datasets is not installed.
+        InputError: `root` is not such a directory, a part, column or file is missing,
+            or a row is invalid; names the part and the row, from 0 as in datasets.
     """
     contents = Contents({}, {}, {})
     tables = []
@@ -228,13 +228,6 @@ def _path(part: str, given: str, key: bytes) -> str:
     suffix = name.suffix if re.fullmatch(r"\.\w+", name.suffix) else ".audio"
     file = "-".join(filter(None, (stem, hash_bytes(key)[:12]))) + suffix
     return f"{part}/{file}" if part else file
-
-
-def _has_size(file: Path, size: int) -> bool:
-    try:
-        return file.stat().st_size == size
-    except OSError:
-        return False
 
 
 def _link(link: Path, file: Path) -> None:

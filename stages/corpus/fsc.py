@@ -14,34 +14,23 @@ from stages.corpus.rows import check_columns, check_file, checked_rows, joined_r
 from stages.corpus.table import read_text_table
 
 _COLUMNS = ("path", "speakerId", "transcription", "action", "object", "location")
+_RENAMED = {"speakerId": "speaker", "transcription": "text"}
 
 
 def read_fsc(params: CorpusParams, root: Path) -> pd.DataFrame:
     """Rows for the manifest from the release's three tables under `root`.
 
     Raises:
-        InputError: a table, column or field is missing or invalid, or no train row has
-            the intent of some row; names the table and the row.
+        InputError: a table is missing, or a row is invalid; names table and row.
     """
     parts = []
     for split in SPLITS:
         file = root / "data" / f"{split}_data.csv"
-        check_file(
-            file,
-            "Fluent Speech Commands",
-            "pass the release's folder with --root, or link it there",
-        )
+        fix = "pass the release's folder with --root, or link it there"
+        check_file(file, "Fluent Speech Commands", fix)
         table = read_text_table(file)
         check_columns(file, table.columns, _COLUMNS)
-        intents = table["action"] + "|" + table["object"] + "|" + table["location"]
-        rows = pd.DataFrame(
-            {
-                "path": table["path"],
-                "split": split,
-                "speaker": table["speakerId"],
-                "text": table["transcription"],
-                "intent": intents,
-            }
-        )
-        parts.append(checked_rows(params, root, file, rows))
+        rows = table[list(_COLUMNS)].rename(columns=_RENAMED)
+        rows["intent"] = rows["action"] + "|" + rows["object"] + "|" + rows["location"]
+        parts.append(checked_rows(params, root, file, rows.assign(split=split)))
     return joined_rows(params, root, parts)

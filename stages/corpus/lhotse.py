@@ -15,7 +15,6 @@ one file without transforms. lhotse can write what it cuts, mixes or fetches to 
 A relative path is relative to the corpus root.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +40,9 @@ def read_lhotse(
     """Rows for the manifest, and notes for the user.
 
     Raises:
-        ConfigurationError: lhotse is not installed, or `corpus.parts` cannot be used.
-        InputError: a manifest is missing or invalid, a supervision lacks a field or its
-            recording, or is not the whole of one file, a path is outside the root, or
-            no train row has the intent of some row; names the file and the row, from 1.
+        ConfigurationError: lhotse is not installed.
+        InputError: a manifest is missing or invalid, or a supervision is invalid or not
+            the whole of one file; names the file and the row, from 1.
     """
     tables, notes = [], []
     for part, split in split_of_parts(params).items():
@@ -102,7 +100,7 @@ def _manifest_file(root: Path, prefix: str, kind: str, part: str) -> Path:
     )
 
 
-def _read(file: Path, kind: str) -> Iterator[tuple[int, Any]]:
+def _read(file: Path, kind: str) -> list[tuple[int, Any]]:
     """Rows, numbered from 1, as lhotse's objects."""
     try:
         from lhotse.lazy import LazyManifestIterator
@@ -112,20 +110,17 @@ def _read(file: Path, kind: str) -> Iterator[tuple[int, Any]]:
             path=file,
             fix="pip install -e '.[lhotse]'",
         ) from None
-    number = 0
-    items = iter(LazyManifestIterator(file))
-    while True:
-        number += 1
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        # From gzip, JSON, the encoding, or an invalid field in lhotse.
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(
-                f"row {number} is not readable by lhotse ({reason})", path=file
-            ) from error
+    rows: list[tuple[int, Any]] = []
+    try:
+        for item in LazyManifestIterator(file):
+            rows.append((len(rows) + 1, item))
+    # From gzip, JSON, the encoding, or an invalid field in lhotse.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"row {len(rows) + 1} is not readable by lhotse ({reason})", path=file
+        ) from error
+    for number, item in rows:
         if type(item).__name__ != kind:
             raise InputError(
                 f"row {number} has another type",
@@ -133,7 +128,7 @@ def _read(file: Path, kind: str) -> Iterator[tuple[int, Any]]:
                 found=type(item).__name__,
                 expected=kind,
             )
-        yield number, item
+    return rows
 
 
 def _source(file: Path, number: int, recording: Any) -> str:

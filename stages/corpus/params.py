@@ -176,6 +176,11 @@ class CorpusParams:
                 )
                 for split in ("train", "valid", "test")
             },
+            "parts": (
+                len(set(self.parts)) == len(self.parts) >= 1
+                and (self.splits != "given" or len(self.parts) == 3),
+                "train, valid and test in this order, or with made splits any parts",
+            ),
             "seed": (self.seed >= 0, "0 or more"),
             "valid_share": (
                 min(shares) > 0 and sum(shares) < 1,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.core.errors import ConfigurationError, InputError
+from stages.core.errors import InputError
 from stages.core.manifest import SPLITS
 from stages.corpus.entry import CONTROL
 from stages.corpus.params import READ_BY, CorpusParams
@@ -48,23 +48,11 @@ def check_columns(
 
 
 def split_of_parts(params: CorpusParams) -> dict[str, str]:
-    """The split of each part of `params.parts`; empty if splits are to be made.
-
-    Raises:
-        ConfigurationError: there are too few parts, or one is repeated.
-    """
-    parts = params.parts
+    """The split of each part of `params.parts`; empty if splits are to be made."""
     given = params.splits == "given"
-    if len(set(parts)) < len(parts) or not parts or (given and len(parts) != 3):
-        raise ConfigurationError(
-            "corpus.parts cannot be used",
-            found=", ".join(parts) or "none",
-            expected="the names of train, valid and test, in this order"
-            if given
-            else "one or more different parts",
-            fix="set corpus.splits to make splits from other parts" if given else None,
-        )
-    return dict(zip(parts, SPLITS if given else [""] * len(parts), strict=True))
+    return {
+        part: SPLITS[place] if given else "" for place, part in enumerate(params.parts)
+    }
 
 
 def path_from_root(
@@ -121,7 +109,7 @@ def checked_rows(
         params: whether splits are given and paths can be outside the root.
         root: the corpus root.
         file: the table.
-        rows: columns path, speaker, text, intent and split.
+        rows: columns path, split, speaker, text and intent; others are dropped.
         first: the number of the first row.
         folder: what paths are relative to, itself relative to the root.
 
@@ -131,6 +119,7 @@ def checked_rows(
     # Otherwise two spellings of a speaker are two speakers, of an intent two intents.
     fields = ("speaker", "text", "intent")
     rows = rows.assign(**{field: rows[field].str.strip(" ") for field in fields})
+    rows = rows[["path", "split", *fields]]
     paths: list[str] = []
     for number, row in enumerate(rows.itertuples(index=False), first):
         for field in ("path", "text", "intent"):

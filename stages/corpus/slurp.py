@@ -45,9 +45,8 @@ def read_slurp(params: CorpusParams, root: Path) -> pd.DataFrame:
         root: the release's folder.
 
     Raises:
-        InputError: a file, the folder of the recordings or a field is missing or
-            invalid, a recording is listed with two splits or intents, or no train
-            recording has the intent of some recording; names the line.
+        InputError: a file or folder is missing, a line is invalid, or a recording has
+            two splits or intents; names the line.
     """
     annotations = root / "dataset" / "slurp"
     speakers = _read_speakers(annotations / "metadata.json")

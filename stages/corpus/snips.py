@@ -40,9 +40,8 @@ def read_snips(params: CorpusParams, root: Path) -> pd.DataFrame:
         root: the release's folder.
 
     Raises:
-        InputError: a file, the folder of the recordings or a key is missing or invalid,
-            a text has two intents or none, or no train recording has the intent of some
-            recording; names the entry.
+        InputError: a file or folder is missing, an entry is invalid, or a text has two
+            intents or none; names the entry.
     """
     fields = ("close", "far") if params.field == "both" else (params.field,)
     folders = [root / f"smart-lights-en-{field}-field" for field in fields]

@@ -1,10 +1,9 @@
-"""Splits made from a corpus itself: seeded, stratified by intent, by group if wished.
+"""Splits made from a corpus: by a seed, stratified by intent, optionally by group.
 
-The group is what must not stand in two splits: the speaker or the wording. Splits by
-speaker and by wording are the two hard ones of Arora et al. 2022 («Rethinking
-End-to-End Evaluation of Decomposable Tasks», Interspeech), which the official splits of
-Fluent Speech Commands leave out; made here from the corpus by a seed, they are not
-those authors' lists.
+All utterances of a group, a speaker or a wording, are in one split. Splits by speaker
+and by wording are the two hard ones of Arora et al. 2022 («Rethinking End-to-End
+Evaluation of Decomposable Tasks», Interspeech), which the official splits of Fluent
+Speech Commands lack; those made here are not the authors' lists.
 """
 
 import numpy as np
@@ -20,16 +19,16 @@ _DRAWS = 64
 def make_splits(
     rows: pd.DataFrame, kind: str, *, valid_share: float, test_share: float, seed: int
 ) -> pd.DataFrame:
-    """`rows` with the column split made anew; the same whatever their order.
+    """`rows` with a new column split, which does not depend on their order.
 
-    Every intent has an utterance in train: a group that alone has some intent stands
-    there, and where all groups of an intent fell elsewhere the smallest of them moves.
+    Every intent has an utterance in train: the only group with an intent is always in
+    train, and if train gets none of an intent's groups, the smallest one moves there.
 
     Args:
         rows: columns path, speaker, text and intent.
-        kind: what stays together: an utterance (random), all of one of the speakers, or
-            all of one of the wordings, which are normalised texts.
-        valid_share: of the utterances, as nearly as whole groups allow.
+        kind: the group: `random`, an utterance; `speakers`; or `wordings`, utterances
+            with the same normalised text.
+        valid_share: share of the utterances, as near as whole groups allow.
         test_share: likewise.
         seed: of the draw.
 
@@ -53,7 +52,7 @@ def make_splits(
             raise InputError(
                 f"too few {kind if kind != 'random' else 'utterances'} for a "
                 f"{split} split",
-                found=f"{groups.iloc[places].nunique()} that may stand there",
+                found=f"{groups.iloc[places].nunique()} to choose from",
                 expected=f"enough for {share:.0%} of {len(rows)} utterances",
                 fix="set corpus.valid_share and corpus.test_share, or other "
                 "corpus.splits",
@@ -76,7 +75,7 @@ def _groups(rows: pd.DataFrame, kind: str) -> pd.Series:
     unknown = rows[rows["speaker"].str.strip() == ""]
     if len(unknown):
         raise InputError(
-            "splits by speaker need to know who speaks",
+            "splits by speaker need a speaker for every utterance",
             found=f"no speaker for {unknown['path'].iloc[0]!r} and "
             f"{len(unknown) - 1} more",
             fix="set corpus.splits to random or wordings",
@@ -85,12 +84,12 @@ def _groups(rows: pd.DataFrame, kind: str) -> pd.Series:
 
 
 def _stratified(intents: pd.Series, share: float, seed: int) -> np.ndarray:
-    """Places of a share of utterances, of each intent as nearly as they divide."""
+    """Places of a share of the utterances, the same share of each intent."""
     order = np.random.default_rng(seed).permutation(len(intents))
     exact = share * intents.value_counts().sort_index()
     quotas = exact.astype(int)
     left = round(share * len(intents)) - int(quotas.sum())
-    # What is left goes to the largest remainders.
+    # The rest goes to the intents with the largest remainders.
     quotas[(quotas - exact).sort_values(kind="stable").index[:left]] += 1
     drawn = intents.iloc[order]
     chosen = drawn.groupby(drawn).cumcount() < drawn.map(quotas)
@@ -100,7 +99,7 @@ def _stratified(intents: pd.Series, share: float, seed: int) -> np.ndarray:
 def _nearest(
     intents: pd.Series, groups: pd.Series, share: float, seed: int
 ) -> np.ndarray:
-    """Places of whole groups: of many draws the one nearest to the share, by intent."""
+    """Places of whole groups: of many draws, the nearest to each intent's share."""
     draws = GroupShuffleSplit(_DRAWS, test_size=share, random_state=seed)
     totals = intents.value_counts()
 
@@ -112,7 +111,7 @@ def _nearest(
 
 
 def _fill_train(rows: pd.DataFrame, groups: pd.Series, held: pd.Series) -> None:
-    """Move the smallest group of every intent that train lacks there."""
+    """Move the smallest group of every intent that train lacks to train."""
     for _, part in rows.groupby("intent"):
         if (held[part.index] == "train").any():
             continue

@@ -22,8 +22,8 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
     Raises:
         ConfigurationError: the table is outside the root, or it is Parquet and pyarrow
             is not installed.
-        InputError: the table, a column or a field is missing or invalid, or no train
-            row has the intent of some row; names the file and the row.
+        InputError: the table or a column is missing, or a row is invalid; names the
+            file and the row.
     """
     given = Path(params.table)
     if given.is_absolute() or ".." in given.parts:

@@ -29,6 +29,7 @@ from stages.corpus.rows import (
 from stages.corpus.table import read_text_table
 
 _COLUMNS = ("path", "speakerId", "transcription", "semantics")
+_RENAMED = {"speakerId": "speaker", "transcription": "text"}
 
 
 def read_timers(params: CorpusParams, root: Path) -> pd.DataFrame:
@@ -40,9 +41,8 @@ def read_timers(params: CorpusParams, root: Path) -> pd.DataFrame:
         root: the release's folder.
 
     Raises:
-        InputError: a table, a folder of recordings, a column or a field is missing or
-            invalid, or no train row has the intent of some row; names the table and the
-            row (the heading is row 1).
+        InputError: a table or folder is missing, or a row is invalid; names the table
+            and the row (the heading is row 1).
     """
     kinds = {"both": ("real", "synth")}.get(params.train_speech, (params.train_speech,))
     split_of = {
@@ -53,37 +53,21 @@ def read_timers(params: CorpusParams, root: Path) -> pd.DataFrame:
     parts = []
     for name, split in split_of.items():
         file = root / f"{name}.csv"
-        rows = checked_rows(params, root, file, _read_part(file, split))
-        folders = {path.split("/")[0] for path in rows["path"] if "/" in path}
-        for folder in sorted(folders):
-            check_folder(
-                root / folder,
-                "unpack timers-and-such-v1.0.zip there, with its recordings",
-            )
+        fix = "pass the folder of timers-and-such-v1.0.zip with --root"
+        check_file(file, "Timers and Such", fix)
+        table = read_text_table(file)
+        check_columns(file, table.columns, _COLUMNS)
+        rows = table[list(_COLUMNS)].rename(columns=_RENAMED)
+        rows["intent"] = [
+            _intent(file, number, semantics)
+            for number, semantics in enumerate(rows["semantics"], 2)
+        ]
+        rows = checked_rows(params, root, file, rows.assign(split=split))
+        fix = "unpack timers-and-such-v1.0.zip there, with its recordings"
+        for folder in sorted({path.rpartition("/")[0] for path in rows["path"]}):
+            check_folder(root / folder, fix)
         parts.append(rows)
     return joined_rows(params, root, parts)
-
-
-def _read_part(file: Path, split: str) -> pd.DataFrame:
-    check_file(
-        file,
-        "Timers and Such",
-        "pass the folder of timers-and-such-v1.0.zip with --root",
-    )
-    table = read_text_table(file)
-    check_columns(file, table.columns, _COLUMNS)
-    return pd.DataFrame(
-        {
-            "path": table["path"],
-            "split": split,
-            "speaker": table["speakerId"],
-            "text": table["transcription"],
-            "intent": [
-                _intent(file, number, semantics)
-                for number, semantics in enumerate(table["semantics"], 2)
-            ],
-        }
-    )
 
 
 def _intent(file: Path, number: int, semantics: str) -> str:
