@@ -1,4 +1,4 @@
-"""Splits that are made: stratified, seeded, by whole groups, every intent in train."""
+"""Generated splits: stratified, seeded, by whole groups, every intent in train."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,6 @@ import pytest
 
 from stages.core.errors import InputError
 from stages.core.text import normalise_text
-from stages.corpus.params import SPLITS
 from stages.corpus.splits import make_splits
 
 SHARES = {"valid_share": 0.1, "test_share": 0.2}
@@ -39,11 +38,9 @@ def split(
     return made.assign(wording=made["text"].map(normalise_text))
 
 
-@pytest.mark.parametrize(
-    ("valid", "test"), [(0.1, 0.2), (0.1, 0.3), (0.1, 0.4), (0.3, 0.5)]
-)
+@pytest.mark.parametrize(("valid", "test"), [(0.1, 0.2), (0.3, 0.5)])
 @pytest.mark.parametrize("kind", COLUMNS)
-def test_no_group_stands_in_two_splits_and_shares_are_kept(
+def test_no_group_is_in_two_splits_and_shares_are_right(
     kind: str, valid: float, test: float
 ) -> None:
     rows = corpus()
@@ -68,7 +65,7 @@ def test_intents_have_their_share_in_every_split() -> None:
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
-def test_splits_are_their_seed_whatever_the_order(kind: str) -> None:
+def test_splits_depend_on_the_seed_but_not_on_order(kind: str) -> None:
     rows = corpus()
     made = split(rows, kind)
     mixed = rows.sample(frac=1, random_state=3)
@@ -77,7 +74,7 @@ def test_splits_are_their_seed_whatever_the_order(kind: str) -> None:
     assert not made["split"].equals(other["split"])
 
 
-def test_what_alone_has_an_intent_is_trained_on() -> None:
+def test_the_only_group_of_an_intent_is_in_train() -> None:
     rows = corpus(300)
     rows.loc[7, ["intent", "text", "speaker"]] = ["rare", "only this", "s7"]
     rows.loc[[11, 13], "intent"] = "of one speaker"
@@ -91,7 +88,7 @@ def test_what_alone_has_an_intent_is_trained_on() -> None:
         assert set(speakers[["s5", "s7"]]) == {"train"}
 
 
-def test_speakers_must_be_known_and_enough() -> None:
+def test_speakers_must_be_known_and_utterances_enough() -> None:
     rows = corpus(200)
     with pytest.raises(InputError, match=r"too few speakers for a test split"):
         split(rows.assign(speaker="one"), "speakers")
@@ -102,7 +99,3 @@ def test_speakers_must_be_known_and_enough() -> None:
         split(corpus(3), "random")
     with pytest.raises(InputError, match="no utterances"):
         split(corpus(200).iloc[:0], "random")
-
-
-def test_every_kind_is_tried_here() -> None:
-    assert set(SPLITS) == {"given", *COLUMNS}

@@ -73,10 +73,9 @@ def read_atis(params: CorpusParams, root: Path) -> Joined:
     A text with two intents is left out: 7 lines of the text release, such as «what is
     restriction ap 57» and «… ap57».
 
-    Test is drawn first, then valid from the rest, each stratified by intent with at
-    least one utterance. The draw depends only on the seed, the utterance's name and its
-    text, not on the order or location of files. Speakers and texts can be in several
-    splits, as the paper does not exclude it; the notes count them.
+    Test is drawn first, then valid from the rest, both stratified by intent. The draw
+    depends only on the seed, the utterance's name and its text. Speakers and texts can
+    be in several splits, as the paper does not exclude it; the notes count them.
 
     Args:
         params: `labels` and `joined_intents`, see `read_labels`. `least_utterances` of
@@ -111,22 +110,20 @@ def read_atis(params: CorpusParams, root: Path) -> Joined:
     table = _split_table(rows, params.seed)
     check_uncompressed(root / path for path in table["path"])
     unmatched = sorted([*labels.unmatched, *unlabelled, *unused, *left, *rare])
-    others = Counter(one.kind for one in unmatched)["recording"]
+    others = sum(one.kind == "recording" for one in unmatched)
     second = len(recordings) - len(table) - others
+    reasons = Counter(f"{one.kind}s left out, {one.reason}" for one in unmatched)
     notes = [
         files,
         f"{len(table)} recordings used, each with a label; {second} more of the same "
         "utterances",
-        *_describe_unmatched(unmatched),
+        *(f"{what}: {count}" for what, count in sorted(reasons.items())),
         *_describe_intents(sizes, params.least_utterances),
     ]
     if params.splits == "given":
         notes += _describe_splits(table)
-    return Joined(
-        table,
-        tuple(notes),
-        pd.DataFrame(unmatched, columns=Unmatched._fields, dtype=str),
-    )
+    left_out = pd.DataFrame(unmatched, columns=Unmatched._fields, dtype=str)
+    return Joined(table, tuple(notes), left_out)
 
 
 def _pair(
@@ -208,14 +205,6 @@ def _quotas(sizes: dict[str, int], total: int, *, spare: int) -> dict[str, int]:
             behind = max(growing, key=lambda name: sizes[name] * share - quotas[name])
             quotas[behind] += 1
     return quotas
-
-
-def _describe_unmatched(unmatched: list[Unmatched]) -> list[str]:
-    reasons = Counter((one.kind, one.reason) for one in unmatched)
-    return [
-        f"{kind}s left out, {reason}: {count}"
-        for (kind, reason), count in sorted(reasons.items())
-    ]
 
 
 def _describe_intents(sizes: Counter[str], least: int) -> list[str]:

@@ -130,11 +130,11 @@ def match_recordings(
 def _first_known(transcripts: Iterable[str], known: set[str]) -> tuple[str, str]:
     """The first known key and its transcript; or no key and the first transcript."""
     words = ""
-    for said in transcripts:
-        for key in transcript_keys(said):
+    for text in transcripts:
+        for key in transcript_keys(text):
             if key in known:
-                return key, " ".join(said.split())
-        words = words or " ".join(said.split())
+                return key, " ".join(text.split())
+        words = words or " ".join(text.split())
     return "", words
 
 

@@ -32,7 +32,7 @@ def transcript_keys(transcript: str) -> tuple[str, ...]:
 
     Marks of `.sro` (LDC94S19/sro_spec.html; the EAGLES handbook of 1997, section on
     SpeechDat, on how ATIS differs): `[noise]` and `[uh]`; `fli-`, a word cut off;
-    `<word>`, which the speaker corrected and a text release may have or not; `*word*`,
+    `<word>`, which the speaker corrected and not all text releases have; `*word*`,
     mispronounced; `~`, cut by the recording. `!` and `:`, for stress and length, are
     also removed. Of `.lsn`: the utterance's name at the end.
     """

@@ -132,7 +132,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _speaker(file: Path, where: str, recording: Any) -> str:
-    """The worker's id; empty if there is none."""
+    """The worker's id; empty if unknown."""
     worker = recording.get("worker")
     if not isinstance(worker, dict) or not worker.get("id"):
         return ""
