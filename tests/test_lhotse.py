@@ -13,6 +13,7 @@ from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.audio import AudioSource
 
 from stages.core.errors import ConfigurationError, InputError
+from stages.corpus.lhotse import read_lhotse
 from stages.corpus.params import CorpusParams
 from stages.corpus.run import read_corpus
 
@@ -36,46 +37,43 @@ ROWS = [
 Items = dict[str, list[Any]]
 
 
-def write(root: Path, recordings: Items, supervisions: Items) -> None:
-    for part in recordings:
-        start = root / "lists"
-        RecordingSet.from_recordings(recordings[part]).to_file(
-            start / f"mine_recordings_{part}.jsonl.gz"
-        )
-        # Both that lhotse writes.
-        suffix = "jsonl" if part == "dev" else "jsonl.gz"
-        SupervisionSet.from_segments(supervisions[part]).to_file(
-            start / f"mine_supervisions_{part}.{suffix}"
-        )
+class Corpus:
+    """Recordings and supervisions by part, to be changed and written."""
+
+    def __init__(self, root: Path) -> None:
+        (root / "lists").mkdir(parents=True)
+        self.root = root
+        self.recordings: Items = {"train": [], "dev": [], "test": []}
+        self.supervisions: Items = {"train": [], "dev": [], "test": []}
+        for number, (name, part, speaker, text, intent) in enumerate(UTTERANCES):
+            file = root / "audio" / f"{name}.wav"
+            write_tone(file, 300 * (number + 1), 0.3, number)
+            one = Recording.from_file(file)
+            if part != "test":
+                # Relative to the root; else absolute, as most recipes write it.
+                one.sources[0].source = f"audio/{name}.wav"
+            self.recordings[part].append(one)
+            spoken = SupervisionSegment(f"{name}-1", name, 0, one.duration)
+            spoken.text, spoken.speaker = text, speaker
+            spoken.custom = {"label": intent, "take": 1}
+            self.supervisions[part].append(spoken)
+
+    def write(self) -> None:
+        for part in self.recordings:
+            start = self.root / "lists"
+            RecordingSet.from_recordings(self.recordings[part]).to_file(
+                start / f"mine_recordings_{part}.jsonl.gz"
+            )
+            # lhotse writes both suffixes.
+            suffix = "jsonl" if part == "dev" else "jsonl.gz"
+            SupervisionSet.from_segments(self.supervisions[part]).to_file(
+                start / f"mine_supervisions_{part}.{suffix}"
+            )
 
 
 @pytest.fixture
-def items(tmp_path: Path) -> tuple[Path, Items, Items]:
-    """The corpus root, and recordings and supervisions by part, not yet written."""
-    root = tmp_path / "mine"
-    (root / "lists").mkdir(parents=True)
-    recordings: Items = {"train": [], "dev": [], "test": []}
-    supervisions: Items = {"train": [], "dev": [], "test": []}
-    for number, (name, part, speaker, text, intent) in enumerate(UTTERANCES):
-        file = root / "audio" / f"{name}.wav"
-        write_tone(file, 300 * (number + 1), 0.3, number)
-        one = Recording.from_file(file)
-        if part != "test":
-            # Relative to the root; else absolute, as most recipes write it.
-            one.sources[0].source = f"audio/{name}.wav"
-        recordings[part].append(one)
-        supervisions[part].append(
-            SupervisionSegment(
-                f"{name}-1",
-                name,
-                0,
-                one.duration,
-                text=text,
-                speaker=speaker,
-                custom={"label": intent, "take": 1},
-            )
-        )
-    return root, recordings, supervisions
+def corpus(tmp_path: Path) -> Corpus:
+    return Corpus(tmp_path / "mine")
 
 
 def listed(root: Path, params: CorpusParams = PARAMS) -> list[tuple[str, ...]]:
@@ -84,80 +82,63 @@ def listed(root: Path, params: CorpusParams = PARAMS) -> list[tuple[str, ...]]:
     return list(table[columns].itertuples(index=False, name=None))
 
 
-def test_supervisions_become_rows(items: tuple[Path, Items, Items]) -> None:
-    root, recordings, supervisions = items
-    recordings["dev"].append(replace(recordings["dev"][0], id="unlabelled"))
-    write(root, recordings, supervisions)
-    assert listed(root) == ROWS
-    (note,) = read_corpus(PARAMS, root).notes
+def test_supervisions_become_rows(corpus: Corpus) -> None:
+    corpus.recordings["dev"].append(
+        replace(corpus.recordings["dev"][0], id="unlabelled")
+    )
+    corpus.write()
+    assert listed(corpus.root) == ROWS
+    (note,) = read_corpus(PARAMS, corpus.root).notes
     assert note.endswith(
         "mine_recordings_dev.jsonl.gz: 1 recordings without a supervision"
     )
     # `data/<name>` is a link.
-    (root.parent / "link").symlink_to(root)
-    assert listed(root.parent / "link") == ROWS
+    (corpus.root.parent / "link").symlink_to(corpus.root)
+    assert listed(corpus.root.parent / "link") == ROWS
 
 
-def test_recordings_outside_the_root_can_be_allowed(
-    items: tuple[Path, Items, Items],
-) -> None:
-    root, recordings, supervisions = items
-    other = root.parent / "other"
+def test_recordings_outside_the_root_can_be_allowed(corpus: Corpus) -> None:
+    other = corpus.root.parent / "other"
     other.mkdir()
-    (root / "audio").rename(other / "audio")
-    for one in chain.from_iterable(recordings.values()):
+    (corpus.root / "audio").rename(other / "audio")
+    for one in chain.from_iterable(corpus.recordings.values()):
         one.sources[0].source = f"../other/audio/{one.id}.wav"
-    recordings["test"][0].sources[0].source = str(other / "audio" / "d.wav")
-    write(root, recordings, supervisions)
+    corpus.recordings["test"][0].sources[0].source = str(other / "audio" / "d.wav")
+    corpus.write()
     with pytest.raises(InputError, match=r"row 1 leaves .*corpus\.outside_paths"):
-        listed(root)
+        listed(corpus.root)
     outside = replace(PARAMS, outside_paths="allow")
-    assert listed(root, outside) == [(f"../other/{row[0]}", *row[1:]) for row in ROWS]
+    assert listed(corpus.root, outside) == [
+        (f"../other/{row[0]}", *row[1:]) for row in ROWS
+    ]
 
 
-def test_splits_can_be_made_from_one_part_without_a_name(
-    items: tuple[Path, Items, Items],
-) -> None:
-    root, recordings, supervisions = items
-    rows = [*recordings["train"], *(recordings["dev"] + recordings["test"])]
-    spoken = [*supervisions["train"], *(supervisions["dev"] + supervisions["test"])]
-    for one in spoken:
-        one.custom["label"] = "on"
-    write(root, {"train": rows}, {"train": spoken})
+def test_splits_can_be_made_from_one_part_without_a_name(corpus: Corpus) -> None:
+    for lists in (corpus.recordings, corpus.supervisions):
+        lists["train"] += lists.pop("dev") + lists.pop("test")
+    corpus.write()
     for kind in ("recordings", "supervisions"):
-        file = root / "lists" / f"mine_{kind}_train.jsonl.gz"
-        file.rename(root / f"{kind}.jsonl.gz")
-    params = replace(
-        PARAMS,
-        prefix="",
-        parts=("",),
-        splits="random",
-        valid_share=0.25,
-        test_share=0.25,
-    )
-    table = read_corpus(params, root).table
+        file = corpus.root / "lists" / f"mine_{kind}_train.jsonl.gz"
+        file.rename(corpus.root / f"{kind}.jsonl.gz")
+    params = replace(PARAMS, prefix="", parts=("",), splits="random", test_share=0.3)
+    table, _ = read_lhotse(params, corpus.root)
     assert list(table["path"]) == [row[0] for row in ROWS]
-    assert sorted(table["split"]) == ["test", "train", "train", "valid"]
+    assert set(table["split"]) == {""}
     with pytest.raises(ConfigurationError, match=r"corpus\.parts .*train, valid and"):
-        listed(root, replace(params, splits="given", valid_share=0.1, test_share=0.2))
+        replace(params, splits="given", test_share=0.2)
 
 
-def test_the_whole_way(
-    items: tuple[Path, Items, Items], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root, *lists = items
-    write(root, *lists)
-    monkeypatch.chdir(root.parent)
+def test_the_whole_way(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus.write()
+    monkeypatch.chdir(corpus.root.parent)
     configured = pipeline(
         "configure",
         "lhotse",
-        *("--root", root),
+        *("--root", corpus.root),
         *("--set", "corpus.prefix=lists/mine"),
         *("--set", "corpus.intent_key=label"),
     )
-    assert (
-        f"{root}: 2 train, 1 valid, 1 test utterances, 2 intents" in configured.stdout
-    )
+    assert f"{corpus.root}: 2 train, 1 valid, 1 test" in configured.stdout
     assert "missing" not in configured.stdout
     result = pipeline("prepare-corpus")
     assert result.exit_code == 0, result.output
@@ -206,25 +187,26 @@ SPEED = lhotse.augmentation.Speed(1.1)
     ],
 )
 def test_an_invalid_utterance_is_named_by_file_and_row(
-    items: tuple[Path, Items, Items], name: str, value: object, complaint: str
+    corpus: Corpus, name: str, value: object, complaint: str
 ) -> None:
-    root, recordings, supervisions = items
-    recording, supervision = recordings["train"][1], supervisions["train"][1]
+    recording, supervision = (
+        corpus.recordings["train"][1],
+        corpus.supervisions["train"][1],
+    )
     setattr(recording if hasattr(recording, name) else supervision, name, value)
     if name == "duration":
         recording.duration, supervision.duration = 0.3, 0.2
-    write(root, recordings, supervisions)
+    corpus.write()
     with pytest.raises(InputError, match=rf"^.*{complaint}.*$") as caught:
-        listed(root)
+        listed(corpus.root)
     assert "_train.jsonl.gz: row 2" in str(caught.value)
 
 
-def test_an_intent_that_train_lacks_is_named(items: tuple[Path, Items, Items]) -> None:
-    root, recordings, supervisions = items
-    supervisions["dev"][0].custom["label"] = "dim"
-    write(root, recordings, supervisions)
+def test_an_intent_that_train_lacks_is_named(corpus: Corpus) -> None:
+    corpus.supervisions["dev"][0].custom["label"] = "dim"
+    corpus.write()
     with pytest.raises(InputError, match=r"_dev\.jsonl: row 1 has intent 'dim', which"):
-        listed(root)
+        listed(corpus.root)
 
 
 @pytest.mark.parametrize(
@@ -236,37 +218,32 @@ def test_an_intent_that_train_lacks_is_named(items: tuple[Path, Items, Items]) -
     ],
 )
 def test_a_damaged_manifest_is_named(
-    items: tuple[Path, Items, Items], content: bytes, complaint: str
+    corpus: Corpus, content: bytes, complaint: str
 ) -> None:
-    root, *lists = items
-    write(root, *lists)
-    (root / "lists" / "mine_supervisions_dev.jsonl").write_bytes(content)
+    corpus.write()
+    (corpus.root / "lists" / "mine_supervisions_dev.jsonl").write_bytes(content)
     with pytest.raises(InputError, match=rf"mine_supervisions_dev\.jsonl: {complaint}"):
-        listed(root)
+        listed(corpus.root)
 
 
-def test_manifests_that_are_missing_or_swapped_are_named(
-    items: tuple[Path, Items, Items],
-) -> None:
-    root, *lists = items
-    write(root, *lists)
-    file = root / "lists" / "mine_supervisions_test.jsonl.gz"
-    other = root / "lists" / "mine_recordings_test.jsonl.gz"
+def test_manifests_that_are_missing_or_swapped_are_named(corpus: Corpus) -> None:
+    corpus.write()
+    file = corpus.root / "lists" / "mine_supervisions_test.jsonl.gz"
+    other = corpus.root / "lists" / "mine_recordings_test.jsonl.gz"
     file.write_bytes(other.read_bytes())
     with pytest.raises(InputError, match=r"row 1 has another type; found Recording"):
-        listed(root)
+        listed(corpus.root)
     file.unlink()
     with pytest.raises(
         InputError, match=r"no such manifest of supervisions; fix: .*corpus\.prefix"
     ):
-        listed(root)
+        listed(corpus.root)
 
 
 def test_without_lhotse_the_extra_is_named(
-    items: tuple[Path, Items, Items], monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, *lists = items
-    write(root, *lists)
+    corpus.write()
     monkeypatch.setitem(sys.modules, "lhotse.lazy", None)
     with pytest.raises(ConfigurationError, match=r"pip install -e '\.\[lhotse\]'"):
-        listed(root)
+        listed(corpus.root)
