@@ -189,10 +189,8 @@ SPEED = lhotse.augmentation.Speed(1.1)
 def test_an_invalid_utterance_is_named_by_file_and_row(
     corpus: Corpus, name: str, value: object, complaint: str
 ) -> None:
-    recording, supervision = (
-        corpus.recordings["train"][1],
-        corpus.supervisions["train"][1],
-    )
+    recording = corpus.recordings["train"][1]
+    supervision = corpus.supervisions["train"][1]
     setattr(recording if hasattr(recording, name) else supervision, name, value)
     if name == "duration":
         recording.duration, supervision.duration = 0.3, 0.2

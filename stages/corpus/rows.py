@@ -176,8 +176,7 @@ def joined_rows(
                 path=row.file,
                 fix=fix,
             )
-    where = [
-        f"{os.path.relpath(file, root)} {row}"
-        for file, row in zip(table["file"], table["row"], strict=True)
-    ]
+    names = {file: os.path.relpath(file, root) for file in table["file"].unique()}
+    places = zip(table["file"], table["row"], strict=True)
+    where = [f"{names[file]} {row}" for file, row in places]
     return table.drop(columns=["file", "row"]).assign(where=where)
