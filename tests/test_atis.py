@@ -410,7 +410,7 @@ WORDS = ["ada", "bea", "cleo", "dora", "eve", "fay", "gwen", "hope", "ida", "joy
 
 
 def fill(tree: Tree, sizes: dict[str, int], order: int = 1) -> Tree:
-    """Utterances of their own words, written in an order of their own."""
+    """Utterances with different words, written in the given order."""
     lines = [
         (" ".join(WORDS[int(digit)] for digit in f"{number:03}") + f" {intent}", intent)
         for intent, size in sizes.items()
