@@ -106,12 +106,12 @@ HEADING = ",".join(COLUMNS).encode()
 @pytest.mark.parametrize(
     "content, complaint",
     [
-        (b"", "not a readable manifest"),
-        (b"id,path\na,b\n", "not a manifest; found columns id, path"),
-        (b"\xff\xfe\x00", "not a readable manifest"),
+        (b"", "not a readable table"),
+        (b"id,path\na,b\n", "has other columns; found id, path"),
+        (b"\xff\xfe\x00", "not a readable table"),
         (HEADING + b"\na,b,train,s,t,i,long,h\n", "'?long'?"),
-        (HEADING + b"\na,b,train,s,t,i,1,h,more\nb\n", "manifest"),
-        (None, "does not exist"),
+        (HEADING + b"\na,b,train,s,t,i,1,h,more\nb\n", "not a readable table"),
+        (None, "no such file"),
     ],
 )
 def test_a_manifest_that_is_not_readable(
@@ -133,9 +133,7 @@ def test_a_list_of_intents_that_is_not_readable(
     path = tmp_path / "intents.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(
-        InputError, match=r"intents\.json: .*run `aln-pipeline prep"
-    ):
+    with pytest.raises(InputError, match=r"intents\.json: .*run `aln-pipeline prep"):
         read_intents(path)
 
 

@@ -63,24 +63,16 @@ def read_manifest(path: Path) -> pd.DataFrame:
     Raises:
         InputError: the file is missing or not a manifest.
     """
-    if not path.is_file():
-        raise InputError("the manifest does not exist", path=path, fix=_PREPARE)
-    types = {name: float if name == "seconds" else str for name in COLUMNS}
-    try:
-        table = pd.read_csv(path, dtype=types, keep_default_na=False)
-    except ValueError as error:
-        raise InputError(
-            f"not a readable manifest ({error})", path=path, fix=_PREPARE
-        ) from error
-    if tuple(table.columns) != COLUMNS:
-        raise InputError(
-            "not a manifest",
-            path=path,
-            found=f"columns {', '.join(table.columns)}",
-            expected=", ".join(COLUMNS),
-            fix=_PREPARE,
-        )
-    return table
+    return _read_table(path, COLUMNS, _PREPARE)
+
+
+def read_conditions(path: Path) -> pd.DataFrame:
+    """How recordings were made: columns id and condition; empty if that is not known.
+
+    Raises:
+        InputError: the file is missing or not such a table.
+    """
+    return _read_table(path, ("id", "condition"), _PREPARE)
 
 
 def read_usable(manifest: Path, quarantine: Path) -> pd.DataFrame:
@@ -113,25 +105,7 @@ def read_quarantine(path: Path) -> pd.DataFrame:
     Raises:
         InputError: the file is missing or not such a list.
     """
-    if not path.is_file():
-        raise InputError(
-            "the list of quarantined recordings does not exist", path=path, fix=_EXTRACT
-        )
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except ValueError as error:
-        raise InputError(
-            f"not a readable table ({error})", path=path, fix=_EXTRACT
-        ) from error
-    if tuple(table.columns) != QUARANTINE_COLUMNS:
-        raise InputError(
-            "not a list of quarantined recordings",
-            path=path,
-            found=f"columns {', '.join(table.columns)}",
-            expected=", ".join(QUARANTINE_COLUMNS),
-            fix=_EXTRACT,
-        )
-    return table
+    return _read_table(path, QUARANTINE_COLUMNS, _EXTRACT)
 
 
 def read_intents(path: Path) -> list[str]:
@@ -151,6 +125,28 @@ def read_intents(path: Path) -> list[str]:
     if not isinstance(intents, list) or not all(isinstance(i, str) for i in intents):
         raise InputError("not a list of intents", path=path, fix=_PREPARE)
     return intents
+
+
+def _read_table(path: Path, columns: tuple[str, ...], fix: str) -> pd.DataFrame:
+    """A CSV file with exactly these columns: seconds as float, all others as str."""
+    if not path.is_file():
+        raise InputError("no such file", path=path, fix=fix)
+    types = {name: float if name == "seconds" else str for name in columns}
+    try:
+        table = pd.read_csv(path, dtype=types, keep_default_na=False)
+    except ValueError as error:
+        raise InputError(
+            f"not a readable table ({error})", path=path, fix=fix
+        ) from error
+    if tuple(table.columns) != columns:
+        raise InputError(
+            "has other columns",
+            path=path,
+            found=", ".join(table.columns),
+            expected=", ".join(columns),
+            fix=fix,
+        )
+    return table
 
 
 def _check(path: Path, table: pd.DataFrame, *, quarantined: int = 0) -> None:

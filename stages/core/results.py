@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stages.core.errors import CacheError
 from stages.core.files import whole_folder, write_json
 from stages.core.hashing import fingerprint, hash_file
 
@@ -119,6 +120,30 @@ def result_folder(
         yield folder
         record(folder, identity)
         _keep(output, kept)
+
+
+def require(folder: Path, inputs: Mapping[str, Path], *, fix: str) -> dict[str, Any]:
+    """The identity of a result that another stage reads.
+
+    Args:
+        folder: the result.
+        inputs: what it must be made from, as for `identify`; others are not checked.
+        fix: how to make it.
+
+    Raises:
+        CacheError: there is no result, a file in it has changed, or it was made from
+            something else.
+    """
+    found = read_identity(folder)
+    if found is None:
+        raise CacheError("no finished result here", path=folder, fix=fix)
+    if not is_finished(folder, found):
+        raise CacheError("not as its stage wrote it", path=folder, fix=fix)
+    for name, path in inputs.items():
+        if found["inputs"].get(name) != hash_input(path):
+            what = f"made from another {name} than {path}"
+            raise CacheError(what, path=folder, fix=fix)
+    return found
 
 
 def name_of(identity: Mapping[str, Any]) -> str:

@@ -66,8 +66,7 @@ def _has_rival(found: Findings, system: System) -> bool:
 
 def _selection_note(found: Findings) -> str:
     """How epoch and α are chosen, without test."""
-    selection = found.chosen.selection
-    assert selection is not None
+    selection = found.selection
     alphas = (
         " ★ marks the α with the higher mean valid accuracy."
         if _has_rival(found, found.chosen)

@@ -27,6 +27,7 @@ class Findings:
         comparisons: the significance tests.
         best: the name of the system with the better α, by kind.
         chosen: ALN with the better α, which is shown in detail.
+        selection: which epoch a student keeps, a key of `SELECTIONS`.
         intents: its `intent_scores`.
         groups: test by wording, length, speaker and condition. Speakers have no
             intervals; a corpus without conditions has no such group.
@@ -47,6 +48,7 @@ class Findings:
     comparisons: Sequence[Comparison]
     best: Mapping[str, str]
     chosen: System
+    selection: str
     intents: pd.DataFrame
     groups: Mapping[str, Sequence[Group]]
     transfer_loss: Mapping[str, float]

@@ -1,19 +1,15 @@
 """Figure 2 of the paper: the sentence embeddings of teacher and student, by t-SNE."""
 
 import logging
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from stages.core.errors import CacheError
 from stages.report.params import ReportParams
-from stages.report.systems import STUDENT_FIX
 
 log = logging.getLogger(__name__)
 
@@ -65,38 +61,15 @@ class Projection:
     perplexity: float
 
 
-def read_embeddings(folder: Path, ids: Sequence[str]) -> Embeddings:
-    """The embeddings in the folder of an ALN or ALN linguistic student.
-
-    Args:
-        folder: of the student.
-        ids: of the valid utterances.
-
-    Raises:
-        CacheError: the file is missing, damaged or from other utterances.
-    """
-    path = folder / "embeddings.npz"
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = Embeddings(
-                archive["ids"].astype(str),
-                archive["teacher"],
-                archive["student_first"],
-                archive["student_last"],
-            )
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-        raise CacheError(
-            f"not readable embeddings ({error})", path=path, fix=STUDENT_FIX
-        ) from error
-    if sorted(found.ids) != sorted(ids):
-        raise CacheError(
-            "embeddings of other utterances",
-            path=path,
-            found=f"{len(found.ids)} ids",
-            expected=f"the {len(ids)} of valid",
-            fix=STUDENT_FIX,
+def read_embeddings(folder: Path) -> Embeddings:
+    """The embeddings in the folder of an ALN or ALN linguistic student."""
+    with np.load(folder / "embeddings.npz", allow_pickle=False) as archive:
+        return Embeddings(
+            archive["ids"].astype(str),
+            archive["teacher"],
+            archive["student_first"],
+            archive["student_last"],
         )
-    return found
 
 
 def project_embeddings(

@@ -1,17 +1,12 @@
 """The errors of Baseline-1's recogniser."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 
 from stages.core.word_errors import WordErrors, count_errors
-from stages.report.systems import (
-    BASELINE1_FIX,
-    SCORED,
-    check_cover,
-    read_json,
-    read_table,
-)
+from stages.report.systems import SCORED, read_table
 
 _COLUMNS = {"id": str, "split": str, "text": str, "transcript": str}
 
@@ -28,15 +23,9 @@ def read_transcripts(
     Returns:
         The transcripts with columns id, split, text (the reference), transcript and
         intent.
-
-    Raises:
-        CacheError: a file is missing, damaged or from another manifest.
     """
-    path = folder / "transcripts.csv"
-    rows = read_table(path, _COLUMNS, BASELINE1_FIX)
-    keys = ["id", "split", "text"]
-    check_cover(path, rows, utterances, keys, what="transcripts", fix=BASELINE1_FIX)
-    name = read_json(folder / "scores.json", BASELINE1_FIX)["recogniser"]
+    rows = read_table(folder / "transcripts.csv", _COLUMNS)
+    name = json.loads((folder / "scores.json").read_text("utf-8"))["recogniser"]
     return name, rows.merge(utterances[["id", "intent"]], on="id")
 
 

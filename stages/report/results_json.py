@@ -23,7 +23,7 @@ def results(found: Findings) -> dict[str, Any]:
         "table1": found.table1,
         "set_aside": len(found.set_aside),
         "systems": {system.name: _system(found, system) for system in found.systems},
-        "selection": found.chosen.selection,
+        "selection": found.selection,
         "best": found.best,
         "significance": [asdict(comparison) for comparison in found.comparisons],
         "lengths": _group_list("length", found.groups["length"]),

@@ -33,7 +33,7 @@ from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError, InputError
 from stages.core.files import atomic_path
 from stages.core.manifest import read_intents, read_quarantine
-from stages.core.results import identify, is_finished, read_identity, record
+from stages.core.results import identify, is_finished, record, require
 from stages.core.runtime import RunOptions
 from stages.report import scores
 from stages.report.corpus_table import describe_corpus
@@ -47,16 +47,7 @@ from stages.report.recognition import intent_word_errors, read_transcripts, word
 from stages.report.results_json import results
 from stages.report.robustness import read_robustness
 from stages.report.statistics import compare_all
-from stages.report.systems import (
-    BASELINE1_FIX,
-    STUDENT_FIX,
-    TEACHER_FIX,
-    System,
-    check_comparable,
-    read_baseline1,
-    read_student,
-    title_of,
-)
+from stages.report.systems import System, read_baseline1, read_student, title_of
 from stages.report.utterances import describe_utterances
 
 _ENCODER_COLUMNS = ("trained", "random", "log_mel")
@@ -107,13 +98,9 @@ class Summary:
 
     def __str__(self) -> str:
         """One line for the end of a command."""
+        state = "up to date; " if self.up_to_date else ""
         return (
-            (
-                f"{self.page}: up to date; "
-                if self.up_to_date
-                else f"wrote {self.page}: "
-            )
-            + f"{self.chosen} has {self.test_accuracy:.2f}% on test "
+            f"{self.page}: {state}{self.chosen} has {self.test_accuracy:.2f}% on test "
             f"and {self.valid_accuracy:.2f}% on valid"
         )
 
@@ -133,11 +120,12 @@ def run(
         InputError: the corpus' tables or the encoder's scores cannot be used.
         CacheError: a result is missing, damaged or from another manifest.
     """
-    _check_finished(inputs)
+    students = _check_inputs(inputs)
     identity = _identify(params, inputs)
     up_to_date = is_finished(output, identity) and not options.force
     if not up_to_date:
-        _write(output, _make(params, inputs), identity)
+        selection = next(iter(students.values()))["parameters"]["selection"]
+        _write(output, _make(params, inputs, selection), identity)
     found = json.loads((output / "results.json").read_text(encoding="utf-8"))
     best = found["best"]["aln"]
     return Summary(
@@ -149,13 +137,38 @@ def run(
     )
 
 
-def _check_finished(inputs: Inputs) -> None:
-    """Check that every stage whose folder is read has finished."""
-    fixes = {inputs.teacher: TEACHER_FIX, inputs.baseline1: BASELINE1_FIX}
-    fixes |= dict.fromkeys(inputs.students.values(), STUDENT_FIX)
-    for folder, fix in fixes.items():
-        if read_identity(folder) is None:
-            raise CacheError("no finished result here", path=folder, fix=fix)
+def _check_inputs(inputs: Inputs) -> dict[str, dict[str, Any]]:
+    """Check every result that is read; returns the students' identities by name.
+
+    Raises:
+        CacheError: a result is missing, changed, or made from another manifest or other
+            students; or two students differ in seeds or selection.
+    """
+    corpus = inputs.corpus
+    manifest = {"manifest": corpus.manifest}
+    usable = manifest | {"quarantine": corpus.quarantine}
+    require(inputs.teacher, manifest, fix="run `dvc repro teacher`")
+    require(inputs.baseline1, usable, fix="run `dvc repro baseline1`")
+    students = {
+        name: require(folder, usable, fix="run `dvc repro student`")
+        for name, folder in inputs.students.items()
+    }
+    if inputs.robustness:
+        folders = {f"student {name}": path for name, path in inputs.students.items()}
+        fix = "run `dvc repro robustness`"
+        require(inputs.robustness.parent, usable | folders, fix=fix)
+    first, *others = students
+    for name in others:
+        for what in ("seeds", "selection"):
+            found, expected = (students[n]["parameters"][what] for n in (name, first))
+            if found != expected:
+                raise CacheError(
+                    f"{name} and {first} differ in student.{what}",
+                    found=found,
+                    expected=expected,
+                    fix="run `dvc repro student`",
+                )
+    return students
 
 
 def _identify(params: ReportParams, inputs: Inputs) -> dict[str, Any]:
@@ -178,9 +191,9 @@ def _identify(params: ReportParams, inputs: Inputs) -> dict[str, Any]:
     )
 
 
-def _make(params: ReportParams, inputs: Inputs) -> dict[str, bytes]:
+def _make(params: ReportParams, inputs: Inputs, selection: str) -> dict[str, bytes]:
     """Every file of the report, by name; the page is the last."""
-    found = _measure(inputs, params)
+    found = _measure(params, inputs, selection)
     text = json.dumps(results(found), indent=2, sort_keys=True, ensure_ascii=False)
     return {
         **draw(found),
@@ -190,7 +203,7 @@ def _make(params: ReportParams, inputs: Inputs) -> dict[str, bytes]:
     }
 
 
-def _measure(inputs: Inputs, params: ReportParams) -> Findings:
+def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
     """Read everything, measure all systems, and choose α on valid."""
     manifest = inputs.corpus.read_usable()
     set_aside = read_quarantine(inputs.corpus.quarantine)
@@ -198,14 +211,13 @@ def _measure(inputs: Inputs, params: ReportParams) -> Findings:
     recogniser, transcripts = read_transcripts(inputs.baseline1, utterances)
     systems = _read_systems(inputs, utterances, set_aside["id"])
     students = [system for system in systems if system.name in inputs.students]
-    check_comparable(students)
 
     rows = {one.name: scores.evaluate(one, seed=params.seed) for one in systems}
     best = scores.best_by_valid(systems, rows)
     (chosen,) = (system for system in systems if system.name == best["aln"])
     valid = manifest[manifest["split"] == "valid"]
     labels = dict(zip(valid["id"], valid["intent"], strict=True))
-    embeddings = read_embeddings(inputs.students[chosen.name], list(labels))
+    embeddings = read_embeddings(inputs.students[chosen.name])
     return Findings(
         corpus=inputs.name,
         table1=describe_corpus(manifest),
@@ -215,6 +227,7 @@ def _measure(inputs: Inputs, params: ReportParams) -> Findings:
         comparisons=compare_all(systems, best),
         best=best,
         chosen=chosen,
+        selection=selection,
         intents=scores.intent_scores(chosen.test, read_intents(inputs.corpus.intents)),
         groups={
             "wording": scores.group(systems, "wording", seed=params.seed),
@@ -242,9 +255,9 @@ def _read_systems(
     """Baseline-1 and the students, in the order to show them."""
     # The teacher also reads the texts of recordings that cannot be used.
     text = read_baseline1(
-        "baseline1_text", inputs.teacher, utterances, TEACHER_FIX, left_out=set_aside
+        "baseline1_text", inputs.teacher, utterances, left_out=set_aside
     )
-    asr = read_baseline1("baseline1_asr", inputs.baseline1, utterances, BASELINE1_FIX)
+    asr = read_baseline1("baseline1_asr", inputs.baseline1, utterances)
     students = inputs.students.items()
     return [text, asr, *(read_student(*one, utterances) for one in students)]
 

@@ -6,10 +6,8 @@ import numpy as np
 import pandas as pd
 
 from stages.core.corpus_files import CorpusFiles
+from stages.core.manifest import read_conditions
 from stages.core.text import normalise_text
-from stages.report.systems import read_table
-
-_FIX = "run `aln-pipeline prepare-corpus`"
 
 
 def describe_utterances(manifest: pd.DataFrame, corpus: CorpusFiles) -> pd.DataFrame:
@@ -24,7 +22,7 @@ def describe_utterances(manifest: pd.DataFrame, corpus: CorpusFiles) -> pd.DataF
         corpus: has `conditions.csv`.
 
     Raises:
-        CacheError: `conditions.csv` is missing or damaged.
+        InputError: `conditions.csv` is missing or damaged.
     """
     test = manifest["split"] == "test"
     columns = ["id", "split", "intent", "text", "wording", "length", "speaker"]
@@ -34,7 +32,7 @@ def describe_utterances(manifest: pd.DataFrame, corpus: CorpusFiles) -> pd.DataF
         length=mark_length(manifest.loc[test, "seconds"]),
         speaker=manifest["speaker"].where(manifest["speaker"].str.strip() != ""),
     )
-    conditions = read_table(corpus.conditions, {"id": str, "condition": str}, _FIX)
+    conditions = read_conditions(corpus.conditions)
     if len(conditions):
         marked = marked.merge(conditions, on="id", how="left", validate="one_to_one")
         columns.append("condition")
