@@ -1,5 +1,7 @@
 """Errors that the user can fix. The command line prints each in one line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -56,3 +58,19 @@ class RecordingError(InputError):
 
 class CacheError(PipelineError):
     """A cached file that is missing, damaged or from other parameters."""
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Name the extra to install where the block imports a package that is missing.
+
+    Raises:
+        ConfigurationError: the package is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigurationError(
+            f"this needs the package {error.name or extra}, which is not installed",
+            fix=f"pip install -e '.[{extra}]'",
+        ) from None

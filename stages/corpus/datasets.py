@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from stages.core.errors import ConfigurationError, InputError
+from stages.core.errors import InputError, needs_extra
 from stages.core.files import atomic_path
 from stages.core.hashing import hash_bytes
 from stages.core.runtime import progress
@@ -104,14 +104,8 @@ def _load(params: CorpusParams, root: Path) -> dict[str, tuple[str, Any]]:
 
     The split is empty if a column has it or splits are to be made.
     """
-    try:
+    with needs_extra("datasets"):
         import datasets
-    except ImportError:
-        raise ConfigurationError(
-            "reading a directory of datasets needs the package datasets",
-            path=root,
-            fix="pip install -e '.[datasets]'",
-        ) from None
     try:
         loaded = datasets.load_from_disk(str(root))
     # From datasets, pyarrow or JSON.

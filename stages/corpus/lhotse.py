@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from stages.core.errors import ConfigurationError, InputError
+from stages.core.errors import InputError, needs_extra
 from stages.corpus.entry import as_text
 from stages.corpus.params import CorpusParams
 from stages.corpus.rows import checked_rows, joined_rows, split_of_parts
@@ -102,14 +102,8 @@ def _manifest_file(root: Path, prefix: str, kind: str, part: str) -> Path:
 
 def _read(file: Path, kind: str) -> list[tuple[int, Any]]:
     """Rows, numbered from 1, as lhotse's objects."""
-    try:
+    with needs_extra("lhotse"):
         from lhotse.lazy import LazyManifestIterator
-    except ImportError:
-        raise ConfigurationError(
-            "reading lhotse's manifests needs the package lhotse",
-            path=file,
-            fix="pip install -e '.[lhotse]'",
-        ) from None
     rows: list[tuple[int, Any]] = []
     try:
         for item in LazyManifestIterator(file):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.core.errors import ConfigurationError, InputError
+from stages.core.errors import ConfigurationError, InputError, needs_extra
 from stages.corpus.entry import as_text, not_utf8, read_lines
 from stages.corpus.params import CorpusParams
 from stages.corpus.rows import check_columns, checked_rows, joined_rows
@@ -126,14 +126,10 @@ def _read_json_lines(file: Path) -> pd.DataFrame:
 
 
 def _read_parquet(file: Path) -> pd.DataFrame:
+    with needs_extra("parquet"):
+        import pyarrow  # noqa: F401  # pandas reads Parquet with it
     try:
         table = pd.read_parquet(file)
-    except ImportError:
-        raise ConfigurationError(
-            "reading Parquet needs pyarrow",
-            path=file,
-            fix="pip install -e '.[parquet]'",
-        ) from None
     # pyarrow has exceptions of its own for a damaged file.
     except Exception as error:
         reason = " ".join(str(error).split())
