@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def compare(a: Path, b: Path) -> Difference:
     other = {key for key in sorted(common) if ours.hash_of(key) != theirs.hash_of(key)}
     absolute, relative = _largest(ours, theirs, other)
     return Difference(
-        header=_header_difference(ours.header, theirs.header),
+        header=ours.header.differences(theirs.header),
         only_a=sorted(ids_a - ids_b),
         only_b=sorted(ids_b - ids_a),
         rekeyed=sorted(ids_a & ids_b),
@@ -163,22 +163,6 @@ def _largest(
             absolute = max(absolute or 0.0, float(far.max()))
             relative = max(relative or 0.0, float(ratio.max()))
     return absolute, relative
-
-
-def _header_difference(a: Header, b: Header) -> dict[str, tuple[Any, Any]]:
-    """The fields that differ, with each parameter as a field."""
-
-    def flat(header: Header) -> dict[str, Any]:
-        fields = asdict(header)
-        parameters = fields.pop("parameters")
-        return fields | {f"parameters.{name}": v for name, v in parameters.items()}
-
-    ours, theirs = flat(a), flat(b)
-    return {
-        name: (ours.get(name), theirs.get(name))
-        for name in dict.fromkeys([*ours, *theirs])
-        if ours.get(name) != theirs.get(name)
-    }
 
 
 def _shorten(value: object) -> str:

@@ -147,7 +147,13 @@ class PretrainedEncoder:
         """Shorter waves are padded to this length, which gives one frame."""
         if _is_whisper(self.extractor):
             return 1  # padded to the window already
-        return _receptive_field(self.model.config)
+        config = self.model.config
+        samples = 1  # the receptive field of the convolutions: 400 for wav2vec2
+        for kernel, stride in zip(
+            reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
+        ):
+            samples = (samples - 1) * stride + kernel
+        return samples
 
     def to(self, device: torch.device | str) -> Self:
         """This encoder, moved to `device`."""
@@ -248,12 +254,7 @@ def _input_settings(extractor: Any) -> dict[str, Any]:
 
 @contextmanager
 def loading(name: str, what: str, *, fix: str) -> Iterator[None]:
-    """Silence the library's progress bars and reports, and make its errors ours.
-
-    Args:
-        name: local folder or hub name.
-        what: what is loaded, for the error.
-        fix: what to do if it cannot be loaded.
+    """Load `what` from the path or hub name `name`, without the library's output.
 
     Raises:
         InputError: it cannot be loaded.
@@ -347,6 +348,22 @@ def _load_model(name: str, revision: str, config: PreTrainedConfig, layer: int) 
     if config.model_type == "whisper":
         model, prefix = model.get_encoder(), "encoder."
     model = _cut(model, config, layer).eval().requires_grad_(False)
+    check_weights(name, model, report, prefix)
+    return model
+
+
+def check_weights(name: str, model: Any, report: Any, prefix: str = "") -> None:
+    """Check that the checkpoint `name` has every weight of `model`.
+
+    Args:
+        name: local folder or hub name.
+        model: loaded from it.
+        report: the library's, with the checkpoint's missing and mismatched keys.
+        prefix: of the model's names in the report.
+
+    Raises:
+        InputError: a weight is missing, has other dimensions, or is NaN or infinite.
+    """
     shapes = {key: (found, wanted) for key, found, wanted in report["mismatched_keys"]}
     for key, value in sorted(_used(model).items()):
         key = prefix + key
@@ -366,7 +383,6 @@ def _load_model(name: str, revision: str, config: PreTrainedConfig, layer: int) 
                 expected=expected,
                 fix=_FIX_WEIGHTS,
             )
-    return model
 
 
 def _cut(model: Any, config: PreTrainedConfig, layer: int) -> Any:
@@ -386,17 +402,8 @@ def _cut(model: Any, config: PreTrainedConfig, layer: int) -> Any:
 
 def _used(model: nn.Module) -> dict[str, Tensor]:
     """The weights that features depend on, by name."""
-    return {key: value for key, value in model.state_dict().items() if key != _UNUSED}
-
-
-def _receptive_field(config: PreTrainedConfig) -> int:
-    """Samples that one frame of the convolutions is made of: 400 for wav2vec2."""
-    samples = 1
-    for kernel, stride in zip(
-        reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
-    ):
-        samples = (samples - 1) * stride + kernel
-    return samples
+    weights = model.state_dict()
+    return {key: weights[key] for key in weights if key.split(".")[-1] != _UNUSED}
 
 
 def _pooled(frames: np.ndarray, group: int) -> np.ndarray:

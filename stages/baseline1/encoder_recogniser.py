@@ -1,6 +1,5 @@
 """The phoneme/word encoder as a recogniser: CTC head, lexicon, n-gram, beam search."""
 
-import io
 import os
 import re
 import sys
@@ -21,7 +20,6 @@ from stages.baseline1.recogniser import Recogniser, Transcribe, recogniser_finge
 from stages.core.errors import InputError
 from stages.core.files import write_text
 from stages.core.hashing import fingerprint, hash_bytes, hash_file
-from stages.core.runtime import one_thread
 from stages.core.text import name_some
 from stages.speech.words import frequent_words
 
@@ -85,7 +83,7 @@ def encoder_recogniser(
             encoder=checkpoint.fingerprint,
         ),
         on_cpu=True,
-        load=partial(_load, path, lexicon, model, search),
+        loader=partial(_load, path, lexicon, model, search),
     )
 
 
@@ -120,13 +118,10 @@ def _load(
             fix="write the file again",
         ) from error
 
-    @torch.inference_mode()
     def transcribe(wave: np.ndarray) -> str:
-        with one_thread():
-            samples = torch.from_numpy(wave)[None].to(device)
-            hidden, _ = encoder.phoneme_module(samples)
-            # (1, frames, classes)
-            emissions = head(hidden).log_softmax(dim=2).float().cpu()
+        hidden, _ = encoder.phoneme_module(torch.from_numpy(wave)[None].to(device))
+        # (1, frames, classes)
+        emissions = head(hidden).log_softmax(dim=2).float().cpu()
         (hypotheses,) = decoder(emissions)
         return " ".join(hypotheses[0].words) if hypotheses else ""
 
@@ -134,18 +129,7 @@ def _load(
 
 
 def _load_with_head(path: Path) -> Checkpoint:
-    """The checkpoint of an encoder that can transcribe.
-
-    Raises:
-        InputError: no checkpoint there, or one without a CTC head.
-    """
-    if not path.is_file():
-        raise InputError(
-            "no checkpoint of an encoder there",
-            path=path,
-            fix="set baseline1.model to one of `aln-pipeline pretraining`, such as "
-            "data/demo/encoder.safetensors",
-        )
+    """The checkpoint of an encoder that can transcribe."""
     checkpoint = load_checkpoint(path)
     if checkpoint.encoder.ctc_linear is None or not checkpoint.phonemes:
         raise InputError(
@@ -160,11 +144,7 @@ def _load_with_head(path: Path) -> Checkpoint:
 
 
 def _spoken_words(texts: Sequence[str]) -> list[list[str]]:
-    """The words of each text that espeak-ng can pronounce.
-
-    Raises:
-        InputError: there are none.
-    """
+    """The words of each text that espeak-ng can pronounce."""
     spoken = [
         [word for word in text.split() if _PRONOUNCEABLE.fullmatch(word)]
         for text in texts
@@ -226,11 +206,7 @@ def _write_model(work: Path, arpa: str) -> Path:
 
 
 def _check_arpa(path: Path, lexicon: Path) -> None:
-    """Check that `path` is an ARPA file with bigrams and words of the lexicon.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Check that `path` is an ARPA file with bigrams and words of the lexicon."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         first = lines.index("\\1-grams:")
@@ -262,17 +238,12 @@ def _check_arpa(path: Path, lexicon: Path) -> None:
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Hide what a C library writes to stderr: KenLM's progress bar."""
-    try:
-        number = sys.stderr.fileno()
-    except (AttributeError, OSError, io.UnsupportedOperation):
-        yield
-        return
     sys.stderr.flush()
-    kept = os.dup(number)
+    kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), number)
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(kept, number)
+        os.dup2(kept, 2)
         os.close(kept)

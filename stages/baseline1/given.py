@@ -37,16 +37,13 @@ def read_given(path: Path, column: str, ids: pd.Series) -> list[str]:
             path=path,
             found=getattr(error, "strerror", None) or error,
         ) from None
-    for name, fix in (
-        ("id", "rename the column"),
-        (column, "rename the column, or set baseline1.column"),
-    ):
+    for name in ("id", column):
         if name not in table.columns:
             raise InputError(
                 f"no column {name!r}",
                 path=path,
                 found=f"columns {', '.join(table.columns)}",
-                fix=fix,
+                fix="rename the column, or set baseline1.column",
             )
     repeated = table["id"][table["id"].duplicated()]
     if not repeated.empty:

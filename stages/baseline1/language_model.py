@@ -15,7 +15,7 @@ _MOST_LISTED = 0.9
 _LEAST_SHARE = 1e-9
 """Of a word that is not in the list of frequencies."""
 
-_NEVER = -99.0
+_NEVER = 1e-99  # as ARPA files write it
 
 
 def bigram_arpa(
@@ -38,7 +38,8 @@ def bigram_arpa(
     for (first, second), count in pairs.items():
         if second in shares and (first in shares or first == BEGIN):
             after.setdefault(first, {})[second] = count
-    listed: dict[tuple[str, ...], float] = {}
+    # KenLM needs a bigram; this one has the probability that backing off gives.
+    listed: dict[tuple[str, ...], float] = {(BEGIN, END): _END_SHARE}
     backoff: dict[tuple[str, ...], float] = {}
     for first in sorted(after):
         counts = after[first]
@@ -53,10 +54,7 @@ def bigram_arpa(
             whole = total / (1 - _END_SHARE)
         for word in sorted(counts):
             listed[first, word] = counts[word] / whole
-    levels: list[dict[tuple[str, ...], float]] = [
-        {(word,): share for word, share in base.items()}
-    ]
-    return _arpa([*levels, listed] if listed else levels, backoff)
+    return _arpa([{(word,): share for word, share in base.items()}, listed], backoff)
 
 
 def ngram_arpa(
@@ -71,7 +69,7 @@ def ngram_arpa(
     Args:
         texts: the words of each.
         shares: of each word of the vocabulary, which has every word of `texts`.
-        order: words in the longest n-gram, 1 or more.
+        order: words in the longest n-gram, 2 or more.
     """
     # A text of n words has n-grams up to its begin and end.
     order = min(order, 2 + max(map(len, texts)))
@@ -124,23 +122,14 @@ def _arpa(
     backoff: Mapping[tuple[str, ...], float],
 ) -> str:
     """Probabilities by length and back-off weights, in ARPA's format."""
-    if len(levels) == 1:
-        # KenLM needs bigrams; this one has the probability that backing off gives.
-        levels = [*levels, {(BEGIN, END): levels[0][(END,)]}]
     # The begin is given, not predicted; the unknown word is never chosen.
-    unigrams: dict[tuple[str, ...], float | None] = {
-        (BEGIN,): None,
-        (UNKNOWN,): None,
-        **levels[0],
-    }
-    tables: list[Mapping[tuple[str, ...], float | None]] = [unigrams, *levels[1:]]
+    tables = [{(BEGIN,): _NEVER, (UNKNOWN,): _NEVER, **levels[0]}, *levels[1:]]
     lines = ["\\data\\"]
     lines += [f"ngram {n}={len(table)}" for n, table in enumerate(tables, 1)]
     for n, table in enumerate(tables, 1):
         lines += ["", f"\\{n}-grams:"]
         for ngram in sorted(table):
-            share = table[ngram]
-            line = f"{_NEVER if share is None else log10(share):.6f}\t{' '.join(ngram)}"
+            line = f"{log10(table[ngram]):.6f}\t{' '.join(ngram)}"
             if n < len(tables) and ngram[-1] != END:
                 line += f"\t{log10(backoff.get(ngram, 1.0)):.6f}"
             lines.append(line)

@@ -28,7 +28,7 @@ def pocketsphinx_recogniser() -> Recogniser:
         name=f"pocketsphinx {number}",
         fingerprint=recogniser_fingerprint("pocketsphinx", version=number),
         on_cpu=True,
-        load=_load,
+        loader=_load,
     )
 
 

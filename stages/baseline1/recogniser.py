@@ -1,7 +1,6 @@
 """What every speech recogniser here has in common."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ from stages.speech.loading import RESAMPLING
 Transcribe = Callable[[np.ndarray], str]
 """From a wave, (samples,) float32 at 16 kHz, to its text, possibly empty."""
 
-LEAST_SAMPLES = 400
+_LEAST_SAMPLES = 400
 """Receptive field of wav2vec2's convolutions: 25 ms. Shorter waves have no frame."""
 
 
@@ -28,27 +27,29 @@ class Recogniser:
         name: for people, with the texts of the corpus that it knows, if any.
         fingerprint: of everything that its text depends on but the wave.
         on_cpu: whether most of its work is on the CPU whatever the device.
-        load: loads it to a device.
+        loader: loads it to a device; its text can have any white space.
     """
 
     name: str
     fingerprint: str
     on_cpu: bool
-    load: Callable[[torch.device], Transcribe] = field(compare=False)
+    loader: Callable[[torch.device], Transcribe] = field(compare=False)
+
+    def load(self, device: torch.device) -> Transcribe:
+        """Load it to `device`."""
+        recognise = self.loader(device)
+
+        def transcribe(wave: np.ndarray) -> str:
+            if len(wave) < _LEAST_SAMPLES:
+                return ""
+            # So that results do not depend on the number of threads.
+            with one_thread(), torch.inference_mode():
+                return " ".join(recognise(wave).split())
+
+        return transcribe
 
 
 def recogniser_fingerprint(kind: str, **values: Any) -> str:
     """The fingerprint of a recogniser of `kind` that `values` describe."""
-    return fingerprint(
-        {
-            "recogniser": kind,
-            "resampling": RESAMPLING,
-            "revision": REVISION,
-            **values,
-        }
-    )
-
-
-def cpu_on_one_thread(device: torch.device) -> AbstractContextManager[None]:
-    """One thread on a CPU, so that results do not depend on the number of threads."""
-    return one_thread() if device.type == "cpu" else nullcontext()
+    common = {"recogniser": kind, "resampling": RESAMPLING, "revision": REVISION}
+    return fingerprint({**common, **values})

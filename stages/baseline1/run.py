@@ -192,11 +192,7 @@ def _measure(
 
 
 def _check_teacher(teacher: Path, corpus: CorpusFiles) -> None:
-    """Check that `teacher` is a finished teacher of the corpus's intents.
-
-    Raises:
-        CacheError: it is not.
-    """
+    """Check that `teacher` is a finished teacher of the corpus's intents."""
     identity = read_identity(teacher)
     if identity is None:
         raise CacheError("no finished teacher there", path=teacher, fix=_TEACHER_FIX)

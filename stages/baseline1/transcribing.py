@@ -25,11 +25,7 @@ def choose_recogniser(
 ) -> Recogniser:
     """The recogniser that the parameters name; not for `given`.
 
-    Args:
-        params: which one.
-        texts: normalised texts of train, read if `language_model` is `train`.
-        work: folder of the encoder's lexicons and language models.
-        workers: threads that can speak the lexicon.
+    Texts, folder and threads are those of `encoder_recogniser`; others need none.
 
     Raises:
         ConfigurationError: a missing extra, or a model of another kind.
@@ -78,8 +74,7 @@ def transcribe(
     distinct = rows.drop_duplicates("audio_sha256").sort_values(["seconds", "id"])
     fingerprint, name = recogniser.fingerprint, recogniser.name
     with open_transcripts(directory, fingerprint, name) as kept:
-        missing = kept.missing(distinct["audio_sha256"])
-        todo = distinct[distinct["audio_sha256"].isin(missing)]
+        todo = distinct[~distinct["audio_sha256"].isin(kept)]
         recordings = [(audio / row.path, row.audio_sha256) for row in todo.itertuples()]
         if recogniser.on_cpu:
             device = torch.device("cpu")

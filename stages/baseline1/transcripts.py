@@ -12,7 +12,7 @@ renamed, or occurs twice in the corpus, is transcribed once.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -20,30 +20,20 @@ from typing import IO
 from stages.core.errors import CacheError
 from stages.core.files import locked
 
-_LINE = re.compile(r"([0-9a-f]{64})\t([^\t]*)\t([^\t]*)")
+_LINE = re.compile(r"([0-9a-f]{64})\t([^\t]*)\t([^\t\ufffd]*)")
 
 
-class Transcripts:
-    """The transcripts of one recogniser; made by `open_transcripts`."""
+class Transcripts(dict[str, str]):
+    """The transcripts of one recogniser by the recording's hash."""
 
-    def __init__(self, stream: IO[str], known: dict[str, str]) -> None:
-        self._stream = stream
-        self._known = known
-
-    def __getitem__(self, key: str) -> str:
-        """The transcript of the recording with this hash."""
-        return self._known[key]
-
-    def missing(self, keys: Iterable[str]) -> set[str]:
-        """Those of `keys` that have no transcript yet."""
-        return {key for key in keys if key not in self._known}
+    stream: IO[str]
 
     def add(self, key: str, id: str, text: str) -> None:
         """Add the transcript of a recording."""
         text = " ".join(text.split())
-        self._stream.write(f"{key}\t{' '.join(id.split())}\t{text}\n")
-        self._stream.flush()
-        self._known[key] = text
+        self.stream.write(f"{key}\t{' '.join(id.split())}\t{text}\n")
+        self.stream.flush()
+        self[key] = text
 
 
 @contextmanager
@@ -58,28 +48,24 @@ def open_transcripts(
     path = directory / f"{fingerprint[:32]}.tsv"
     with locked(directory):
         whole = _repair(path)
-        known = dict(_parse(path, whole))
+        transcripts = Transcripts(_parse(path, whole))
         with open(path, "a", encoding="utf-8") as stream:
             if not whole:
                 stream.write(f"# {' '.join(name.split())}\n")
-            yield Transcripts(stream, known)
+            transcripts.stream = stream
+            yield transcripts
 
 
 def _repair(path: Path) -> str:
     """The file's text; cuts off an incomplete last line, which a killed run leaves."""
     if not path.exists():
         return ""
-    try:
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            with open(path, "r+b") as stream:
-                stream.truncate(len(whole))
-        return whole.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CacheError(
-            f"not a file of transcripts ({error})", path=path, fix=f"delete {path}"
-        ) from error
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with open(path, "r+b") as stream:
+            stream.truncate(len(whole))
+    return whole.decode("utf-8", "replace")  # with U+FFFD, which no transcript has
 
 
 def _parse(path: Path, text: str) -> Iterator[tuple[str, str]]:

@@ -17,16 +17,10 @@ from transformers import (
     pipeline,
 )
 
-from stages.acoustic.pretrained import loading
+from stages.acoustic.pretrained import check_weights, loading
 from stages.baseline1.params import Baseline1Params
-from stages.baseline1.recogniser import (
-    LEAST_SAMPLES,
-    Recogniser,
-    Transcribe,
-    cpu_on_one_thread,
-    recogniser_fingerprint,
-)
-from stages.core.errors import ConfigurationError, InputError
+from stages.baseline1.recogniser import Recogniser, Transcribe, recogniser_fingerprint
+from stages.core.errors import ConfigurationError
 from stages.core.hashing import hash_file
 from stages.speech.loading import SAMPLE_RATE
 
@@ -46,8 +40,9 @@ def transformers_recogniser(params: Baseline1Params) -> Recogniser:
         ConfigurationError: a model of another kind.
         InputError: no model there.
     """
+    options = {"revision": params.revision or "main", "trust_remote_code": False}
     with loading(params.model, "the recogniser", fix=_FIX):
-        config = AutoConfig.from_pretrained(params.model, **_options(params.revision))
+        config = AutoConfig.from_pretrained(params.model, **options)
     kinds = (*MODEL_FOR_CTC_MAPPING, *MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING)
     if type(config) not in kinds:
         raise ConfigurationError(
@@ -65,19 +60,23 @@ def transformers_recogniser(params: Baseline1Params) -> Recogniser:
             commit=getattr(config, "_commit_hash", None),
         ),
         on_cpu=False,
-        load=partial(_load, params.model, params.revision),
+        loader=partial(_load, params.model, config, options),
     )
 
 
-def _load(name: str, revision: str, device: torch.device) -> Transcribe:
+def _load(
+    name: str, config: Any, options: dict[str, Any], device: torch.device
+) -> Transcribe:
     """Load the model with its tokenizer and feature extractor."""
-    options = _options(revision)
     with loading(name, "the recogniser", fix=_FIX):
-        config = AutoConfig.from_pretrained(name, **options)
         ctc = type(config) in MODEL_FOR_CTC_MAPPING
         kind: Any = AutoModelForCTC if ctc else AutoModelForSpeechSeq2Seq
         model, report = kind.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, **options
+            name,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported by `check_weights`
+            **options,
         )
         recognise: Any = pipeline(
             "automatic-speech-recognition",
@@ -86,34 +85,15 @@ def _load(name: str, revision: str, device: torch.device) -> Transcribe:
             feature_extractor=AutoFeatureExtractor.from_pretrained(name, **options),
             device=device,
         )
-    _check_whole(name, report["missing_keys"])
+    check_weights(name, model, report)
 
     def transcribe(wave: np.ndarray) -> str:
-        if len(wave) < LEAST_SAMPLES:
-            return ""
         # Whisper transcribes more than its window only with time stamps.
         long = config.model_type == "whisper" and len(wave) > _WHISPER_WINDOW
-        with cpu_on_one_thread(device):
-            output = recognise(
-                {"raw": wave, "sampling_rate": SAMPLE_RATE},
-                **({"return_timestamps": True} if long else {}),
-            )
-        return " ".join(output["text"].split())
+        output = recognise(
+            {"raw": wave, "sampling_rate": SAMPLE_RATE},
+            **({"return_timestamps": True} if long else {}),
+        )
+        return str(output["text"])
 
     return transcribe
-
-
-def _options(revision: str) -> dict[str, Any]:
-    return {"revision": revision or "main", "trust_remote_code": False}
-
-
-def _check_whole(name: str, missing: set[str]) -> None:
-    """Raise an InputError if weights are missing; transformers makes them up."""
-    # Training alone needs masked_spec_embed.
-    needed = sorted(key for key in missing if not key.endswith("masked_spec_embed"))
-    if needed:
-        raise InputError(
-            f"weight {needed[0]} is missing from the checkpoint",
-            path=name,
-            fix="use a checkpoint of the whole recogniser",
-        )

@@ -63,15 +63,19 @@ class Header:
     dtype: str  # float32 or float16, as stored
     frame_step: int  # samples at 16 kHz between frames; 0 for one vector a text
 
-    def difference(self, other: "Header") -> str:
-        """How the encoder of `other` differs: `dtype float16, here float32`."""
-        own = {"encoder": self.encoder, **self.parameters}
-        others = {"encoder": other.encoder, **other.parameters}
-        return ", ".join(
-            f"{name} {others.get(name)!s:.20}, here {own.get(name)!s:.20}"
-            for name in sorted(own.keys() | others.keys())
+    def differences(self, other: "Header") -> dict[str, tuple[Any, Any]]:
+        """The fields and parameters that differ: their values here and in `other`."""
+        flat = []
+        for header in (self, other):
+            fields = json.loads(json.dumps(asdict(header)))
+            parameters = fields.pop("parameters")
+            flat.append(fields | {f"parameters.{k}": v for k, v in parameters.items()})
+        own, others = flat
+        return {
+            name: (own.get(name), others.get(name))
+            for name in dict.fromkeys([*own, *others])
             if own.get(name) != others.get(name)
-        )
+        }
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
@@ -229,14 +233,12 @@ def check_header(part: Part, expected: Header) -> None:
     Raises:
         CacheError: they differ; names the fields.
     """
-    wanted = json.loads(json.dumps(asdict(expected)))
-    found = {k: v for k, v in asdict(part.header).items() if v != wanted[k]}
-    if found:
+    if fields := part.header.differences(expected):
         raise CacheError(
             "same fingerprint but another header",
             path=part.path,
-            found=", ".join(f"{name} {value!r}" for name, value in found.items()),
-            expected=", ".join(f"{name} {wanted[name]!r}" for name in found),
+            found=", ".join(f"{name} {one!r}" for name, (one, _) in fields.items()),
+            expected=", ".join(f"{name} {one!r}" for name, (_, one) in fields.items()),
             fix="delete the folder and run " + command(part.path.parent, expected.kind),
         )
 

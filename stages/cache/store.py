@@ -78,7 +78,11 @@ class CacheWriter:
                     "from another encoder: %s; `aln-pipeline cache gc` removes them",
                     unused,
                     " and ".join(
-                        self.header.difference(others[name]) for name in sorted(others)
+                        f"{name} {theirs!s:.20}, here {ours!s:.20}"
+                        for _, other in sorted(others.items())
+                        for name, (ours, theirs) in self.header.differences(
+                            other
+                        ).items()
                     ),
                 )
             self._stack = stack.pop_all()

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
+import espeakng_loader
 import numpy as np
 
 from stages.core.errors import ConfigurationError, PipelineError
@@ -91,11 +91,7 @@ def variants() -> list[str]:
 
 
 def version() -> str:
-    """espeak-ng's version; another one can speak the same text differently.
-
-    Raises:
-        ConfigurationError: the wheel is not installed.
-    """
+    """espeak-ng's version; another one can speak the same text differently."""
     info = _library().espeak_Info
     info.restype = ctypes.c_char_p
     return str(info(None).decode())
@@ -106,7 +102,7 @@ def speak(voice: Voice, texts: Sequence[str], *, seed: int) -> list[Spoken]:
 
     Raises:
         ConfigurationError: an unknown accent or variant (espeak-ng would silently use
-            another one), or the wheel is not installed.
+            another one).
         PipelineError: the child failed or hung.
     """
     _check_voice(voice)
@@ -141,7 +137,7 @@ def speak(voice: Voice, texts: Sequence[str], *, seed: int) -> list[Spoken]:
 
 
 def _data_folder() -> Path:
-    return Path(_loader().get_data_path())
+    return Path(espeakng_loader.get_data_path())
 
 
 def _check_voice(voice: Voice) -> None:
@@ -156,17 +152,6 @@ def _check_voice(voice: Voice) -> None:
                 found=repr(name),
                 expected=f"one of {', '.join(known)}",
             )
-
-
-def _loader() -> ModuleType:
-    try:
-        import espeakng_loader
-    except ImportError:
-        raise ConfigurationError(
-            "the speech synthesiser, espeakng-loader, is not installed",
-            fix="install this project again: pip install -e .",
-        ) from None
-    return espeakng_loader
 
 
 # The rest of this module runs in the child. Numbers and layouts are from espeak-ng's
@@ -266,7 +251,7 @@ class _Engine:
 
 @cache
 def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(_loader().get_library_path())
+    return ctypes.CDLL(espeakng_loader.get_library_path())
 
 
 def _data_with(voice: Voice, folder: Path) -> Path:

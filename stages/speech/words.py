@@ -4,8 +4,6 @@ import re
 
 import numpy as np
 
-from stages.core.errors import ConfigurationError
-
 _WORD = re.compile(r"[a-z]+")
 _CONTRACTION = re.compile(r"[a-z]+('[a-z]+)?")
 _VOWEL = re.compile(r"[aeiouy]")
@@ -23,15 +21,9 @@ def frequent_words(
     Returns:
         the words, most frequent first, and each word's share of a text, (count,).
 
-    Raises:
-        ConfigurationError: the package with the word list is not installed.
     """
-    try:
-        import wordfreq
-    except ImportError:
-        raise ConfigurationError(
-            "the list of frequent words is not installed", fix="pip install wordfreq"
-        ) from None
+    import wordfreq
+
     words = [
         word
         for word in wordfreq.top_n_list("en", 2 * count, ascii_only=True)
