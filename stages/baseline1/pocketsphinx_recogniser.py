@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from stages.baseline1.recogniser import Recogniser, Transcribe, recogniser_fingerprint
-from stages.core.errors import ConfigurationError
+from stages.core.errors import needs_extra
 from stages.speech.loading import SAMPLE_RATE
 
 
@@ -16,13 +16,8 @@ def pocketsphinx_recogniser() -> Recogniser:
     Raises:
         ConfigurationError: it is not installed.
     """
-    try:
+    with needs_extra("pocketsphinx"):
         import pocketsphinx  # noqa: F401
-    except ImportError:
-        raise ConfigurationError(
-            "the recogniser needs pocketsphinx",
-            fix="pip install -e '.[pocketsphinx]'",
-        ) from None
     number = version("pocketsphinx")
     return Recogniser(
         name=f"pocketsphinx {number}",
