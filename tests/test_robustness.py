@@ -28,7 +28,7 @@ from stages.core.errors import ConfigurationError, InputError
 from stages.core.hashing import hash_file
 from stages.core.manifest import read_manifest
 from stages.core.runtime import RunOptions
-from stages.robustness import degradations, recordings
+from stages.robustness import degradations, noise
 from stages.robustness.degradations import Degradation, make_degradations
 from stages.robustness.noise import _crowd
 from stages.robustness.params import RobustnessParams
@@ -168,7 +168,7 @@ def test_babble_is_of_train_and_never_of_test(finished: Path) -> None:
     # A recording in both splits.
     one = table.index[table["split"] == "train"][0]
     table.loc[one, "audio_sha256"] = table.loc[tested, "audio_sha256"].iloc[0]
-    chosen = {path for path, _ in recordings.train_recordings(table, Path(), 60)}
+    chosen = {path for path, _ in noise.train_recordings(table, Path(), 60)}
     assert chosen == {
         Path(row.path)
         for row in table.itertuples()

@@ -144,17 +144,17 @@ def test_only_new_texts_are_computed_and_the_digest_is_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     batches = []
-    load_teacher = targets.load_teacher
+    load_classifier = targets.load_classifier
 
     def counting(teacher: Path, device: torch.device) -> tuple:
-        model, tokenizer = load_teacher(teacher, device)
-        model.register_forward_pre_hook(
+        model, tokenizer = load_classifier(teacher, device)
+        model.base_model.register_forward_pre_hook(
             lambda module, args, options: batches.append(len(options["input_ids"])),
             with_kwargs=True,
         )
         return model, tokenizer
 
-    monkeypatch.setattr(targets, "load_teacher", counting)
+    monkeypatch.setattr(targets, "load_classifier", counting)
     embed(corpus, teacher, tmp_path / "a")
     first = (tmp_path / "a" / "targets.digest").read_bytes()
     assert len(batches) == 2  # two lengths
@@ -195,7 +195,7 @@ def test_the_fingerprint_follows_the_weights_and_not_the_scores(
 
 
 def test_a_long_text_is_cut_and_the_teacher_is_frozen(teacher: Path) -> None:
-    model, tokenizer = targets.load_teacher(teacher, CPU)
+    model, tokenizer = targets.load_classifier(teacher, CPU)
     assert not any(module.training for module in model.modules())
     assert not any(weight.requires_grad for weight in model.parameters())
     long, cut = (" ".join(["light"] * words) for words in (40, MAX_TOKENS - 2))

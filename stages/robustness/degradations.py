@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stages.robustness.noise import Draw, choose_noise, power
+from stages.robustness.noise import (
+    Draw,
+    Recordings,
+    choose_noise,
+    hash_contents,
+    load_sound,
+    power,
+    read_folder,
+)
 from stages.robustness.params import (
     REVERBERATION,
     REVISION,
     RobustnessParams,
     noise_name,
-)
-from stages.robustness.recordings import (
-    Recordings,
-    hash_contents,
-    load_sound,
-    read_folder,
 )
 from stages.speech import effects
 from stages.speech.loading import Change
@@ -61,10 +63,7 @@ def make_degradations(
 ) -> list[Degradation]:
     """The degradations that the parameters ask for, `clean` first.
 
-    Args:
-        params: which.
-        table: the manifest, without quarantined rows; speech of train becomes noise.
-        audio: the folder that its paths are relative to.
+    Speech of train in `table`, the manifest without quarantined rows, becomes noise.
 
     Raises:
         ConfigurationError: a noise that is neither a kind nor a folder.

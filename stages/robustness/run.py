@@ -18,7 +18,8 @@ and `REVISION`. Cached features are not computed again, and an interrupted run r
 from its finished parts.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from stages.acoustic.encoding import (
     FrozenEncoder,
@@ -42,19 +44,20 @@ from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheReader, CacheWriter
 from stages.core.corpus_files import CorpusFiles
-from stages.core.errors import RecordingError
+from stages.core.errors import CacheError, RecordingError
 from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint
 from stages.core.results import identify, is_finished, record
 from stages.core.runtime import RunOptions, choose_device, one_thread, progress
 from stages.robustness.degradations import Degradation, make_degradations
 from stages.robustness.params import REVISION, RobustnessParams
-from stages.robustness.students import Classifier, load_classifiers
 from stages.student.batches import Utterances
 from stages.student.inputs import Inputs, Sources
+from stages.student.model import AcousticLinguisticNetwork, load_student
 from stages.student.training import classify
 
 _PREDICTIONS = "predictions.csv"
+_FIX = "run `dvc repro -s student baseline2`, or `aln-pipeline train-student`"
 
 
 @dataclass(frozen=True)
@@ -63,66 +66,21 @@ class Summary:
 
     output: Path
     degradations: int
-    recordings: int
-    students: int
-    extracted: int | None  # None: up to date
-    kept: int
+    predictions: pd.DataFrame
+    extracted: int | None = None  # None: up to date
+    kept: int = 0
 
     def __str__(self) -> str:
         """One line for the terminal."""
         state, done = "up to date; ", ""
         if self.extracted is not None:
             state, done = "", f", {self.extracted} extracted now, {self.kept} kept"
+        students = len(self.predictions[["system", "seed"]].drop_duplicates())
         return (
-            f"{self.output}: {state}{self.students} students on {self.recordings} "
-            f"recordings, clean and under {self.degradations} degradations{done}"
+            f"{self.output}: {state}{students} students on "
+            f"{self.predictions['id'].nunique()} recordings, clean and under "
+            f"{self.degradations} degradations{done}"
         )
-
-
-@dataclass(frozen=True)
-class _Extraction:
-    """How degraded recordings become cached features."""
-
-    audio: Path
-    output: Path
-    encoder: FrozenEncoder
-    header: Header  # of the corpus's own features
-    runtime: Runtime
-    bar: Any
-
-    def extract(
-        self, degradation: Degradation, test: pd.DataFrame
-    ) -> tuple[CacheReader, int]:
-        """Bring a degradation's cache and digest up to date.
-
-        Returns:
-            Its reader, and how many recordings were extracted now.
-        """
-        own = degraded_header(degradation, self.header)
-        folder = self.output / degradation.name
-        with CacheWriter(folder, own) as writer:
-            distinct = test.drop_duplicates("audio_sha256")
-            absent = set(writer.missing(distinct["audio_sha256"]))
-            todo = distinct[distinct["audio_sha256"].isin(absent)]
-            self.bar.update(len(distinct) - len(todo))
-            encoded = encode_recordings(
-                todo.sort_values(["seconds", "id"]),
-                self.audio,
-                self.encoder,
-                self.runtime,
-                graphs=self.output,
-                change=degradation.change,
-            )
-            with closing(encoded):
-                for row, one in encoded:
-                    if isinstance(one, RecordingError):
-                        raise one
-                    writer.add(row.id, row.audio_sha256, as_stored(one, own.dtype))
-                    self.bar.update()
-            writer.flush()
-            pairs = zip(test["id"], test["audio_sha256"], strict=True)
-            write_digest(digest_path(folder), folder, own.fingerprint, pairs)
-        return CacheReader(folder, fingerprint=own.fingerprint), len(todo)
 
 
 def run(
@@ -160,33 +118,39 @@ def run(
     digests = {digest_path(output / one.name) for one in degradations if one.change}
     complete = is_finished(output, identity) and all(map(Path.is_file, digests))
     if complete and not options.force:
-        return _summarise(
-            output, len(degradations) - 1, pd.read_csv(output / _PREDICTIONS)
-        )
-    sources = Sources(corpus, features)
-    inputs = Inputs(sources, with_targets=False)
+        found = pd.read_csv(output / _PREDICTIONS)
+        return Summary(output, len(degradations) - 1, found)
+    inputs = Inputs(Sources(corpus, features), with_targets=False)
     encoder, header, runtime = _load_encoder(acoustic, inputs, features, options)
     # Before extraction, which takes longer.
     classifiers = [
         one
         for name, folder in students.items()
-        for one in load_classifiers(name, folder, inputs.intents, header)
+        for one in _load_student(name, folder, inputs.intents, header)
     ]
+    device = choose_device(options.device)
     test = inputs.tables["test"]
     recordings = (len(degradations) - 1) * test["audio_sha256"].nunique()
     steps = recordings + len(degradations) * len(classifiers)
     blocks: list[pd.DataFrame] = []
     extracted = 0
     with progress(total=steps, description="robustness", unit="step") as bar:
-        extraction = _Extraction(audio, output, encoder, header, runtime, bar)
         for degradation in degradations:
             reader = inputs.acoustic
             if degradation.change is not None:
-                reader, fresh = extraction.extract(degradation, test)
+                reader, fresh = _extract(
+                    degradation,
+                    test,
+                    header,
+                    encoder,
+                    runtime,
+                    audio=audio,
+                    output=output,
+                    bar=bar,
+                )
                 extracted += fresh
-            utterances = _load(reader, test, inputs, options.device)
-            for one in classifiers:
-                blocks.append(_classify(one, utterances, degradation, test, inputs))
+            for block in _classify(degradation, classifiers, reader, inputs, device):
+                blocks.append(block)
                 bar.update()
     for path in set(output.glob("*.digest")) - digests:
         path.unlink()
@@ -194,17 +158,55 @@ def run(
     with atomic_path(output / _PREDICTIONS) as temporary:
         predictions.to_csv(temporary, index=False, lineterminator="\n")
     record(output, identity, [_PREDICTIONS])
-    done = _summarise(output, len(degradations) - 1, predictions)
-    return replace(done, extracted=extracted, kept=recordings - extracted)
+    kept = recordings - extracted
+    return Summary(output, len(degradations) - 1, predictions, extracted, kept)
+
+
+def _extract(
+    degradation: Degradation,
+    test: pd.DataFrame,
+    header: Header,
+    encoder: FrozenEncoder,
+    runtime: Runtime,
+    *,
+    audio: Path,
+    output: Path,
+    bar: Any,
+) -> tuple[CacheReader, int]:
+    """Bring the cache and the digest of a degradation up to date.
+
+    Returns:
+        Its reader, and how many recordings were extracted now.
+    """
+    own = degraded_header(degradation, header)
+    folder = output / degradation.name
+    with CacheWriter(folder, own) as writer:
+        distinct = test.drop_duplicates("audio_sha256")
+        absent = set(writer.missing(distinct["audio_sha256"]))
+        todo = distinct[distinct["audio_sha256"].isin(absent)]
+        bar.update(len(distinct) - len(todo))
+        encoded = encode_recordings(
+            todo.sort_values(["seconds", "id"]),
+            audio,
+            encoder,
+            runtime,
+            graphs=output,
+            change=degradation.change,
+        )
+        with closing(encoded):
+            for row, one in encoded:
+                if isinstance(one, RecordingError):
+                    raise one
+                writer.add(row.id, row.audio_sha256, as_stored(one, own.dtype))
+                bar.update()
+        writer.flush()
+        pairs = zip(test["id"], test["audio_sha256"], strict=True)
+        write_digest(digest_path(folder), folder, own.fingerprint, pairs)
+    return CacheReader(folder, fingerprint=own.fingerprint), len(todo)
 
 
 def degraded_header(degradation: Degradation, header: Header) -> Header:
-    """The header of the cache of degraded features.
-
-    Args:
-        degradation: not `clean`.
-        header: of the corpus's own features.
-    """
+    """The header of a degradation's cache, from that of the corpus's features."""
     made_from = degradation.identity
     named = {f"degradation {key}": value for key, value in made_from.items()}
     return replace(
@@ -261,46 +263,70 @@ def _identify(
     return identify("robustness", REVISION, parameters, inputs)
 
 
-def _summarise(output: Path, degradations: int, predictions: pd.DataFrame) -> Summary:
-    return Summary(
-        output,
-        degradations,
-        recordings=predictions["id"].nunique(),
-        students=len(predictions[["system", "seed"]].drop_duplicates()),
-        extracted=None,
-        kept=0,
-    )
+def _load_student(
+    name: str, folder: Path, intents: list[str], header: Header
+) -> list[tuple[str, int, AcousticLinguisticNetwork]]:
+    """A student's name, seed and network, for each seed.
 
-
-def _load(
-    reader: CacheReader, test: pd.DataFrame, inputs: Inputs, device: str
-) -> Utterances:
-    frames, offsets = reader.load(test["audio_sha256"].tolist())
-    labels = inputs.labels(test["intent"])
-    return Utterances.from_arrays(frames, offsets, labels, device=choose_device(device))
+    Raises:
+        CacheError: a file is missing or damaged, or has other intents or features.
+    """
+    path = folder / "metrics.json"
+    try:
+        seeds = [run["seed"] for run in json.loads(path.read_text("utf-8"))["seeds"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(
+            f"the student {name} is not trained, or damaged", path=path, fix=_FIX
+        ) from error
+    loaded = []
+    for seed in seeds:
+        path = folder / f"model-{seed}.safetensors"
+        model, about = load_student(path)
+        if about["acoustic_fingerprint"] != header.fingerprint:
+            raise CacheError(
+                "a student of another encoder's features",
+                path=path,
+                found=f"{about['acoustic_encoder']} "
+                f"{about['acoustic_fingerprint'][:12]}",
+                expected=f"{header.encoder} {header.fingerprint[:12]}",
+                fix=_FIX,
+            )
+        if about["intents"] != intents:
+            raise CacheError(
+                "a student of another corpus's intents",
+                path=path,
+                found=f"{len(about['intents'])} intents",
+                expected=f"the {len(intents)} of intents.json",
+                fix=_FIX,
+            )
+        loaded.append((name, seed, model))
+    return loaded
 
 
 def _classify(
-    one: Classifier,
-    utterances: Utterances,
     degradation: Degradation,
-    test: pd.DataFrame,
+    students: list[tuple[str, int, AcousticLinguisticNetwork]],
+    reader: CacheReader,
     inputs: Inputs,
-) -> pd.DataFrame:
-    """A student's predictions under a degradation."""
-    # As in training, so `clean` gives the same predictions.
-    with one_thread():
-        model = one.model.to(utterances.frames.device)
-        logits = classify(model, utterances)
-    predicted = np.array(inputs.intents)[logits.argmax(1).numpy()]
-    return pd.DataFrame(
-        {
-            "degradation": degradation.kind,
-            "snr": "" if degradation.snr is None else f"{degradation.snr:g}",
-            "system": one.system,
-            "seed": one.seed,
-            "id": test["id"].to_numpy(),
-            "intent": test["intent"].to_numpy(),
-            "predicted": predicted,
-        }
-    )
+    device: torch.device,
+) -> Iterator[pd.DataFrame]:
+    """Each student's predictions of the test split under a degradation."""
+    test = inputs.tables["test"]
+    frames, offsets = reader.load(test["audio_sha256"].tolist())
+    labels = inputs.labels(test["intent"])
+    utterances = Utterances.from_arrays(frames, offsets, labels, device=device)
+    for system, seed, model in students:
+        # As in training, so `clean` gives the same predictions.
+        with one_thread():
+            logits = classify(model.to(utterances.frames.device), utterances)
+        yield pd.DataFrame(
+            {
+                "degradation": degradation.kind,
+                "snr": "" if degradation.snr is None else f"{degradation.snr:g}",
+                "system": system,
+                "seed": seed,
+                "id": test["id"].to_numpy(),
+                "intent": test["intent"].to_numpy(),
+                "predicted": np.array(inputs.intents)[logits.argmax(1).numpy()],
+            }
+        )

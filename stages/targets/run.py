@@ -25,11 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    AutoConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
@@ -96,7 +92,7 @@ def run(
         with CacheWriter(cache, header) as writer:
             missing = [by_key[key] for key in writer.missing(by_key)]
             if missing:
-                model, tokenizer = load_teacher(teacher, where)
+                model, tokenizer = load_classifier(teacher, where)
                 vectors = embed(model, tokenizer, missing, params.pooling)
                 bar = progress(
                     vectors, total=len(missing), description="targets", unit="text"
@@ -116,26 +112,14 @@ def text_id(text: str) -> str:
     return text.replace(" ", "_") or "_"
 
 
-def load_teacher(
-    teacher: Path, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The frozen encoder, on `device`, and the tokenizer in the folder `teacher`.
-
-    Raises:
-        InputError: the folder cannot be loaded.
-    """
-    classifier, tokenizer = load_classifier(teacher, device)
-    encoder: PreTrainedModel = classifier.base_model  # type: ignore[assignment]
-    return encoder, tokenizer
-
-
 def embed(
-    model: PreTrainedModel,
+    classifier: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     pooling: str = "mean",
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Each of `texts` with its E_lang, (hidden,) float32, the short ones first."""
+    model: PreTrainedModel = classifier.base_model  # type: ignore[assignment]
     for places, batch in equal_batches(tokenizer, texts, _AT_ONCE):
         special = batch.pop("special_tokens_mask").to(model.device)
         with torch.inference_mode():

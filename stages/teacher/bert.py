@@ -221,7 +221,7 @@ def length_batches(
     Yields:
         The texts' places in `texts` and their tokens, tensors of (batch, tokens).
     """
-    for places in _runs(token_counts(tokenizer, texts), texts, size, equal=False):
+    for places in _runs(tokenizer, texts, size, equal=False):
         yield places, _encode(tokenizer, [texts[place] for place in places])
 
 
@@ -237,7 +237,7 @@ def equal_batches(
         The texts' places in `texts`, at most `size`, and the tokens, tensors of
         (size, tokens) with a special_tokens_mask.
     """
-    for places in _runs(token_counts(tokenizer, texts), texts, size, equal=True):
+    for places in _runs(tokenizer, texts, size, equal=True):
         filled = places + places[-1:] * (size - len(places))
         yield (
             places,
@@ -264,13 +264,6 @@ def predict(
     return numbers, confidences
 
 
-def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
-    """The number of tokens of each text, special ones included."""
-    if not texts:
-        return []
-    return [len(ids) for ids in tokenizer(list(texts), truncation=True).input_ids]
-
-
 def count_cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> int:
     """How many of `texts`, at least one, `tokenizer` cuts."""
     # A copy: a tokenizer remembers, and saves, its last truncation setting.
@@ -279,9 +272,11 @@ def count_cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> int:
 
 
 def _runs(
-    lengths: Sequence[int], texts: Sequence[str], size: int, *, equal: bool
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], size: int, *, equal: bool
 ) -> Iterable[list[int]]:
     """Places in runs of at most `size`; with `equal`, each of one length."""
+    tokens = tokenizer(list(texts), truncation=True).input_ids if texts else []
+    lengths = list(map(len, tokens))
     order = sorted(range(len(texts)), key=lambda place: (lengths[place], texts[place]))
     runs: list[list[int]] = []
     for place in order:

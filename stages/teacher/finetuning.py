@@ -51,7 +51,6 @@ from stages.teacher.bert import (
 )
 from stages.teacher.params import SCRATCH, TeacherParams
 from stages.teacher.training import (
-    HISTORY_COLUMNS,
     Labelled,
     Masked,
     Rows,
@@ -124,8 +123,7 @@ def finetune(
         cut = count_cut(tokenizer, table["text"].unique().tolist())
         classifier.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    history_table = pd.DataFrame(history + more, columns=list(HISTORY_COLUMNS))
-    _write_csv(folder / "history.csv", history_table)
+    _write_csv(folder / "history.csv", pd.DataFrame(history + more))
     scored = predicted[predicted["split"].isin(["valid", "test"])]
     columns = ["id", "split", "intent", "predicted", "confidence"]
     _write_csv(folder / "predictions.csv", scored[columns])

@@ -13,16 +13,12 @@ REVISION = 1
 """Bump it when the same inputs and parameters give another result."""
 
 SCRATCH = "scratch"
-SCHEDULES = ("linear", "cosine", "constant_with_warmup")
-SELECTIONS = ("best", "last")
-PRECISIONS = ("float32", "bf16")
-CLASS_WEIGHTS = ("none", "balanced")
 
 _KNOWN = {
-    "schedule": SCHEDULES,
-    "selection": SELECTIONS,
-    "precision": PRECISIONS,
-    "class_weights": CLASS_WEIGHTS,
+    "schedule": ("linear", "cosine", "constant_with_warmup"),
+    "selection": ("best", "last"),
+    "precision": ("float32", "bf16"),
+    "class_weights": ("none", "balanced"),
 }
 _LEAST = {
     "scratch_hidden_size": 1,
@@ -110,7 +106,10 @@ class TeacherParams:
                 bool(self.model),
                 f"a hub name, a local folder or {SCRATCH!r}",
             ),
-            **{name: self._at_least(name, least) for name, least in _LEAST.items()},
+            **{
+                name: (getattr(self, name) >= least, f"at least {least}")
+                for name, least in _LEAST.items()
+            },
             "seed": (0 <= self.seed < 2**32, "0 to below 2**32"),  # numpy's limit
             **{
                 name: (0 < getattr(self, name) < 1, "above 0 and below 1")
@@ -151,6 +150,3 @@ class TeacherParams:
             ),
         }
         check_rules("teacher", self, related)
-
-    def _at_least(self, name: str, least: int) -> tuple[bool, str]:
-        return getattr(self, name) >= least, f"at least {least}"

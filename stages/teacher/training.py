@@ -24,7 +24,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,6 @@ from stages.core.runtime import seed_everything
 from stages.teacher.params import TeacherParams
 
 _LOG = logging.getLogger(__name__)
-HISTORY_COLUMNS = (
-    "stage",
-    "epoch",
-    "loss",
-    "accuracy",
-    "valid_accuracy",
-    "valid_macro_f1",
-)
 _IGNORED = -100
 _BEST = "best.safetensors"
 
@@ -67,25 +59,15 @@ Measure = Callable[[], dict[str, float]]
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the two trainings.
+    """One of the two trainings."""
 
-    Attributes:
-        name: `mlm` or `intent`.
-        learning_rate: at the end of the warm-up.
-        epochs: passes over the rows.
-        device: where it is trained.
-        folder: its work folder.
-        minutes: between two checkpoints.
-        bar: of progress; moves by a step of the optimiser.
-    """
-
-    name: str
+    name: str  # mlm or intent
     learning_rate: float
     epochs: int
     device: torch.device
-    folder: Path
-    minutes: float
-    bar: Any
+    folder: Path  # its work folder
+    minutes: float  # between two checkpoints
+    bar: Any  # moves by a step of the optimiser
 
 
 class Rows(Dataset):
@@ -118,10 +100,6 @@ class Rows(Dataset):
 
 def merge_repeats(keys: Sequence[Any], most: int) -> list[tuple[int, int]]:
     """Merge utterances with the same key into rows of at most `most`.
-
-    Args:
-        keys: of each utterance.
-        most: utterances in a row.
 
     Returns:
         For each row an utterance's place in `keys` and how many it stands for.
@@ -283,25 +261,17 @@ class _WeightedTrainer(Trainer):
             handle.remove()
 
 
+@dataclass(eq=False)
 class _Watch(TrainerCallback):
     """Seeds each epoch, measures after it, moves the bar, saves; stops at a NaN."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        rows: Rows,
-        seed: int,
-        *,
-        measure: Measure | None,
-        keep_best: bool,
-    ) -> None:
-        self.stage = stage
-        self.rows = rows
-        self.seed = seed
-        self.measure = measure
-        self.keep_best = keep_best
-        self.best: dict[str, Tensor] = {}
-        self.saved = time.monotonic()
+    stage: Stage
+    rows: Rows
+    seed: int
+    measure: Measure | None
+    keep_best: bool
+    best: dict[str, Tensor] = field(default_factory=dict)
+    saved: float = field(default_factory=time.monotonic)
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, **kwargs: Any
