@@ -473,6 +473,7 @@ def robustness(settings: Settings, root: Path | None, options: "RunOptions") -> 
     from stages.robustness.run import run
 
     params, layout = settings.params, settings.layout
+    _check_encoder(settings)
     summary = run(
         params.robustness,
         params.acoustic,

@@ -75,8 +75,14 @@ def essence(node: object) -> str:
             if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
         )
         return f"[{','.join(map(essence, kept))}]"
+    if isinstance(node, ast.JoinedStr):
+        # Python 3.12 adds empty strings to nested formats.
+        values = [one for one in node.values if getattr(one, "value", None) != ""]
+        return f"JoinedStr({essence(values)})"
     if isinstance(node, ast.Raise):
-        return "Raise"
+        # Which error is raised matters: some set a recording aside, others stop.
+        error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        return f"Raise({essence(error)})"
     if isinstance(node, ast.AST):
         fields = (
             f"{name}={essence(value)}"

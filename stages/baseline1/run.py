@@ -25,15 +25,8 @@ import pandas as pd
 
 from stages.baseline1.params import LANGUAGE_MODELS, REVISION, Baseline1Params
 from stages.core.corpus_files import CorpusFiles
-from stages.core.errors import CacheError
 from stages.core.files import write_json
-from stages.core.results import (
-    find,
-    hash_input,
-    identify,
-    read_identity,
-    result_folder,
-)
+from stages.core.results import find, identify, require, result_folder
 from stages.core.runtime import RunOptions, choose_device, quiet_transformers
 from stages.core.text import normalise_text
 
@@ -104,6 +97,7 @@ def run(
         InputError: an unusable manifest, model or table of transcripts, or a recording
             that is missing or has changed; finished transcripts are kept.
     """
+    require(teacher, {"intents": corpus.intents}, fix=_TEACHER_FIX)
     identity = identify(
         "baseline1", REVISION, asdict(params), _inputs(params, corpus, teacher)
     )
@@ -160,7 +154,6 @@ def _measure(
 
     device = choose_device(options.device)
     intents = read_intents(corpus.intents)
-    _check_teacher(teacher, corpus)
     table = corpus.read_usable()
     table["text"] = table["text"].map(normalise_text)
     rows = table[table["split"].isin(TRANSCRIBED)].reset_index(drop=True)
@@ -189,19 +182,6 @@ def _measure(
         teacher, rows["transcript"], intents, device
     )
     return rows, {"recogniser": name, **_scores(rows)}, computed
-
-
-def _check_teacher(teacher: Path, corpus: CorpusFiles) -> None:
-    """Check that `teacher` is a finished teacher of the corpus's intents."""
-    identity = read_identity(teacher)
-    if identity is None:
-        raise CacheError("no finished teacher there", path=teacher, fix=_TEACHER_FIX)
-    if identity["inputs"]["intents"] != hash_input(corpus.intents):
-        raise CacheError(
-            f"the teacher was not trained with the intents in {corpus.intents}",
-            path=teacher,
-            fix=_TEACHER_FIX,
-        )
 
 
 def _classify(

@@ -83,7 +83,7 @@ def flush_path(path: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Lock `folder`, which is created, for this process. The lock ends with it.
 
-    Temporary files that a killed process left in the folder are removed.
+    Temporary files and folders that a killed process left in it are removed.
 
     Raises:
         CacheError: another process holds the lock, or the folder is not writable.
@@ -109,7 +109,10 @@ def locked(folder: Path) -> Iterator[None]:
             stream.write(f"{os.getpid()}\n")
             stream.flush()
             for leftover in sorted(folder.glob(".*.tmp")):
-                leftover.unlink(missing_ok=True)
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
             yield
         finally:
             # Empty, since DVC hashes the folder. Closing the file is not enough to

@@ -5,7 +5,7 @@ the hash of each input and the hash of each file in the folder. If a stage finds
 identity that it is about to compute, and the files are unchanged, it returns at once.
 Device and number of workers are not part of it: results differ by rounding at most.
 
-A replaced result is moved to the folder `kept/` of the corpus, under the hash of its
+A replaced result is copied to the folder `kept/` of the corpus, under the hash of its
 identity. It is restored from there when its parameters and inputs return. (DVC's run
 cache does this only for outputs that DVC deletes before a run.)
 """
@@ -22,6 +22,7 @@ from stages.core.files import whole_folder, write_json
 from stages.core.hashing import fingerprint, hash_file
 
 IDENTITY = "identity.json"
+_FIELDS = ("parameters", "inputs", "files")
 
 
 def identify(
@@ -88,14 +89,12 @@ def is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
 
 
 def find(output: Path, identity: Mapping[str, Any], kept: Path) -> bool:
-    """True if `output` contains the result of `identity`, or `kept` did.
-
-    A result found in `kept` is copied to `output`.
+    """Whether the result of `identity` is in `output`; brings it back from `kept`.
 
     Args:
-        output: folder of the result.
-        identity: from `identify`.
-        kept: folder of replaced results.
+        output: where the result belongs.
+        identity: of `identify`.
+        kept: folder of the results that others replaced.
     """
     if is_finished(output, identity):
         return True
@@ -103,9 +102,9 @@ def find(output: Path, identity: Mapping[str, Any], kept: Path) -> bool:
     if not is_finished(there, identity):
         return False
     with whole_folder(output) as folder:
-        shutil.copytree(there, folder, dirs_exist_ok=True)
+        _copy(there, folder)
         _keep(output, kept)
-    return True
+    return is_finished(output, identity)
 
 
 @contextmanager
@@ -114,7 +113,7 @@ def result_folder(
 ) -> Iterator[Path]:
     """Yield a temporary folder; on success it becomes `output`, with its identity.
 
-    The previous result is moved to `kept`. If the block raises, nothing changes.
+    The previous result goes to `kept`. If the block raises, nothing changes.
     """
     with whole_folder(output) as folder:
         yield folder
@@ -152,20 +151,29 @@ def name_of(identity: Mapping[str, Any]) -> str:
 
 
 def _keep(output: Path, kept: Path) -> None:
+    """Copy the result in `output`, if it is one, to `kept`."""
     found = read_identity(output)
     if found is None or not is_finished(output, found):
         return
     there = kept / name_of(found)
-    shutil.rmtree(there, ignore_errors=True)
-    there.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(output, there)  # works across file systems
+    if not is_finished(there, found):
+        with whole_folder(there) as folder:
+            _copy(output, folder)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the files of a result, and no others, to a new folder."""
+    found = read_identity(source)
+    for name in (*(found["files"] if found else ()), IDENTITY):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:
-    """The identity recorded in `folder`; None if missing or not readable."""
+    """The identity recorded in `folder`; None where there is no readable one."""
     try:
-        found = json.loads((folder / IDENTITY).read_text("utf-8"))
-    except (OSError, ValueError):
+        found: dict[str, Any] = json.loads((folder / IDENTITY).read_text("utf-8"))
+        whole = all(isinstance(found[name], dict) for name in _FIELDS)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    named = isinstance(found, dict) and isinstance(found.get("files"), dict)
-    return found if named else None
+    return found if whole and found["files"] else None

@@ -18,7 +18,6 @@ and `REVISION`. Cached features are not computed again, and an interrupted run r
 from its finished parts.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -44,10 +43,10 @@ from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheReader, CacheWriter
 from stages.core.corpus_files import CorpusFiles
-from stages.core.errors import CacheError, RecordingError
+from stages.core.errors import RecordingError
 from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint
-from stages.core.results import identify, is_finished, record
+from stages.core.results import identify, is_finished, record, require
 from stages.core.runtime import RunOptions, choose_device, one_thread, progress
 from stages.robustness.degradations import Degradation, make_degradations
 from stages.robustness.params import REVISION, RobustnessParams
@@ -113,20 +112,28 @@ def run(
         CacheError: features or a student that are missing, damaged or of another
             encoder or corpus; or another run is writing.
     """
+    made_from = {
+        "manifest": corpus.manifest,
+        "quarantine": corpus.quarantine,
+        "acoustic": digest_path(features),
+    }
+    trained = {
+        name: require(folder, made_from, fix=_FIX) for name, folder in students.items()
+    }
     degradations = make_degradations(params, corpus.read_usable(), audio)
     identity = _identify(degradations, acoustic, corpus, features, students)
     digests = {digest_path(output / one.name) for one in degradations if one.change}
     complete = is_finished(output, identity) and all(map(Path.is_file, digests))
     if complete and not options.force:
-        found = pd.read_csv(output / _PREDICTIONS)
-        return Summary(output, len(degradations) - 1, found)
+        predictions = pd.read_csv(output / _PREDICTIONS)
+        return Summary(output, len(degradations) - 1, predictions)
     inputs = Inputs(Sources(corpus, features), with_targets=False)
     encoder, header, runtime = _load_encoder(acoustic, inputs, features, options)
     # Before extraction, which takes longer.
     classifiers = [
-        one
-        for name, folder in students.items()
-        for one in _load_student(name, folder, inputs.intents, header)
+        (name, seed, load_student(students[name] / f"model-{seed}.safetensors")[0])
+        for name, found in trained.items()
+        for seed in found["parameters"]["seeds"]
     ]
     device = choose_device(options.device)
     test = inputs.tables["test"]
@@ -261,46 +268,6 @@ def _identify(
         **{f"student {name}": folder for name, folder in students.items()},
     }
     return identify("robustness", REVISION, parameters, inputs)
-
-
-def _load_student(
-    name: str, folder: Path, intents: list[str], header: Header
-) -> list[tuple[str, int, AcousticLinguisticNetwork]]:
-    """A student's name, seed and network, for each seed.
-
-    Raises:
-        CacheError: a file is missing or damaged, or has other intents or features.
-    """
-    path = folder / "metrics.json"
-    try:
-        seeds = [run["seed"] for run in json.loads(path.read_text("utf-8"))["seeds"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(
-            f"the student {name} is not trained, or damaged", path=path, fix=_FIX
-        ) from error
-    loaded = []
-    for seed in seeds:
-        path = folder / f"model-{seed}.safetensors"
-        model, about = load_student(path)
-        if about["acoustic_fingerprint"] != header.fingerprint:
-            raise CacheError(
-                "a student of another encoder's features",
-                path=path,
-                found=f"{about['acoustic_encoder']} "
-                f"{about['acoustic_fingerprint'][:12]}",
-                expected=f"{header.encoder} {header.fingerprint[:12]}",
-                fix=_FIX,
-            )
-        if about["intents"] != intents:
-            raise CacheError(
-                "a student of another corpus's intents",
-                path=path,
-                found=f"{len(about['intents'])} intents",
-                expected=f"the {len(intents)} of intents.json",
-                fix=_FIX,
-            )
-        loaded.append((name, seed, model))
-    return loaded
 
 
 def _classify(

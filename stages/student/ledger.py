@@ -65,7 +65,7 @@ def of_inputs(
         entry
         for entry in entries
         if entry["revision"] == REVISION
-        and all(inputs[name] == value for name, value in entry["inputs"].items())
+        and all(inputs.get(name) == value for name, value in entry["inputs"].items())
     ]
 
 

@@ -69,6 +69,9 @@ def train_variants(
         for variant, identity in variants
         for seed in variant.params.seeds
     ]
+    if options.force:
+        for task in tasks:
+            task.checkpoint.path.unlink(missing_ok=True)
     epochs = sum(task.variant.params.epochs for task in tasks)
     bar = progress(total=epochs, description=description, unit="epoch")
     results = _train_tasks(tasks, inputs, unfinished, options, bar)
@@ -135,7 +138,8 @@ def _features(inputs: Inputs, unfinished: Path, workers: int) -> Iterator[Path |
         yield None
         return
     unfinished.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="features-", dir=unfinished) as folder:
+    # Named so that the next run removes it if this process is killed.
+    with TemporaryDirectory(".tmp", ".features-", unfinished) as folder:
         inputs.write_mapped(Path(folder))
         yield Path(folder)
 

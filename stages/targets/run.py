@@ -31,10 +31,9 @@ from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheWriter
 from stages.core.corpus_files import CorpusFiles
-from stages.core.errors import CacheError
 from stages.core.hashing import fingerprint, hash_bytes, hash_file
 from stages.core.manifest import read_manifest
-from stages.core.results import read_identity
+from stages.core.results import require
 from stages.core.runtime import RunOptions, choose_device, progress, quiet_transformers
 from stages.core.text import normalise_text
 from stages.targets.params import REVISION, TargetsParams
@@ -157,12 +156,7 @@ def _header(teacher: Path, pooling: str) -> Header:
     Raises:
         CacheError: no finished teacher there.
     """
-    if (identity := read_identity(teacher)) is None:
-        raise CacheError(
-            "no finished teacher there",
-            path=teacher,
-            fix="run `aln-pipeline train-teacher`",
-        )
+    identity = require(teacher, {}, fix="run `aln-pipeline train-teacher`")
     parameters = identity["parameters"]
     hashes = {
         path.name: hash_file(path)

@@ -109,6 +109,8 @@ def run(
         from stages.teacher.finetuning import finetune
 
         with locked(work):
+            if options.force:
+                _empty(work)
             with result_folder(output, identity, corpus.kept) as folder:
                 finetune(
                     params,
@@ -131,3 +133,9 @@ def run(
         selection=params.selection,
         scores=json.loads((output / "scores.json").read_text("utf-8")),
     )
+
+
+def _empty(work: Path) -> None:
+    """Remove what an interrupted run left, but not the lock."""
+    for folder in work.glob("[!.]*"):
+        shutil.rmtree(folder)
