@@ -13,9 +13,16 @@ import pytest
 import torch
 
 from stages.core.checkpoint import read_checkpoint, write_checkpoint
-from stages.core.errors import InputError, PipelineError
+from stages.core.errors import CacheError, InputError, PipelineError
 from stages.core.files import atomic_path
-from stages.core.results import find, identify, is_finished, name_of, result_folder
+from stages.core.results import (
+    find,
+    identify,
+    is_finished,
+    name_of,
+    require,
+    result_folder,
+)
 from stages.core.workers import count_step, run_in_processes
 
 ONE = identify("student", 1, {"alpha": 0.5, "seeds": (1, 2)}, {})
@@ -86,6 +93,33 @@ def test_a_replaced_result_comes_back_with_the_same_bytes(
         assert find(output, OTHER, kept) and snapshot(output) == second
     (kept / name_of(ONE) / "seeds" / "1.csv").write_text("First")
     assert not find(output, ONE, kept) and snapshot(output) == second
+
+
+def test_a_stray_file_is_not_kept(tmp_path: Path) -> None:
+    output, kept = tmp_path / "output", tmp_path / "kept"
+    write_result(output, ONE, kept, "first")
+    (output / "stray").write_text("mine")
+    write_result(output, OTHER, kept, "second")
+    assert find(output, ONE, kept) and not (output / "stray").exists()
+
+
+def test_a_result_that_is_read_must_be_whole_and_of_its_inputs(tmp_path: Path) -> None:
+    table, output = tmp_path / "table.csv", tmp_path / "output"
+    table.write_text("a")
+    identity = identify("teacher", 1, {"seed": 1}, {"table": table})
+    with pytest.raises(CacheError, match="output: no finished result.*fix: train"):
+        require(output, {}, fix="train")
+    write_result(output, identity, tmp_path / "kept", "weights")
+    assert require(output, {"table": table}, fix="train")["parameters"] == {"seed": 1}
+    table.write_text("b")
+    with pytest.raises(CacheError, match=r"made from another table.*fix: train"):
+        require(output, {"table": table}, fix="train")
+    (output / "seeds" / "1.csv").write_text("Weights")
+    with pytest.raises(CacheError, match="not as its stage wrote it"):
+        require(output, {}, fix="train")
+    (output / "identity.json").write_text('{"files": {}}')
+    with pytest.raises(CacheError, match="no finished result"):
+        require(output, {}, fix="train")
 
 
 def test_a_block_that_raises_changes_nothing(tmp_path: Path, snapshot: Any) -> None:

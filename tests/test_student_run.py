@@ -473,11 +473,11 @@ def test_a_killed_training_resumes_to_the_same_bytes(
         epochs.reset_mock()
         epochs.side_effect = [DEFAULT] * (done - before) + [KeyboardInterrupt]
         with pytest.raises(KeyboardInterrupt):
-            train(noisy, output, params=params)
+            train(noisy, output, params=params, force=False)
         assert epochs.call_count == done - before + 1
         assert not output.exists()
     epochs.reset_mock(side_effect=True)
-    train(noisy, output, params=params, workers=workers)
+    train(noisy, output, params=params, workers=workers, force=False)
     assert epochs.call_count == (1 if workers == 1 else 0)  # in this process
     assert files_in(output) == files_in(tmp_path / "unbroken")
     assert not (tmp_path / "unfinished").exists()
@@ -490,13 +490,13 @@ def test_workers_resume_from_checkpoints(
     epochs.side_effect = [DEFAULT] * PARAMS.epochs + [KeyboardInterrupt]
     monkeypatch.setattr(training, "train_epoch", epochs)
     with pytest.raises(KeyboardInterrupt):
-        train(corpus, tmp_path / "student")
+        train(corpus, tmp_path / "student", force=False)
     # The first seed is finished; a mark in its checkpoint shows up in the result.
     (path,) = (tmp_path / "unfinished").glob("*.pt")
     state = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
     state["kept"]["history"][0]["loss"] = 123.0
     write_checkpoint(path, state["identity"], state)
-    train(corpus, tmp_path / "student", workers=2)
+    train(corpus, tmp_path / "student", workers=2, force=False)
     history = pd.read_csv(tmp_path / "student" / "history.csv")
     assert history["loss"].eq(123).tolist() == [True] + 7 * [False]
 

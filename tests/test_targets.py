@@ -191,6 +191,9 @@ def test_the_fingerprint_follows_the_weights_and_not_the_scores(
     assert fingerprint(teacher, "cls") != found
     with (teacher / "tokenizer.json").open("a") as stream:
         stream.write(" ")
+    with pytest.raises(CacheError, match="not as its stage wrote it"):
+        fingerprint(teacher)
+    record(teacher, identify("teacher", 1, parameters, {}))
     assert fingerprint(teacher) != found
 
 

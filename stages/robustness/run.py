@@ -43,7 +43,7 @@ from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheReader, CacheWriter
 from stages.core.corpus_files import CorpusFiles
-from stages.core.errors import RecordingError
+from stages.core.errors import CacheError, RecordingError
 from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint
 from stages.core.results import identify, is_finished, record, require
@@ -112,13 +112,9 @@ def run(
         CacheError: features or a student that are missing, damaged or of another
             encoder or corpus; or another run is writing.
     """
-    made_from = {
-        "manifest": corpus.manifest,
-        "quarantine": corpus.quarantine,
-        "acoustic": digest_path(features),
-    }
     trained = {
-        name: require(folder, made_from, fix=_FIX) for name, folder in students.items()
+        name: require(folder, {}, fix=_FIX)["parameters"]["seeds"]
+        for name, folder in students.items()
     }
     degradations = make_degradations(params, corpus.read_usable(), audio)
     identity = _identify(degradations, acoustic, corpus, features, students)
@@ -131,9 +127,9 @@ def run(
     encoder, header, runtime = _load_encoder(acoustic, inputs, features, options)
     # Before extraction, which takes longer.
     classifiers = [
-        (name, seed, load_student(students[name] / f"model-{seed}.safetensors")[0])
-        for name, found in trained.items()
-        for seed in found["parameters"]["seeds"]
+        (name, seed, _load_student(students[name], seed, inputs.intents, header))
+        for name, seeds in trained.items()
+        for seed in seeds
     ]
     device = choose_device(options.device)
     test = inputs.tables["test"]
@@ -268,6 +264,35 @@ def _identify(
         **{f"student {name}": folder for name, folder in students.items()},
     }
     return identify("robustness", REVISION, parameters, inputs)
+
+
+def _load_student(
+    folder: Path, seed: int, intents: list[str], header: Header
+) -> AcousticLinguisticNetwork:
+    """One network of a student.
+
+    Raises:
+        CacheError: it was trained on features of another encoder, or other intents.
+    """
+    path = folder / f"model-{seed}.safetensors"
+    model, about = load_student(path)
+    if about["acoustic_fingerprint"] != header.fingerprint:
+        raise CacheError(
+            "a student of another encoder's features",
+            path=path,
+            found=f"{about['acoustic_encoder']} {about['acoustic_fingerprint'][:12]}",
+            expected=f"{header.encoder} {header.fingerprint[:12]}",
+            fix=_FIX,
+        )
+    if about["intents"] != intents:
+        raise CacheError(
+            "a student of another corpus's intents",
+            path=path,
+            found=f"{len(about['intents'])} intents",
+            expected=f"the {len(intents)} of intents.json",
+            fix=_FIX,
+        )
+    return model
 
 
 def _classify(
