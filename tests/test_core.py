@@ -107,7 +107,7 @@ def test_a_result_that_is_read_must_be_whole_and_of_its_inputs(tmp_path: Path) -
     table, output = tmp_path / "table.csv", tmp_path / "output"
     table.write_text("a")
     identity = identify("teacher", 1, {"seed": 1}, {"table": table})
-    with pytest.raises(CacheError, match="output: no finished result.*fix: train"):
+    with pytest.raises(CacheError, match=r"output: no finished result.*fix: train"):
         require(output, {}, fix="train")
     write_result(output, identity, tmp_path / "kept", "weights")
     assert require(output, {"table": table}, fix="train")["parameters"] == {"seed": 1}
