@@ -177,8 +177,8 @@ class TestWordErrors:
     @examples(st.lists(st.tuples(words, words), min_size=1, max_size=4))
     def test_errors_are_the_least_edits(self, pairs):
         said = [" ".join(one) for one, _ in pairs]
-        heard = [" ".join(other) for _, other in pairs]
-        found = count_errors(said, heard)
+        recognised = [" ".join(other) for _, other in pairs]
+        found = count_errors(said, recognised)
         edits = sum(
             torchaudio.functional.edit_distance(one, other) for one, other in pairs
         )

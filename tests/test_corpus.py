@@ -247,7 +247,7 @@ def test_a_missing_or_different_demo_table_is_named(tmp_path: Path, name: str) -
     corpus = Demo(tmp_path)
     path = corpus.data / "demo" / name
     path.write_text("colour\nred\n")
-    with pytest.raises(InputError, match=rf"{name}: unexpected columns; found colour"):
+    with pytest.raises(InputError, match=rf"{name}: has other columns; found colour"):
         corpus.run()
     path.unlink()
     with pytest.raises(InputError, match=rf"{name}: missing"):

@@ -138,6 +138,18 @@ def _read_table(path: Path, columns: tuple[str, ...], fix: str) -> pd.DataFrame:
         raise InputError(
             f"not a readable table ({error})", path=path, fix=fix
         ) from error
+    check_columns(path, table, columns, fix)
+    return table
+
+
+def check_columns(
+    path: Path, table: pd.DataFrame, columns: tuple[str, ...], fix: str | None = None
+) -> None:
+    """Check that the table in `path` has exactly these columns.
+
+    Raises:
+        InputError: it has others.
+    """
     if tuple(table.columns) != columns:
         raise InputError(
             "has other columns",
@@ -146,7 +158,6 @@ def _read_table(path: Path, columns: tuple[str, ...], fix: str) -> pd.DataFrame:
             expected=", ".join(columns),
             fix=fix,
         )
-    return table
 
 
 def _check(path: Path, table: pd.DataFrame, *, quarantined: int = 0) -> None:

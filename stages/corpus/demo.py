@@ -26,6 +26,7 @@ from scipy import signal
 from stages.core.errors import InputError
 from stages.core.files import write_text
 from stages.core.hashing import fingerprint, hash_file
+from stages.core.manifest import check_columns
 from stages.core.runtime import progress
 from stages.corpus.params import REVISION, CorpusParams
 from stages.speech import effects, synthesis
@@ -110,13 +111,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if not path.is_file():
         raise InputError("missing from the embedded corpus", path=path)
     table = pd.read_csv(path)
-    if tuple(table.columns) != columns:
-        raise InputError(
-            "unexpected columns",
-            path=path,
-            found=", ".join(table.columns),
-            expected=", ".join(columns),
-        )
+    check_columns(path, table, columns)
     return table
 
 

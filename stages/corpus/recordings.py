@@ -16,6 +16,7 @@ from stages.core.errors import InputError, RecordingError
 from stages.core.files import write_json
 from stages.core.hashing import hash_file
 from stages.core.runtime import progress
+from stages.speech.loading import not_audio
 
 _Note = dict
 """What `recordings.json` has of a recording: stamp (size, times), seconds, sha256."""
@@ -103,13 +104,8 @@ def _seconds(file: Path) -> float:
     try:
         header = soundfile.info(file)
     except soundfile.LibsndfileError as error:
-        raise RecordingError(
-            "not an audio file that libsndfile reads",
-            path=file,
-            found=error.error_string,
-            expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
-            fix="convert the file, drop its row, or use --on-error quarantine",
-        ) from None
+        fix = "convert the file, drop its row, or use --on-error quarantine"
+        raise not_audio(file, error, fix) from None
     if header.frames == 0:
         raise RecordingError(
             "the recording is empty",

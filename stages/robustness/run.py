@@ -158,11 +158,15 @@ def run(
     for path in set(output.glob("*.digest")) - digests:
         path.unlink()
     predictions = pd.concat(blocks)
+    _write(output, predictions, identity)
+    kept = recordings - extracted
+    return Summary(output, len(degradations) - 1, predictions, extracted, kept)
+
+
+def _write(output: Path, predictions: pd.DataFrame, identity: dict[str, Any]) -> None:
     with atomic_path(output / _PREDICTIONS) as temporary:
         predictions.to_csv(temporary, index=False, lineterminator="\n")
     record(output, identity, [_PREDICTIONS])
-    kept = recordings - extracted
-    return Summary(output, len(degradations) - 1, predictions, extracted, kept)
 
 
 def _extract(

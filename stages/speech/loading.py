@@ -86,6 +86,17 @@ def _read(path: Path, sha256: str | None) -> bytes:
     return data
 
 
+def not_audio(path: Path, error: soundfile.LibsndfileError, fix: str) -> RecordingError:
+    """An error for a file that libsndfile does not read."""
+    return RecordingError(
+        "not an audio file that libsndfile reads",
+        path=path,
+        found=error.error_string,
+        expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
+        fix=fix,
+    )
+
+
 def _decode(path: Path, data: bytes) -> tuple[np.ndarray, int]:
     """The samples (samples, channels) of an audio file, checked, and their rate."""
     try:
@@ -93,13 +104,7 @@ def _decode(path: Path, data: bytes) -> tuple[np.ndarray, int]:
             samples = file.read(dtype="float32", always_2d=True)
             rate, frames, log = file.samplerate, file.frames, file.extra_info
     except soundfile.LibsndfileError as error:
-        raise RecordingError(
-            "not an audio file that libsndfile reads",
-            path=path,
-            found=error.error_string,
-            expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
-            fix=_FIX,
-        ) from None
+        raise not_audio(path, error, _FIX) from None
     if _missing_samples(data, len(samples), frames, log) > _SLACK:
         raise RecordingError("the recording is cut off", path=path, fix=_FIX)
     common = math.gcd(rate, SAMPLE_RATE)
