@@ -486,17 +486,18 @@ def test_a_killed_training_resumes_to_the_same_bytes(
 def test_workers_resume_from_checkpoints(
     corpus: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    params = replace(PARAMS, learning_rate=2e-3)  # not kept by another test
     epochs = Mock(wraps=training.train_epoch)
     epochs.side_effect = [DEFAULT] * PARAMS.epochs + [KeyboardInterrupt]
     monkeypatch.setattr(training, "train_epoch", epochs)
     with pytest.raises(KeyboardInterrupt):
-        train(corpus, tmp_path / "student", force=False)
+        train(corpus, tmp_path / "student", params=params, force=False)
     # The first seed is finished; a mark in its checkpoint shows up in the result.
     (path,) = (tmp_path / "unfinished").glob("*.pt")
     state = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
     state["kept"]["history"][0]["loss"] = 123.0
     write_checkpoint(path, state["identity"], state)
-    train(corpus, tmp_path / "student", workers=2, force=False)
+    train(corpus, tmp_path / "student", params=params, workers=2, force=False)
     history = pd.read_csv(tmp_path / "student" / "history.csv")
     assert history["loss"].eq(123).tolist() == [True] + 7 * [False]
 
