@@ -8,9 +8,9 @@ from stages.cache.digest import digest_path
 from stages.cache.format import Header, Part, damaged, part_paths, read_part
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError
-from stages.core.hashing import hash_bytes, hash_file
+from stages.core.hashing import hash_file
 from stages.core.manifest import read_manifest
-from stages.core.text import normalise_text
+from stages.core.text import normalise_text, text_key
 
 Needed = Mapping[str, Sequence[str]]
 """By key of the features, the ids of all utterances that share them."""
@@ -73,7 +73,7 @@ def needed_ids(
         table = table[table["split"].isin(list(splits))]
     if kind == "targets":
         texts = sorted({normalise_text(text) for text in table["text"]})
-        return {hash_bytes(text.encode()): [text] for text in texts}
+        return {text_key(text): [text] for text in texts}
     ids: dict[str, list[str]] = {}
     for id, key in zip(table["id"], table["audio_sha256"], strict=True):
         ids.setdefault(key, []).append(id)

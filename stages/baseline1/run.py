@@ -26,7 +26,7 @@ import pandas as pd
 from stages.baseline1.params import LANGUAGE_MODELS, REVISION, Baseline1Params
 from stages.core.corpus_files import CorpusFiles
 from stages.core.files import write_json
-from stages.core.results import find, identify, require, result_folder
+from stages.core.results import find, identify, model_files, require, result_folder
 from stages.core.runtime import RunOptions, choose_device, quiet_transformers
 from stages.core.text import normalise_text
 
@@ -133,9 +133,7 @@ def _inputs(
         if params.language_model in LANGUAGE_MODELS
         else Path(params.language_model),
     }
-    model = Path(params.model)
-    files = sorted(model.iterdir()) if model.is_dir() else [model]
-    return inputs | {f"model/{path.name}": path for path in files if path.is_file()}
+    return inputs | model_files(Path(params.model))
 
 
 def _measure(

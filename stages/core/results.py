@@ -51,6 +51,15 @@ def identify(
     return found
 
 
+def model_files(path: Path) -> dict[str, Path]:
+    """The inputs `model/<name>` of a model: its file, or the files of its folder.
+
+    Empty where there is neither, as for a name on the hub.
+    """
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {f"model/{file.name}": file for file in files if file.is_file()}
+
+
 def hash_input(path: Path | None) -> str | None:
     """SHA-256 of a file, or of the identity of a result; None if it is missing."""
     if path is None:

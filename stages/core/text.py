@@ -9,6 +9,8 @@ has neither. Words do not change: `2` does not become `two`, `gonna` not `going 
 import unicodedata
 from collections.abc import Sequence
 
+from stages.core.hashing import hash_bytes
+
 # Characters used as apostrophes that NFKC does not unify. NFKC produces some of them
 # (from U+0149) and decomposes one (U+00B4), so they are replaced before and after it.
 _APOSTROPHES = dict.fromkeys(map(ord, "`\u00b4\u2018\u2019\u02b9\u02bc\u2032"), "'")
@@ -37,3 +39,8 @@ def name_some(names: Sequence[str], most: int = 3) -> str:
     """The first names and the number of the others: `a, b, c and 4 more`."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def text_key(text: str) -> str:
+    """The key of a text's target: the hash of the normalised text."""
+    return hash_bytes(normalise_text(text).encode())

@@ -23,10 +23,9 @@ from stages.cache.store import CacheReader
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError, InputError
 from stages.core.files import atomic_path
-from stages.core.hashing import hash_bytes
 from stages.core.manifest import read_intents
 from stages.core.results import hash_input, identify
-from stages.core.text import normalise_text
+from stages.core.text import text_key
 from stages.student.batches import Utterances
 from stages.student.params import REVISION, Variant
 
@@ -194,11 +193,6 @@ class Inputs:
             "intents": len(self.intents),
             "architecture": asdict(variant.architecture),
         }
-
-
-def text_key(text: str) -> str:
-    """The key of a text's target."""
-    return hash_bytes(normalise_text(text).encode())
 
 
 def _memory() -> float:

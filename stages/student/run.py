@@ -42,8 +42,9 @@ from stages.core.errors import PipelineError
 from stages.core.files import locked, write_json
 from stages.core.results import find, result_folder
 from stages.core.runtime import RunOptions
+from stages.core.text import text_key
 from stages.student import ledger as entries
-from stages.student.inputs import Inputs, Sources, text_key
+from stages.student.inputs import Inputs, Sources
 from stages.student.model import save_student
 from stages.student.params import Variant
 from stages.student.scheduling import Trained, train_variants

@@ -31,11 +31,11 @@ from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheWriter
 from stages.core.corpus_files import CorpusFiles
-from stages.core.hashing import fingerprint, hash_bytes, hash_file
+from stages.core.hashing import fingerprint, hash_file
 from stages.core.manifest import read_manifest
 from stages.core.results import require
 from stages.core.runtime import RunOptions, choose_device, progress, quiet_transformers
-from stages.core.text import normalise_text
+from stages.core.text import normalise_text, text_key
 from stages.targets.params import REVISION, TargetsParams
 from stages.teacher.bert import equal_batches, load, load_classifier
 
@@ -85,7 +85,7 @@ def run(
     where = choose_device(options.device)
     table = read_manifest(corpus.manifest)
     texts = sorted({normalise_text(text) for text in table["text"]})
-    by_key = {hash_bytes(text.encode()): text for text in texts}
+    by_key = {text_key(text): text for text in texts}
     with quiet_transformers():
         header = _header(teacher, params.pooling)
         with CacheWriter(cache, header) as writer:
@@ -97,7 +97,7 @@ def run(
                     vectors, total=len(missing), description="targets", unit="text"
                 )
                 for text, vector in bar:
-                    key = hash_bytes(text.encode())
+                    key = text_key(text)
                     writer.add(text_id(text), key, vector[None])
             writer.flush()
             # Under the lock, since `cache gc` removes what the digest does not name.

@@ -32,7 +32,7 @@ from pathlib import Path
 from stages.core.corpus_files import CorpusFiles
 from stages.core.files import locked
 from stages.core.manifest import read_manifest
-from stages.core.results import find, identify, result_folder
+from stages.core.results import find, identify, model_files, result_folder
 from stages.core.runtime import RunOptions
 from stages.core.text import normalise_text
 from stages.teacher.params import REVISION, TeacherParams
@@ -98,10 +98,7 @@ def run(
         "manifest": corpus.manifest,
         "intents": corpus.intents,
     }
-    start = Path(params.model)
-    if start.is_dir():
-        files = sorted(path for path in start.iterdir() if path.is_file())
-        inputs |= {f"model/{path.name}": path for path in files}
+    inputs |= model_files(Path(params.model))
     identity = identify("teacher", REVISION, asdict(params), inputs)
     up_to_date = not options.force and find(output, identity, corpus.kept)
     if not up_to_date:
