@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+import torchaudio
 
 from stages.core.errors import InputError, RecordingError
 from stages.core.hashing import hash_file
-from stages.speech.loading import load_audio
+from stages.speech.loading import load_audio, resample
 
 
 def sine(hertz: float, rate: int, seconds: float = 0.5) -> np.ndarray:
@@ -51,6 +53,16 @@ def test_other_rates_keep_duration_frequency_and_level(
     assert pitch(wave) == pytest.approx(1000, abs=2)
     middle = wave[2000:6000]
     assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 22_050, 44_100, 48_000, 15_876])
+@pytest.mark.parametrize("samples", [1, 2, 440, 441, 20_000])
+def test_resampling_is_that_of_torchaudio(rate: int, samples: int) -> None:
+    wave = np.random.default_rng(rate).uniform(-1, 1, samples).astype(np.float32)
+    resampled = torchaudio.transforms.Resample(rate, 16_000)(torch.from_numpy(wave))
+    found = resample(wave, rate)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, resampled.numpy(), rtol=0, atol=2e-6)
 
 
 def test_what_16_khz_cannot_hold_does_not_come_back_as_something_else(

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -14,14 +13,14 @@ import soundfile
 from stages.core.errors import InputError, RecordingError
 from stages.core.hashing import hash_bytes
 
-if TYPE_CHECKING:
-    import torchaudio
-
 SAMPLE_RATE = 16_000
 """Of every wave that an encoder gets, hertz."""
 
 RESAMPLING = "torchaudio sinc_interp_hann, width 6, rolloff 0.99"
 """The resampling kernel; part of the features' fingerprint."""
+
+_ZEROS = 6  # zero crossings on each side of the kernel
+_ROLLOFF = 0.99  # cut-off, as a share of the lower Nyquist frequency
 
 _FIX = "restore the file, drop its row, or use --on-error quarantine"
 
@@ -57,14 +56,53 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
             empty, with NaN or far too large values, or with a rate that cannot be
             resampled.
     """
-    samples, rate = _decode(path, _read(path, sha256))
-    mono = samples.mean(axis=1)
-    if rate == SAMPLE_RATE:
-        return mono
-    # Imported late: a corpus at 16 kHz does not need torch, which takes seconds.
-    import torch
+    return decode_audio(_read(path, sha256), path)
 
-    return _resampler(rate)(torch.from_numpy(mono)).numpy()
+
+def decode_audio(data: bytes, path: Path | str) -> np.ndarray:
+    """As `load_audio`, from the bytes of a file; `path` is for messages."""
+    samples, rate = _decode(path, data)
+    return resample(samples.mean(axis=1), rate)
+
+
+def resample(wave: np.ndarray, rate: int) -> np.ndarray:
+    """(samples,) float32 at `rate` hertz -> (ceil(16,000 · samples / rate),) at 16 kHz.
+
+    Band-limited interpolation with a Hann-windowed sinc (Smith, «Digital Audio
+    Resampling», 2002), with the kernel of torchaudio's `resample`.
+    """
+    if rate == SAMPLE_RATE:
+        return wave
+    common = math.gcd(rate, SAMPLE_RATE)
+    step, phases = rate // common, SAMPLE_RATE // common
+    kernel, reach = _kernel(step, phases)  # (taps, phases)
+    # Each block of `step` samples gives `phases` samples.
+    blocks = len(wave) // step + 1
+    after = (blocks - 1) * step + len(kernel) - reach - len(wave)
+    padded = np.pad(wave, (reach, max(after, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(kernel))
+    found = windows[: blocks * step : step] @ kernel
+    return found.reshape(-1)[: -(-len(wave) * phases // step)]
+
+
+@lru_cache
+def _kernel(step: int, phases: int) -> tuple[np.ndarray, int]:
+    """The kernel of each output phase, (taps, phases) float32, and its reach in taps.
+
+    Args:
+        step: samples of the input in a block.
+        phases: samples of the output in a block.
+    """
+    cutoff = _ROLLOFF * min(step, phases)  # per block
+    reach = math.ceil(_ZEROS * step / cutoff)
+    taps = np.arange(-reach, reach + step)[:, None] / step
+    # Rounded to single precision, as in torchaudio.
+    phase = np.arange(phases, dtype=np.float32) / np.float32(phases)
+    time = (taps - phase) * cutoff
+    time = np.clip(time, -_ZEROS, _ZEROS)
+    window = np.cos(np.pi * time / _ZEROS / 2) ** 2
+    kernel = np.sinc(time) * window * cutoff / step
+    return kernel.astype(np.float32), reach
 
 
 def _read(path: Path, sha256: str | None) -> bytes:
@@ -86,7 +124,9 @@ def _read(path: Path, sha256: str | None) -> bytes:
     return data
 
 
-def not_audio(path: Path, error: soundfile.LibsndfileError, fix: str) -> RecordingError:
+def not_audio(
+    path: Path | str, error: soundfile.LibsndfileError, fix: str
+) -> RecordingError:
     """An error for a file that libsndfile does not read."""
     return RecordingError(
         "not an audio file that libsndfile reads",
@@ -97,7 +137,7 @@ def not_audio(path: Path, error: soundfile.LibsndfileError, fix: str) -> Recordi
     )
 
 
-def _decode(path: Path, data: bytes) -> tuple[np.ndarray, int]:
+def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, int]:
     """The samples (samples, channels) of an audio file, checked, and their rate."""
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
@@ -173,16 +213,3 @@ def encode_good(
     return [
         one if isinstance(one, RecordingError) else next(features) for one in loaded
     ]
-
-
-@lru_cache
-def _resampler(rate: int) -> "torchaudio.transforms.Resample":
-    import torchaudio
-
-    return torchaudio.transforms.Resample(
-        rate,
-        SAMPLE_RATE,
-        resampling_method="sinc_interp_hann",
-        lowpass_filter_width=6,
-        rolloff=0.99,
-    )
