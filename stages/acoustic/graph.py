@@ -1,8 +1,6 @@
 """The frozen encoder as an ONNX graph, for ONNX Runtime on CPUs.
 
-Written node by node instead of traced, so that lengths are inputs, every operation is
-masked as in `encoder.Encoder`, and the same weights give the same bytes. Sequences have
-time first, as ONNX's GRU expects: (frames, batch, values).
+Every operation is masked as in `encoder.Encoder`.
 
     waves    (batch, samples) float32 at 16 kHz, samples a multiple of 2,560, zero
              beyond each utterance
@@ -11,19 +9,13 @@ time first, as ONNX's GRU expects: (frames, batch, values).
              `frame_count` of each utterance
 """
 
-from typing import Any
-
 import numpy as np
-import onnx
-import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from torch import nn
 
 from stages.acoustic.encoder import LEAKY_SLOPE, LOG_FLOOR, Encoder
 from stages.acoustic.frames import SINC_STRIDE
-from stages.core.hashing import hash_array
-
-_OPSET = 17
+from stages.acoustic.graph_builder import GraphBuilder
 
 _FIXED_POINT = 2.0**32
 """Logarithms are within ±10: precise to 1e-9, and sums over days fit into 64 bits."""
@@ -31,20 +23,31 @@ _FIXED_POINT = 2.0**32
 
 def build_graph(encoder: Encoder) -> bytes:
     """The serialised model of a frozen encoder."""
-    return _Graph(encoder).model().SerializeToString(deterministic=True)
+    graph = EncoderGraph(encoder)
+    sequence, _ = graph.encode("waves", "samples")
+    graph.add("Transpose", sequence, perm=[1, 0, 2], output="e_acoust")
+    model = graph.model(
+        "encoder",
+        [
+            ("waves", TensorProto.FLOAT, ["batch", "samples"]),
+            ("samples", TensorProto.INT64, ["batch"]),
+        ],
+        [("e_acoust", TensorProto.FLOAT, ["batch", "frames", encoder.dim])],
+    )
+    return model.SerializeToString(deterministic=True)
 
 
-class _Graph:
-    """Builds the graph; its methods return the names of the values they add."""
+class EncoderGraph(GraphBuilder):
+    """A graph with the nodes of a frozen encoder."""
 
     def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
         self.encoder = encoder
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
 
-    def model(self) -> onnx.ModelProto:
+    def encode(self, waves: str, samples: str) -> tuple[str, str]:
+        """Waves to e_acoust, (frames, batch, 256), and (batch,) counts of frames."""
         phonemes, words = self.encoder.phoneme_layers, self.encoder.word_layers
-        bands, frames = self.bands("waves")
+        bands, frames = self.bands(waves, samples)
         for name in ("5", "9"):
             layer = phonemes[name]
             assert isinstance(layer, nn.Conv1d)
@@ -56,39 +59,15 @@ class _Graph:
         for recurrent in (phonemes["14"], phonemes["18"], *words.values()):
             assert isinstance(recurrent, nn.GRU)
             sequence, frames = self.recur(sequence, frames, recurrent)
-        self.add("Transpose", sequence, perm=[1, 0, 2], output="e_acoust")
-        graph = helper.make_graph(
-            self.nodes,
-            "encoder",
-            [
-                helper.make_tensor_value_info(
-                    "waves", TensorProto.FLOAT, ["batch", "samples"]
-                ),
-                helper.make_tensor_value_info("samples", TensorProto.INT64, ["batch"]),
-            ],
-            [
-                helper.make_tensor_value_info(
-                    "e_acoust",
-                    TensorProto.FLOAT,
-                    ["batch", "frames", self.encoder.dim],
-                )
-            ],
-            initializer=list(self.constants.values()),
-        )
-        return helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", _OPSET)],
-            ir_version=8,
-            producer_name="acoustic-linguistic network",
-        )
+        return sequence, frames
 
-    def bands(self, waves: str) -> tuple[str, str]:
+    def bands(self, waves: str, samples: str) -> tuple[str, str]:
         """Front end: (batch, filters, frames at 100 a second), and (batch,) counts."""
         sinc = self.encoder.phoneme_layers["0"]
         bank = sinc.filter_bank()  # type: ignore[operator]
         wave = self.add("Unsqueeze", waves, self.integers(1))
         bands = self.convolve(wave, bank, None, bank.shape[2] // 2, SINC_STRIDE)
-        count = self.halved("samples", SINC_STRIDE)
+        count = self.halved(samples, SINC_STRIDE)
         # The values are absolute, so zeros never win the max-pooling.
         bands = self.masked(self.add("Abs", bands), count)
         bands = self.add("MaxPool", bands, kernel_shape=[2], strides=[2])
@@ -118,20 +97,7 @@ class _Graph:
 
     def recur(self, sequence: str, count: str, layer: nn.GRU) -> tuple[str, str]:
         """A bidirectional GRU, then the average of two frames; halves the counts."""
-        hidden = layer.hidden_size
-        frames = self.add(
-            "GRU",
-            sequence,
-            *(self.constant(weight) for weight in _gru_weights(layer)),
-            self.add("Cast", count, to=TensorProto.INT32),
-            hidden_size=hidden,
-            direction="bidirectional",
-            linear_before_reset=1,
-        )
-        # (frames, directions, batch, hidden) -> (frames, batch, 2 · hidden); frames
-        # beyond an utterance are zero.
-        frames = self.add("Transpose", frames, perm=[0, 2, 1, 3])
-        frames = self.add("Reshape", frames, self.integers(0, 0, 2 * hidden))
+        frames = self.gru(sequence, count, layer)
         even, odd = (
             self.add(
                 "Slice",
@@ -152,77 +118,3 @@ class _Graph:
         members = self.add("Cast", members, to=TensorProto.FLOAT)
         members = self.add("Unsqueeze", members, self.integers(2))
         return self.add("Div", total, members), self.halved(count)
-
-    def convolve(
-        self,
-        value: str,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        padding: int,
-        stride: int = 1,
-    ) -> str:
-        arrays = [weight] if bias is None else [weight, bias]
-        return self.add(
-            "Conv",
-            value,
-            *(self.constant(array.numpy()) for array in arrays),
-            kernel_shape=[weight.shape[2]],
-            pads=[padding, padding],
-            strides=[stride],
-        )
-
-    def masked(self, value: str, count: str) -> str:
-        """Zero (batch, channels, frames) beyond each utterance's count."""
-        inside = self.add(
-            "Less",
-            self.places(value, 2),
-            self.add("Unsqueeze", count, self.integers(1)),
-        )
-        inside = self.add("Cast", inside, to=TensorProto.FLOAT)
-        return self.add("Mul", value, self.add("Unsqueeze", inside, self.integers(1)))
-
-    def places(self, value: str, axis: int) -> str:
-        """0, 1, … along an axis of `value`, int64."""
-        size = self.add("Gather", self.add("Shape", value), self.integer(axis))
-        return self.add("Range", self.integer(0), size, self.integer(1))
-
-    def halved(self, count: str, by: int = 2) -> str:
-        """Counts over `by`, rounded up."""
-        return self.add(
-            "Div", self.add("Add", count, self.integer(by - 1)), self.integer(by)
-        )
-
-    def integer(self, value: int) -> str:
-        return self.constant(np.array(value, np.int64))
-
-    def integers(self, *values: int) -> str:
-        return self.constant(np.array(values, np.int64))
-
-    def constant(self, array: np.ndarray) -> str:
-        # Named after its content, so that equal constants are stored once.
-        name = f"constant_{hash_array(array)[:16]}"
-        self.constants[name] = numpy_helper.from_array(array, name)
-        return name
-
-    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """Add a node of `kind`; returns the name of its output."""
-        output = output or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-
-def _gru_weights(layer: nn.GRU) -> list[np.ndarray]:
-    """W, R and B of ONNX's GRU: both directions, gates in the order z, r, n."""
-    stacked: list[list[np.ndarray]] = [[], [], []]
-    for suffix in ("_l0", "_l0_reverse"):
-        parts = []
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-            # PyTorch's order is r, z, n.
-            reset, update, new = (
-                getattr(layer, name + suffix).numpy().reshape(3, layer.hidden_size, -1)
-            )
-            parts.append(np.concatenate([update, reset, new]))
-        stacked[0].append(parts[0])
-        stacked[1].append(parts[1])
-        stacked[2].append(np.concatenate([parts[2], parts[3]])[:, 0])
-    return [np.stack(arrays) for arrays in stacked]

@@ -1,0 +1,1 @@
+"""The commands that use an exported model: predict, listen, serve."""

@@ -1,0 +1,1 @@
+"""Exporting a trained student to a folder that runs without torch."""

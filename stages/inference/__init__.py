@@ -1,0 +1,1 @@
+"""Running what was exported. Needs numpy, onnxruntime and soundfile, not torch."""

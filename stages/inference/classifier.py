@@ -1,0 +1,305 @@
+"""From recordings to intents, with the folder that `aln-pipeline export` wrote.
+
+    from pipeline import IntentClassifier
+
+    classify = IntentClassifier("model/")
+    answer = classify("command.wav")
+    print(answer.intent, answer.probability)
+
+A recording whose score is below the model's threshold is not one of the intents: it is
+rejected, and its intent is `none`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, overload
+
+import numpy as np
+
+from stages.core.errors import CacheError, RecordingError
+from stages.core.hashing import hash_file
+from stages.speech.loading import SAMPLE_RATE, load_audio, resample
+
+FORMAT = "acoustic-linguistic network"
+VERSION = 1
+MODEL, ABOUT = "model.onnx", "model.json"
+
+NONE = "none"
+"""The answer for what is none of the intents."""
+
+_BATCH_SECONDS = 15.0
+"""Of audio and padding in a batch."""
+
+_FIX = "run `aln-pipeline export DIR`"
+
+Audio = str | Path | np.ndarray
+"""A file, or (samples,) or (samples, channels) of floats with full scale at 1."""
+
+Batch = list[str] | list[Path] | list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model gives for a batch."""
+
+    probabilities: np.ndarray  # (batch, intents) float32
+    scores: np.ndarray  # (batch) float32, higher for a more likely command
+    attention: np.ndarray  # (batch, frames) float32, sums to 1
+
+
+class Model(Protocol):
+    """Runs on a batch of waves."""
+
+    def __call__(self, waves: Sequence[np.ndarray]) -> Outputs:
+        """The outputs for waves, each (samples,) float32 at 16 kHz, not empty."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one recording.
+
+    Attributes:
+        intent: the most probable intent, or `none` if the recording was rejected.
+        probability: of the most probable intent, calibrated.
+        rejected: whether it is none of the intents.
+        slots: value by slot; empty if the corpus has no slots.
+        ranked: every intent with its probability, the most probable first.
+        seconds: duration of the audio.
+        attention: (frames,) share of each frame in the answer; sums to 1.
+    """
+
+    intent: str
+    probability: float
+    rejected: bool
+    slots: dict[str, str]
+    ranked: list[tuple[str, float]]
+    seconds: float
+    attention: np.ndarray
+
+    def as_dict(self, top: int | None = None) -> dict[str, Any]:
+        """All but the attention, as plain values; the `top` intents, or all."""
+        return {
+            "intent": self.intent,
+            "probability": self.probability,
+            "rejected": self.rejected,
+            "slots": self.slots,
+            "seconds": self.seconds,
+            "ranked": [
+                {"intent": intent, "probability": probability}
+                for intent, probability in self.ranked[:top]
+            ],
+        }
+
+
+class IntentClassifier:
+    """Classifies recordings with an exported model.
+
+    Args:
+        folder: that `aln-pipeline export` wrote.
+        model: runs instead of the folder's `model.onnx`, with `about`.
+        about: instead of the folder's `model.json`.
+
+    Attributes:
+        about: what is known of the model; the content of `model.json`.
+        intents: its labels.
+
+    Raises:
+        CacheError: the folder is not an exported model, or its files are damaged.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        model: Model | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        folder = Path(folder)
+        self.about = _read_about(folder) if about is None else about
+        self.intents: list[str] = self.about["intents"]
+        # As the model's scores, so that the threshold itself is accepted.
+        self._threshold = np.float32(self.about["rejection"]["threshold"])
+        self._model = model or OnnxModel(folder / MODEL, self.about["model_sha256"])
+
+    @overload
+    def __call__(
+        self, audio: Audio, sample_rate: int | None = None, *, reject: bool = True
+    ) -> Prediction: ...
+
+    @overload
+    def __call__(
+        self, audio: Batch, sample_rate: int | None = None, *, reject: bool = True
+    ) -> list[Prediction]: ...
+
+    def __call__(
+        self,
+        audio: Audio | Batch,
+        sample_rate: int | None = None,
+        *,
+        reject: bool = True,
+    ) -> Prediction | list[Prediction]:
+        """The intent of a recording, or of each of several.
+
+        Args:
+            audio: a file, an array, or a list of them.
+            sample_rate: of the arrays, hertz.
+            reject: whether the answer can be `none`.
+
+        Raises:
+            RecordingError: not audio, damaged, empty or too long.
+            InputError: a file that cannot be read.
+        """
+        if isinstance(audio, str | Path | np.ndarray):
+            return self.classify([self.load(audio, sample_rate)], reject=reject)[0]
+        waves = [self.load(one, sample_rate) for one in audio]
+        return self.classify(waves, reject=reject)
+
+    def load(self, audio: Audio, sample_rate: int | None = None) -> np.ndarray:
+        """(samples,) float32 at 16 kHz, checked; raises as a call does."""
+        if isinstance(audio, np.ndarray):
+            wave, name = _from_array(audio, sample_rate), "the array"
+        else:
+            wave, name = load_audio(Path(audio)), str(audio)
+        seconds, longest = len(wave) / SAMPLE_RATE, self.about["longest_seconds"]
+        if seconds > longest:
+            raise RecordingError(
+                "the recording is too long",
+                path=name,
+                found=f"{seconds:.1f} s",
+                expected=f"at most {longest:g} s",
+                fix="cut it into utterances; `aln-pipeline listen` does so",
+            )
+        return wave
+
+    def classify(
+        self, waves: Sequence[np.ndarray], *, reject: bool = True
+    ) -> list[Prediction]:
+        """The intent of each wave that `load` returned."""
+        found: dict[int, Prediction] = {}
+        for places in _batches([len(wave) for wave in waves], self.about["batches"]):
+            outputs = self._model([waves[place] for place in places])
+            for row, place in enumerate(places):
+                found[place] = self._prediction(
+                    outputs.probabilities[row],
+                    outputs.attention[row],
+                    reject and outputs.scores[row] < self._threshold,
+                    len(waves[place]),
+                )
+        return [found[place] for place in range(len(waves))]
+
+    def _prediction(
+        self,
+        probabilities: np.ndarray,
+        attention: np.ndarray,
+        rejected: bool,
+        samples: int,
+    ) -> Prediction:
+        order = np.argsort(-probabilities, kind="stable")
+        ranked = [(self.intents[i], float(probabilities[i])) for i in order]
+        intent, probability = ranked[0]
+        return Prediction(
+            intent=NONE if rejected else intent,
+            probability=probability,
+            rejected=bool(rejected),
+            slots={} if rejected else self.about["slots"].get(intent, {}),
+            ranked=ranked,
+            seconds=samples / SAMPLE_RATE,
+            attention=attention[: -(-samples // self.about["frame_step"])],
+        )
+
+
+class OnnxModel:
+    """A `model.onnx` in ONNX Runtime, on one thread.
+
+    Args:
+        path: of the file.
+        sha256: expected hash of its bytes; None for any.
+
+    Raises:
+        CacheError: it is missing or damaged.
+    """
+
+    def __init__(self, path: Path, sha256: str | None = None) -> None:
+        import onnxruntime
+
+        if not path.is_file():
+            raise CacheError("no such file", path=path, fix=_FIX)
+        if sha256 is not None and hash_file(path) != sha256:
+            raise CacheError("not the file that was exported", path=path, fix=_FIX)
+        options = onnxruntime.SessionOptions()
+        # The products are small, so more threads are not faster.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, waves: Sequence[np.ndarray]) -> Outputs:
+        """The outputs for waves, each (samples,) float32 at 16 kHz, not empty."""
+        lengths = np.array([len(wave) for wave in waves], np.int64)
+        batch = np.zeros((len(waves), lengths.max()), np.float32)
+        for row, wave in zip(batch, waves, strict=True):
+            row[: len(wave)] = wave
+        names = ["probabilities", "score", "attention"]
+        inputs = {"waveform": batch, "lengths": lengths}
+        return Outputs(*self._session.run(names, inputs))
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    path = folder / ABOUT
+    try:
+        about: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found = (about["format"], about["version"])
+    except OSError as error:
+        reason = f"not an exported model: {error.strerror}"
+        raise CacheError(reason, path=path, fix=_FIX) from None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"not the description of an exported model ({error!r})"
+        raise CacheError(reason, path=path, fix=_FIX) from None
+    if found != (FORMAT, VERSION):
+        raise CacheError(
+            "a model of another format",
+            path=path,
+            found="{} version {}".format(*found),
+            expected=f"{FORMAT} version {VERSION}",
+            fix=_FIX,
+        )
+    return about
+
+
+def _from_array(audio: np.ndarray, sample_rate: int | None) -> np.ndarray:
+    """An array as (samples,) float32 at 16 kHz, channels averaged."""
+    if sample_rate is None:
+        raise TypeError("an array needs sample_rate")
+    if not np.issubdtype(audio.dtype, np.floating):
+        raise TypeError(
+            f"samples must be floats with full scale at 1, not {audio.dtype}; divide "
+            "16-bit integers by 32768"
+        )
+    if audio.ndim not in (1, 2) or audio.size == 0:
+        raise RecordingError(
+            "not a recording",
+            found=f"an array of shape {audio.shape}",
+            expected="(samples,) or (samples, channels)",
+        )
+    if not np.isfinite(audio).all():
+        raise RecordingError("the array has values that are not finite")
+    mono = audio.astype(np.float32)
+    return resample(mono if mono.ndim == 1 else mono.mean(axis=1), sample_rate)
+
+
+def _batches(lengths: Sequence[int], together: bool) -> list[list[int]]:
+    """Places in `lengths`, shortest first, in batches of similar length if `together`.
+
+    A batch has at most `_BATCH_SECONDS` of audio and padding.
+    """
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        most = _BATCH_SECONDS * SAMPLE_RATE
+        if together and batches and (len(batches[-1]) + 1) * lengths[place] <= most:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches
