@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cache.commands import cache
+from pipeline.inference.listen import listen
+from pipeline.inference.predict import predict
 from pipeline.layout import Layout, student_name
 from pipeline.options import (
     Settings,
@@ -127,7 +129,8 @@ def main(verbose: bool) -> None:
     )
 
 
-main.add_command(cache)
+for command in (cache, predict, listen):
+    main.add_command(command)
 
 
 @main.command()
@@ -514,6 +517,61 @@ def report(settings: Settings, output: Path | None, options: "RunOptions") -> No
     )
     summary = run(
         params.report, inputs, output=output or layout.report, options=options
+    )
+    click.echo(summary)
+
+
+@main.command()
+@configured
+@_root
+@click.argument("names", nargs=-1, metavar="[STUDENT] DIR")
+@click.option(
+    "--ensemble",
+    is_flag=True,
+    help="Export all seeds, which answer with the mean of their probabilities.",
+)
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Store weights as 8-bit integers, a quarter of the size.",
+)
+def export(
+    settings: Settings,
+    root: Path | None,
+    names: tuple[str, ...],
+    ensemble: bool,
+    int8: bool,
+) -> None:
+    """Write a trained student to DIR, to use it without PyTorch.
+
+    STUDENT is one in the report, such as baseline2 or aln-0.8, and by default the best
+    on valid; of its seeds, the best on valid is exported. DIR gets model.onnx, from
+    waveform to probabilities, model.json, a model card and requirements.txt. The model
+    is kept only if it gives what PyTorch gives on recordings of test.
+    """
+    from stages.export.params import Inputs
+    from stages.export.run import run
+
+    if len(names) not in (1, 2):
+        raise click.UsageError("expected [STUDENT] DIR")
+    params, layout = settings.params, settings.layout
+    _check_encoder(settings)
+    inputs = Inputs(
+        name=params.corpus.name,
+        corpus=layout.corpus_files,
+        audio=_audio(settings, root),
+        longest_seconds=params.corpus.longest_seconds,
+        acoustic=params.acoustic,
+        students=_students(settings),
+        rejection=layout.rejection,
+        report=layout.report,
+    )
+    summary = run(
+        names[0] if len(names) == 2 else None,
+        inputs,
+        output=Path(names[-1]),
+        ensemble=ensemble,
+        int8=int8,
     )
     click.echo(summary)
 

@@ -19,8 +19,8 @@ from typing import Any, Protocol, overload
 import numpy as np
 
 from stages.core.errors import CacheError, RecordingError
-from stages.core.hashing import hash_file
-from stages.speech.loading import SAMPLE_RATE, load_audio, resample
+from stages.core.hashing import hash_bytes
+from stages.speech.loading import SAMPLE_RATE, decode_audio, load_audio, resample
 
 FORMAT = "acoustic-linguistic network"
 VERSION = 1
@@ -156,10 +156,15 @@ class IntentClassifier:
         waves = [self.load(one, sample_rate) for one in audio]
         return self.classify(waves, reject=reject)
 
-    def load(self, audio: Audio, sample_rate: int | None = None) -> np.ndarray:
-        """(samples,) float32 at 16 kHz, checked; raises as a call does."""
+    def load(self, audio: Audio | bytes, sample_rate: int | None = None) -> np.ndarray:
+        """(samples,) float32 at 16 kHz, checked; raises as a call does.
+
+        Bytes are those of an audio file.
+        """
         if isinstance(audio, np.ndarray):
             wave, name = _from_array(audio, sample_rate), "the array"
+        elif isinstance(audio, bytes):
+            wave, name = decode_audio(audio, "the recording"), "the recording"
         else:
             wave, name = load_audio(Path(audio)), str(audio)
         seconds, longest = len(wave) / SAMPLE_RATE, self.about["longest_seconds"]
@@ -211,7 +216,7 @@ class IntentClassifier:
 
 
 class OnnxModel:
-    """A `model.onnx` in ONNX Runtime, on one thread.
+    """A `model.onnx` in ONNX Runtime.
 
     Args:
         path: of the file.
@@ -222,19 +227,15 @@ class OnnxModel:
     """
 
     def __init__(self, path: Path, sha256: str | None = None) -> None:
-        import onnxruntime
-
-        if not path.is_file():
-            raise CacheError("no such file", path=path, fix=_FIX)
-        if sha256 is not None and hash_file(path) != sha256:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CacheError(
+                "the model cannot be read", path=path, found=error.strerror, fix=_FIX
+            ) from None
+        if sha256 is not None and hash_bytes(data) != sha256:
             raise CacheError("not the file that was exported", path=path, fix=_FIX)
-        options = onnxruntime.SessionOptions()
-        # The products are small, so more threads are not faster.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+        self._session = OnnxSession(data)
 
     def __call__(self, waves: Sequence[np.ndarray]) -> Outputs:
         """The outputs for waves, each (samples,) float32 at 16 kHz, not empty."""
@@ -242,8 +243,26 @@ class OnnxModel:
         batch = np.zeros((len(waves), lengths.max()), np.float32)
         for row, wave in zip(batch, waves, strict=True):
             row[: len(wave)] = wave
+        return self._session.run({"waveform": batch, "lengths": lengths})
+
+
+class OnnxSession:
+    """A serialised graph with the three outputs, on one thread of a CPU."""
+
+    def __init__(self, graph: bytes) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        # The products are small, so more threads are not faster.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only
+        self._session = onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, inputs: dict[str, np.ndarray]) -> Outputs:
+        """The outputs for the graph's inputs."""
         names = ["probabilities", "score", "attention"]
-        inputs = {"waveform": batch, "lengths": lengths}
         return Outputs(*self._session.run(names, inputs))
 
 

@@ -22,7 +22,7 @@ RESAMPLING = "torchaudio sinc_interp_hann, width 6, rolloff 0.99"
 _ZEROS = 6  # zero crossings on each side of the kernel
 _ROLLOFF = 0.99  # cut-off, as a share of the lower Nyquist frequency
 
-_FIX = "restore the file, drop its row, or use --on-error quarantine"
+_FIX = "restore the file; in a corpus, drop its row or use --on-error quarantine"
 
 _LARGEST_SAMPLE = 40_000
 """Accepts files whose floats are in the range of 16-bit integers."""
@@ -113,7 +113,8 @@ def _read(path: Path, sha256: str | None) -> bytes:
             "the recording cannot be read",
             path=path,
             found=error.strerror,
-            fix="restore the file; for the demo run `aln-pipeline prepare-corpus`",
+            fix="correct the path or restore the file; the demo's are written by "
+            "`aln-pipeline prepare-corpus`",
         ) from None
     if sha256 is not None and hash_bytes(data) != sha256:
         raise InputError(

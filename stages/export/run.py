@@ -1,0 +1,262 @@
+"""Export a trained student: a folder that classifies recordings without torch.
+
+    model.onnx         waveform and lengths in, probabilities out; see `graph.py`
+    model.json         labels, threshold, accuracies, fingerprints
+    README.md          a model card in Hugging Face's format
+    requirements.txt   the packages that run it
+
+The exported model classifies recordings of test before it is kept, and must give what
+PyTorch gives. The same inputs give the same bytes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+
+from stages.acoustic.checkpoint import Checkpoint
+from stages.core import metrics
+from stages.core.errors import ConfigurationError, InputError, PipelineError
+from stages.core.files import whole_folder, write_json, write_text
+from stages.core.hashing import hash_file
+from stages.core.runtime import progress
+from stages.export.card import model_card
+from stages.export.graph import whole_graph
+from stages.export.params import TOLERANCE, TRACED_TOLERANCE, Inputs
+from stages.export.quantisation import quantise
+from stages.export.student import Trained, describe, load_trained, probabilities
+from stages.inference.classifier import (
+    ABOUT,
+    FORMAT,
+    MODEL,
+    VERSION,
+    IntentClassifier,
+)
+from stages.speech.loading import SAMPLE_RATE, load_audio
+from stages.student.selection import choose_student
+
+_PACKAGES = ("click", "numpy", "onnxruntime", "soundfile")
+
+_CHECKED = 300
+"""Recordings of test that PyTorch classifies too."""
+
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was exported.
+
+    Attributes:
+        output: the folder.
+        student: its name and seeds.
+        size: of model.onnx in bytes.
+        accuracy: on test, in percent, without rejection.
+        checked: recordings that gave what PyTorch gives.
+        before: size and accuracy before quantisation; None without.
+    """
+
+    output: Path
+    student: str
+    size: int
+    accuracy: float
+    checked: int
+    before: tuple[int, float] | None
+
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        now = f"{self.size / 1e6:.2f} MB, {self.accuracy:.2f}% on test"
+        if self.before is not None:
+            size, accuracy = self.before
+            now = f"int8 {now} (float32 {size / 1e6:.2f} MB, {accuracy:.2f}%)"
+        return (
+            f"{self.output}: {self.student}, {now}; {self.checked} recordings of test "
+            "give what PyTorch gives"
+        )
+
+
+def run(
+    student: str | None,
+    inputs: Inputs,
+    *,
+    output: Path,
+    ensemble: bool = False,
+    int8: bool = False,
+) -> Summary:
+    """Export a student to `output`, which it replaces.
+
+    Args:
+        student: name of the student; None for the best of all on valid.
+        inputs: what it is exported from.
+        output: a new or empty folder, or that of an earlier export.
+        ensemble: export all seeds, which answer with the mean of their probabilities,
+            instead of the best on valid.
+        int8: store weights as 8-bit integers.
+
+    Raises:
+        ConfigurationError: there is no such student, or its encoder cannot be exported.
+        CacheError: a result that is missing, damaged or made from something else.
+        InputError: `output` is another folder, or a recording cannot be read.
+        PipelineError: the exported model does not give what PyTorch gives.
+    """
+    if output.is_dir() and any(output.iterdir()) and not (output / ABOUT).is_file():
+        raise InputError(
+            "not empty, and not an exported model",
+            path=output,
+            fix="name a new folder",
+        )
+    student = student or choose_student(inputs.students)[0]
+    if student not in inputs.students:
+        raise ConfigurationError(
+            "no such student",
+            found=student,
+            expected=f"one of {', '.join(inputs.students)}",
+            fix="train it, or name one of these",
+        )
+    folder = inputs.students[student]
+    trained = load_trained(folder, inputs.acoustic, inputs.rejection, ensemble=ensemble)
+    table = inputs.corpus.read_usable()
+    about = _about(trained, inputs, table)
+    with whole_folder(output) as temporary:
+        graph = _graph(trained)
+        classifier = _write(temporary, graph, about)
+        checked = _check(classifier, trained, inputs.audio, table)
+        before = None
+        if int8:
+            before = (
+                (temporary / MODEL).stat().st_size,
+                about["accuracy"]["test"],
+            )
+            classifier = _write(temporary, quantise(graph), about)
+            about["accuracy"] |= _accuracies(classifier, inputs.audio, table)
+            about["weights"] = "int8"
+            _write(temporary, quantise(graph), about)
+        card = model_card(about, trained.measured, inputs.report)
+        write_text(temporary / "README.md", card)
+        packages = [f"{name}=={version(name)}\n" for name in _PACKAGES]
+        write_text(temporary / "requirements.txt", "".join(packages))
+        size = (temporary / MODEL).stat().st_size
+    seeds = ", ".join(map(str, trained.seeds))
+    return Summary(
+        output=output,
+        student=f"{student}, seed{'s' if ensemble else ''} {seeds}",
+        size=size,
+        accuracy=about["accuracy"]["test"],
+        checked=checked,
+        before=before,
+    )
+
+
+def _graph(trained: Trained) -> onnx.ModelProto:
+    if isinstance(trained.encoder, Checkpoint):
+        encoder = trained.encoder.encoder
+        return whole_graph(encoder, trained.networks, trained.confidence)
+    # Imported late: transformers takes seconds.
+    from stages.export.traced import traced_graph
+
+    return traced_graph(trained.encoder, trained.networks, trained.confidence)
+
+
+def _about(trained: Trained, inputs: Inputs, table: pd.DataFrame) -> dict[str, Any]:
+    """The content of model.json, without the hash of the model."""
+    folder, measured = inputs.students[trained.name], trained.measured
+    files = [folder / f"model-{seed}.safetensors" for seed in trained.seeds]
+    splits = table.groupby("split")
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        **describe(trained, inputs.longest_seconds),
+        "sample_rate": SAMPLE_RATE,
+        "weights": "float32",
+        "student": trained.name,
+        "seeds": trained.seeds,
+        "accuracy": {
+            "valid": measured["valid_accuracy"],
+            "test": measured["test_accuracy"],
+            "test_with_rejection": measured["test_accuracy_with_rejection"],
+        },
+        "trained_on": {
+            "corpus": inputs.name,
+            "encoder": trained.header.encoder,
+            "utterances": splits.size().to_dict(),
+            "speakers": splits["speaker"].nunique().to_dict(),
+        },
+        "fingerprints": {
+            "manifest": hash_file(inputs.corpus.manifest),
+            "features": trained.header.fingerprint,
+            "students": {path.name: hash_file(path) for path in files},
+        },
+    }
+
+
+def _write(
+    folder: Path, graph: onnx.ModelProto, about: dict[str, Any]
+) -> IntentClassifier:
+    """Write the model and its description, and open them."""
+    (folder / MODEL).write_bytes(graph.SerializeToString(deterministic=True))
+    about["model_sha256"] = hash_file(folder / MODEL)
+    write_json(folder / ABOUT, about)
+    return IntentClassifier(folder)
+
+
+def _check(
+    classifier: IntentClassifier, trained: Trained, audio: Path, table: pd.DataFrame
+) -> int:
+    """Check that the exported model gives what PyTorch gives; returns for how many.
+
+    Raises:
+        PipelineError: it does not.
+    """
+    ours = isinstance(trained.encoder, Checkpoint)
+    tolerance = TOLERANCE if ours else TRACED_TOLERANCE
+    test = table[table["split"] == "test"]
+    places = np.unique(np.linspace(0, len(test) - 1, _CHECKED).astype(int))
+    paths = test["path"].iloc[places]
+    for path in progress(paths, description="checking", unit="recording"):
+        wave = load_audio(audio / path)
+        (found,) = classifier.classify([wave], reject=False)
+        given = dict(found.ranked)
+        expected = probabilities(trained, wave)
+        best = trained.intents[int(expected.argmax())]
+        pairs = zip(trained.intents, expected, strict=True)
+        apart = max(abs(given[intent] - value) for intent, value in pairs)
+        if found.intent != best or apart > tolerance:
+            raise PipelineError(
+                "the exported model does not give what PyTorch gives, and is not kept",
+                path=audio / path,
+                found=f"{found.intent}, a probability {apart:.1g} away",
+                expected=f"{best}, within {tolerance:g}",
+                fix="give the student's folder to --model instead",
+            )
+    return len(paths)
+
+
+def _accuracies(
+    classifier: IntentClassifier, audio: Path, table: pd.DataFrame
+) -> dict[str, float]:
+    """Accuracy on valid and test, in percent, as `model.json` has it."""
+    found = {}
+    for split in ("valid", "test"):
+        rows = table[table["split"] == split]
+        predictions = list(_classify(classifier, audio, rows["path"]))
+        intents = rows["intent"].tolist()
+        best = [one.ranked[0][0] for one in predictions]
+        found[split] = metrics.accuracy(intents, best)
+        if split == "test":
+            given = [one.intent for one in predictions]
+            found["test_with_rejection"] = metrics.accuracy(intents, given)
+    return {name: round(value, 6) for name, value in found.items()}
+
+
+def _classify(
+    classifier: IntentClassifier, audio: Path, paths: pd.Series
+) -> Iterator[Any]:
+    starts = range(0, len(paths), _AT_ONCE)
+    for start in progress(starts, description="classifying", unit="batch"):
+        some = paths.iloc[start : start + _AT_ONCE]
+        yield from classifier([audio / path for path in some])

@@ -1,0 +1,119 @@
+"""What to classify: files, folders, tables of files, and standard input."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from stages.core.errors import InputError, PipelineError
+
+SUFFIXES = (
+    ".aif",
+    ".aifc",
+    ".aiff",
+    ".au",
+    ".flac",
+    ".mp3",
+    ".oga",
+    ".ogg",
+    ".opus",
+    ".sph",
+    ".w64",
+    ".wav",
+)
+"""Of the recordings in a folder."""
+
+TABLES = (".csv", ".tsv", ".jsonl")
+
+_STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording to classify.
+
+    Attributes:
+        id: its path as given, its id in the table, or `-`.
+        path: the file.
+        data: the bytes of standard input; None for a file.
+        intent: the right answer, if the table has one.
+    """
+
+    id: str
+    path: Path
+    data: bytes | None = None
+    intent: str | None = None
+
+
+def find_recordings(
+    names: Iterable[str], root: Path | None, stdin: BinaryIO
+) -> Iterator[Recording | PipelineError]:
+    """The recordings that `names` are or contain, in order; errors in their places.
+
+    Args:
+        names: each a recording, a folder, searched with its subfolders, a table
+            (`.csv`, `.tsv` or `.jsonl`) with a column `path` and possibly `id` and
+            `intent`, or `-` for a recording on standard input.
+        root: folder that the tables' paths are relative to; each table's own by
+            default.
+        stdin: standard input.
+    """
+    for name in names:
+        path = Path(name)
+        try:
+            if name == _STDIN:
+                yield Recording(_STDIN, path, stdin.read())
+            elif path.is_dir():
+                yield from _in_folder(path)
+            elif path.suffix.lower() in TABLES:
+                yield from _in_table(path, root or path.parent)
+            else:
+                yield Recording(name, path)
+        except PipelineError as error:
+            yield error
+
+
+def _in_folder(folder: Path) -> Iterator[Recording]:
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    ]
+    if not paths:
+        raise InputError(
+            "no recordings in this folder",
+            path=folder,
+            expected=f"files ending in {', '.join(SUFFIXES)}",
+        )
+    for path in paths:
+        yield Recording(str(path), path)
+
+
+def _in_table(table: Path, root: Path) -> Iterator[Recording]:
+    try:
+        text = table.read_text("utf-8-sig")
+        rows = list(_rows(text, table.suffix.lower()))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"not a readable table ({error})", path=table) from error
+    if not rows:
+        raise InputError("the table has no rows", path=table)
+    for number, row in enumerate(rows, start=1):
+        path = row.get("path") if isinstance(row, dict) else None
+        if not isinstance(path, str) or not path:
+            raise InputError(
+                f"row {number} has no path",
+                path=table,
+                expected="a column path, and optionally id and intent",
+            )
+        yield Recording(row.get("id") or path, root / path, intent=row.get("intent"))
+
+
+def _rows(text: str, suffix: str) -> Iterator[Any]:
+    if suffix == ".jsonl":
+        yield from (json.loads(line) for line in text.splitlines() if line.strip())
+        return
+    dialect = "excel-tab" if suffix == ".tsv" else "excel"
+    yield from csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
