@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import stages.inference.classifier
 from pipeline.inference.listen import listen as command
 from stages.core.errors import ConfigurationError, InputError
 from stages.inference import listening
@@ -89,9 +88,9 @@ def run(
 ) -> list[dict[str, float]]:
     """The lines that the command prints as JSON for PCM on standard input."""
     monkeypatch.setattr(
-        stages.inference.classifier, "IntentClassifier", lambda folder: LoudOrLong()
+        "pipeline.inference.listen.load_model", lambda folder: LoudOrLong()
     )
-    arguments = ("--model", "model", "--stdin", "--format", "jsonl", *arguments)
+    arguments = ("--model", ".", "--stdin", "--format", "jsonl", *arguments)
     result = CliRunner().invoke(command, arguments, input=given)
     assert result.exit_code == 0, result.output
     return [json.loads(line) for line in result.output.splitlines()]
@@ -195,8 +194,8 @@ def test_the_size_of_chunks_changes_nothing(seed: int) -> None:
     sizes = [1, 100, 511, 512, 513, 5000]
     pieces = found(chunked(wave, lambda: int(generator.choice(sizes))))
     seconds = WINDOW / SAMPLE_RATE
-    # The pause of 5 windows and the level of 0.4 do not end the first; where it gets too
-    # long, silence has begun. The next 4 windows are too short. 100 are cut in two.
+    # The pause of 5 windows and the level of 0.4 do not end the first. Where it is too
+    # long, silence has begun; the next 4 windows are too short. 100 are cut in two.
     bounds = [(round(one.start / seconds), round(one.end / seconds)) for one in whole]
     assert bounds == [(20, 77), (119, 180), (180, 219), (233, 242)]
     for one, other in zip(whole, pieces, strict=True):

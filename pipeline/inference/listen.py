@@ -7,15 +7,11 @@ from pathlib import Path
 
 import click
 
+from pipeline.inference.model import load_model, model_option, no_reject_option
+
 
 @click.command()
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="DIR",
-    help="Folder that `aln-pipeline export` wrote.",
-)
+@model_option
 @click.option(
     "--device",
     metavar="NAME|NUMBER",
@@ -42,7 +38,7 @@ import click
     show_default=True,
     help="Of the lines.",
 )
-@click.option("--no-reject", is_flag=True, help="Never answer `none`.")
+@no_reject_option
 def listen(
     model: Path,
     device: str | None,
@@ -60,10 +56,9 @@ def listen(
     found some tenths of a second late.) Ctrl-C ends the command.
     """
     from stages.inference import listening
-    from stages.inference.classifier import IntentClassifier
     from stages.inference.speech_detector import SpeechDetector
 
-    classifier, detector = IntentClassifier(model), SpeechDetector()
+    classifier, detector = load_model(model), SpeechDetector()
     if stdin:
         chunks = listening.read_pcm(sys.stdin.buffer, rate)
     else:
