@@ -492,6 +492,32 @@ def robustness(settings: Settings, root: Path | None, options: "RunOptions") -> 
 
 @main.command()
 @configured
+@_root
+@run_options("backend", "device", "workers", "force")
+def rejection(settings: Settings, root: Path | None, options: "RunOptions") -> None:
+    """Calibrate every student, and measure what it rejects as none of the intents.
+
+    Other speech, noise and silence are encoded once; their features are cached.
+    """
+    from stages.rejection.run import run
+
+    params, layout = settings.params, settings.layout
+    _check_encoder(settings)
+    summary = run(
+        params.rejection,
+        params.acoustic,
+        _sources(layout),
+        audio=_audio(settings, root),
+        demo=layout.data / "demo",
+        students=_students(settings),
+        output=layout.rejection,
+        options=options,
+    )
+    click.echo(summary)
+
+
+@main.command()
+@configured
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -506,6 +532,7 @@ def report(settings: Settings, output: Path | None, options: "RunOptions") -> No
     params, layout = settings.params, settings.layout
     scores = Path(params.acoustic.encoder).with_suffix(".json")
     predictions = layout.robustness / "predictions.csv"
+    rejected = layout.rejection / "rejection.json"
     inputs = Inputs(
         name=params.corpus.name,
         corpus=layout.corpus_files,
@@ -514,6 +541,7 @@ def report(settings: Settings, output: Path | None, options: "RunOptions") -> No
         students=_students(settings),
         encoder_scores=scores if scores.is_file() else None,
         robustness=predictions if predictions.is_file() else None,
+        rejection=rejected if rejected.is_file() else None,
     )
     summary = run(
         params.report, inputs, output=output or layout.report, options=options

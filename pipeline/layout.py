@@ -12,6 +12,8 @@
                    student/<system>[-<alpha>]/   a student
                    robustness/                   predictions.csv and, for each
                                                  degradation, features and digest
+                   rejection/                    rejection.json; features and digest of
+                                                 recordings that are none of the intents
                    results/                      scores of all students trained so far
                    unfinished/<student>/         its checkpoints while it is trained
                    kept/                         results that others replaced
@@ -38,7 +40,8 @@ log = logging.getLogger(__name__)
 
 SHARED_VARIABLE = "ALN_CACHE_DIR"
 KINDS = ("acoustic", "targets")
-ALL_KINDS = (*KINDS, "robustness")
+_FOLDERS = ("robustness", "rejection")  # of caches
+ALL_KINDS = (*KINDS, *_FOLDERS)
 _SHARED = ("audio", "kept", "results", "transcripts", *KINDS)
 
 
@@ -108,10 +111,15 @@ class Layout:
         """Caches of the degraded test recordings, and predictions for them."""
         return self.folder / "robustness"
 
+    @property
+    def rejection(self) -> Path:
+        """Cache of what is none of the intents, and how students reject it."""
+        return self.folder / "rejection"
+
     def caches(self, kind: str) -> list[Path]:
         """The caches of a kind, which is one of `ALL_KINDS`."""
-        if kind == "robustness":
-            return sorted(self.robustness.glob("*/"))
+        if kind in _FOLDERS:
+            return sorted((self.folder / kind).glob("*/"))
         return [self.folder / kind]
 
     def student(self, system: str, alpha: float | None) -> Path:
@@ -145,8 +153,12 @@ class Layout:
                 expected="the absolute path of another repository's cache/",
                 fix="correct it, or create the folder",
             )
-        degraded = (shared / self.corpus / "robustness").glob("*/")
-        for name in (*_SHARED, *(f"robustness/{one.name}" for one in degraded)):
+        within = [
+            f"{kind}/{one.name}"
+            for kind in _FOLDERS
+            for one in (shared / self.corpus / kind).glob("*/")
+        ]
+        for name in (*_SHARED, *within):
             here, there = self.folder / name, shared / self.corpus / name
             if here.exists():
                 if here.resolve() != there.resolve():

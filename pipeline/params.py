@@ -17,6 +17,7 @@ from stages.baseline1.params import Baseline1Params
 from stages.core.errors import ConfigurationError
 from stages.corpus.params import CorpusParams
 from stages.pretraining.params import PretrainingParams
+from stages.rejection.params import RejectionParams
 from stages.report.params import ReportParams
 from stages.robustness.params import RobustnessParams
 from stages.student.params import StudentParams
@@ -40,6 +41,7 @@ class Params:
     student: StudentParams = field(default_factory=StudentParams)
     sweep: SweepParams = field(default_factory=SweepParams)
     robustness: RobustnessParams = field(default_factory=RobustnessParams)
+    rejection: RejectionParams = field(default_factory=RejectionParams)
     report: ReportParams = field(default_factory=ReportParams)
 
 

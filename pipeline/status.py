@@ -86,6 +86,9 @@ def _describe_output(path: Path, layout: Layout) -> list[str]:
         return [f"{one.utterances:,} of {one.header.encoder}" for one in info(path)]
     if path.name == layout.robustness.name:
         return [f"{len(list(path.glob('*.digest')))} degradations"]
+    if path.name == layout.rejection.name:
+        found = [one for cache in layout.caches("rejection") for one in info(cache)]
+        return [f"{sum(one.utterances for one in found):,} recordings of no intent"]
     words = []
     for name in ("scores.json", "metrics.json"):  # of the teacher, of a student
         if (path / name).is_file():

@@ -137,6 +137,7 @@ LINE = (
     ("train-student", "aln_linguistic"),
     ("train-student", "aln"),
     ("robustness",),
+    ("rejection",),
     ("report",),
 )
 
@@ -178,6 +179,28 @@ def finished(
 ) -> Path:
     """A working directory in which every command has run."""
     return _enter(_finished[0], tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def _exported(
+    _finished: tuple[Path, dict[tuple[str, ...], Result]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    before = Path.cwd()
+    os.chdir(_finished[0])
+    try:
+        result = pipeline("export", folder)
+    finally:
+        os.chdir(before)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def exported(_exported: Path, tmp_path: Path) -> Path:
+    """A folder of `aln-pipeline export`, of the best student in `finished`."""
+    return Path(shutil.copytree(_exported, tmp_path / "model"))
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ STAGES = (
     "student",
     "baseline1",
     "robustness",
+    "rejection",
     "report",
 )
 

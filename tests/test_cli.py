@@ -21,8 +21,9 @@ CACHE = Path("cache/tiny")
 
 @pytest.fixture
 def finished(finished: Path) -> Path:
-    """Without the robustness caches, which tests/test_robustness.py covers."""
+    """Without the caches that test_robustness.py and test_rejection.py cover."""
     shutil.rmtree(CACHE / "robustness")
+    shutil.rmtree(CACHE / "rejection")
     return finished
 
 
@@ -90,6 +91,7 @@ RESULTS = {
     ("baseline1",): "cache/tiny/baseline1",
     ("train-student", "aln", "--alpha", "0.5"): "cache/tiny/student/aln-0.5",
     ("robustness",): "cache/tiny/robustness",
+    ("rejection",): "cache/tiny/rejection",
     ("report",): "report",
 }
 
@@ -98,6 +100,7 @@ def test_finished_results_are_found_and_not_computed_again(finished, snapshot):
     # The recordings are copies of those that were read, so their times changed.
     pipeline("prepare-corpus")
     assert pipeline("robustness").exit_code == 0
+    assert pipeline("rejection").exit_code == 0
     before = snapshot(finished)
     assert "0 extracted now" in pipeline("extract-acoustic").stdout
     assert "0 of them new" in pipeline("cache-targets").stdout
@@ -114,8 +117,9 @@ def test_force_computes_the_same_result_again(finished, snapshot, command):
     def written() -> int:
         return (folder / "identity.json").stat().st_mtime_ns
 
-    if command in {("robustness",), ("report",)}:
+    if command in {("robustness",), ("rejection",), ("report",)}:
         assert pipeline("robustness").exit_code == 0
+        assert pipeline("rejection").exit_code == 0
     folder = Path(RESULTS[command])
     before, time = snapshot(folder), written()
     result = pipeline(*command, "--force")
@@ -597,7 +601,7 @@ def test_help_names_every_command():
 @pytest.mark.parametrize(
     ("arguments", "allowed"),
     [
-        (("gc", "--kind", "other"), "'acoustic', 'targets', 'robustness'"),
+        (("gc", "--kind", "other"), "'targets', 'robustness', 'rejection'"),
         (("export", "x", "--kind", "other"), "'acoustic', 'targets'"),
         (("export", "x", "--split", "other"), ", ".join(map(repr, SPLITS))),
     ],

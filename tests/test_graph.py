@@ -34,6 +34,7 @@ SECTIONS = get_type_hints(Params)
 READS_ALSO = {
     "acoustic": {"corpus.longest_seconds", "corpus.on_error"},
     "robustness": {"student.alpha"},
+    "rejection": {"student.alpha"},
     "report": {"corpus.name", "acoustic.encoder", "student.alpha"},
 }
 # α comes by the command, so that another one does not train the others again.
@@ -128,9 +129,15 @@ UNLISTED = {
     "cache/tiny/teacher.work": "an unfinished training",
     "cache/tiny/unfinished": "unfinished trainings",
 }
-# The shipped encoder's scores, which the encoder of the tests lacks; and a file that
-# safetensors opens outside of Python.
-UNSEEN = {"data/demo/encoder.json", "${acoustic.encoder}"}
+# The shipped encoder's scores, which the encoder of the tests lacks; the demo's texts and
+# voices, which are read for `rejection.speech: general`; and a file that safetensors
+# opens outside of Python.
+UNSEEN = {
+    "data/demo/encoder.json",
+    "data/demo/phrases.csv",
+    "data/demo/voices.csv",
+    "${acoustic.encoder}",
+}
 
 
 def in_tests(text: str) -> str:
@@ -209,7 +216,7 @@ def test_a_stage_depends_on_exactly_the_parameters_it_reads(stage):
 
 
 def test_expensive_outputs_survive_a_rerun_and_lie_on_disk_once():
-    for stage in ("corpus", "acoustic", "targets", "robustness", "report"):
+    for stage in ("corpus", "acoustic", "targets", "robustness", "rejection", "report"):
         for path, options in outs(stage).items():
             assert options == {"cache": False, "persist": True}, path
 
@@ -295,6 +302,8 @@ def repository(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(REPOSITORY / name, finished)
     (finished / "data" / "demo").mkdir(parents=True)
     (finished / "data" / "demo" / "encoder.json").write_text("{}")
+    for name in ("phrases.csv", "voices.csv"):
+        shutil.copy(REPOSITORY / "data" / "demo" / name, finished / "data" / "demo")
     # dvc.yaml needs every key that it names, as params.yaml has.
     params = load_params(finished / "params.yaml")
     sections = YAML(typ="safe").load(finished / "params.yaml")
@@ -370,7 +379,7 @@ def test_status_shows_fresh_stale_and_missing(repository):
 
     shutil.rmtree("cache/tiny/student/aln-1")
     assert states()["student@aln-1"] == "missing"
-    assert stale() == {"student@aln-1", "robustness", "report"}
+    assert stale() == {"student@aln-1", "robustness", "rejection", "report"}
 
 
 def test_status_names_damage_in_its_row(repository):
@@ -422,7 +431,7 @@ def test_dvc_runs_the_line_once_and_an_experiment_beside_it(repository, monkeypa
 
     change_params("learning_rate: 0.001", "learning_rate: 0.002")
     assert _ran("dvc", "repro", "-s", "student") == STUDENTS - {"baseline2"}
-    assert _ran("dvc", "repro") == {"baseline2", "robustness", "report"}
+    assert _ran("dvc", "repro") == {"baseline2", "robustness", "rejection", "report"}
     change_params("learning_rate: 0.002", "learning_rate: 0.001")
     restored = _run("dvc", "repro")
     assert restored.count("up to date; seeds 1") == len(STUDENTS)

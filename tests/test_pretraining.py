@@ -25,7 +25,7 @@ from stages.pretraining import sessions as speaking
 from stages.pretraining.crops import Batch, Crops, _classes
 from stages.pretraining.params import PretrainingParams
 from stages.pretraining.run import _sequences
-from stages.pretraining.sentences import grammar_words
+from stages.speech.sentences import grammar_words
 from stages.pretraining.sessions import IGNORED, load_session
 from stages.speech import synthesis
 

@@ -35,7 +35,6 @@ from stages.report.scores import best_by_valid, intent_scores
 from stages.report.statistics import (
     bootstrap_interval,
     calibrate,
-    calibration_error,
     combine,
     compare,
     hits,
@@ -642,8 +641,8 @@ def test_calibration_error_by_hand():
     confidence = np.array([0.75, 0.8, 0.81, 0.3, 1.0])
     right = np.array([1.0, 0.0, 1.0, 0.0, 1.0])
     by_hand = abs(0.75 + 0.8 - 1) + abs(0.81 - 1) + 0.3 + 0
-    assert calibration_error(confidence, right) == pytest.approx(by_hand / 5)
-    assert calibration_error(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 0.0
+    assert metrics.calibration_error(confidence, right) == pytest.approx(by_hand / 5)
+    assert metrics.calibration_error(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 0.0
 
 
 def test_confidence_and_calibration_error(written):

@@ -28,12 +28,12 @@ from stages.core.errors import ConfigurationError, InputError
 from stages.core.hashing import hash_file
 from stages.core.manifest import read_manifest
 from stages.core.runtime import RunOptions
-from stages.robustness import degradations, noise
+from stages.robustness import degradations
 from stages.robustness.degradations import Degradation, make_degradations
-from stages.robustness.noise import _crowd
 from stages.robustness.params import RobustnessParams
-from stages.speech import effects
+from stages.speech import effects, noise
 from stages.speech.loading import load_audio
+from stages.speech.noise import _crowd
 
 LAYOUT = Layout("tiny")
 AUDIO = Path("data/tiny")
@@ -564,7 +564,7 @@ def test_a_missing_recording_is_named_and_nothing_is_lost(
     path = AUDIO / "test" / "play-1.wav"
     path.rename("away.wav")
     error = refused()
-    assert str(path) in error and "fix: restore the file" in error
+    assert str(path) in error and "restore the file" in error
     done = sum(encoded)
     assert done == 5  # it is one of the longest, which come last
     Path("away.wav").rename(path)

@@ -10,7 +10,7 @@ import pytest
 from stages.core.errors import ConfigurationError
 from stages.core.text import normalise_text
 from stages.pretraining.params import PretrainingParams
-from stages.pretraining.sentences import grammar_words, sentences
+from stages.speech.sentences import grammar_words, sentences
 from stages.pretraining.sessions import _aligned_words, _family, plan_sessions
 from stages.pretraining.speakers import draw_speaker
 from stages.speech import synthesis

@@ -19,6 +19,7 @@ _COLUMNS = ("split", "speaker", "text", "intent")  # of the manifest, in an expo
 _CONTENT = {
     "acoustic": "features of {:,} utterances",
     "targets": "targets of {:,} texts",
+    "rejection": "features of {:,} recordings of no intent",
 }
 
 
@@ -207,12 +208,12 @@ def merge(settings: Settings, other: Path, kind: str) -> None:
 def _needed_caches(
     layout: Layout, kinds: Sequence[str]
 ) -> Iterator[tuple[str, "Cache"]]:
-    """The caches of some kinds, but not those of unfinished degradations."""
+    """The caches of some kinds; of degradations and of rejection only finished ones."""
     from stages.cache.digest import digest_path
 
     for kind in sorted(set(kinds)):
         for directory in layout.caches(kind):
-            if kind != "robustness" or digest_path(directory).exists():
+            if kind in KINDS or digest_path(directory).exists():
                 yield kind, _cache(layout, kind, directory)
 
 
@@ -220,7 +221,11 @@ def _cache(
     layout: Layout, kind: str, directory: Path, splits: Sequence[str] = ()
 ) -> "Cache":
     from pipeline.cache.contents import Cache, needed_ids
+    from stages.cache.digest import digest_path, read_digest
 
+    if kind == "rejection":
+        rows = read_digest(digest_path(directory)).rows
+        return Cache(directory, {key: [id] for id, (key, _) in rows.items()})
     if kind == "robustness":
         splits = ("test",)
     return Cache(directory, needed_ids(layout.corpus_files, kind, splits))
@@ -235,12 +240,11 @@ def _need(
 
     try:
         cache = _cache(layout, kind, directory)
-    except PipelineError:
-        return "no usable manifest", "unknown"
-    try:
         digest = read_digest(cache.digest)
     except CacheError:
         return "no usable digest", "unknown"
+    except PipelineError:
+        return "no usable manifest", "unknown"
     if found.header.fingerprint != digest.header.fingerprint:
         return "another encoder", f"{found.utterances:,}, {format_size(found.bytes)}"
     plan = make_plan(cache, digest)

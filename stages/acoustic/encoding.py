@@ -4,7 +4,6 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,6 +16,7 @@ from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
 from stages.acoustic.encoder import Encoder
 from stages.acoustic.frames import LEAST_SECONDS, frame_count
 from stages.acoustic.params import AcousticParams
+from stages.cache.digest import digest_path
 from stages.cache.format import Header, unwritable
 from stages.core.errors import CacheError, ConfigurationError, RecordingError
 from stages.core.files import atomic_path
@@ -189,6 +189,35 @@ def choose_runtime(
     return Runtime(device, backend, options.workers, tf32)
 
 
+def open_encoder(
+    params: AcousticParams, found: Header, features: Path, options: RunOptions
+) -> tuple[FrozenEncoder, Header, Runtime]:
+    """Load the encoder of features that other recordings will be compared with.
+
+    Args:
+        params: name the encoder.
+        found: the header of the features.
+        features: their cache.
+        options: how it runs.
+
+    Returns:
+        The encoder, the header of its features, and how it runs.
+
+    Raises:
+        CacheError: the features are of another encoder.
+    """
+    encoder = load_encoder(params)
+    header = feature_header(encoder, params)
+    check_features(
+        digest_path(features),
+        found,
+        header,
+        encoder=params.encoder,
+        fix="run `aln-pipeline extract-acoustic`, then train the students",
+    )
+    return encoder, header, choose_runtime(encoder, params, options)
+
+
 def encode_recordings(
     todo: pd.DataFrame,
     audio: Path,
@@ -215,14 +244,31 @@ def encode_recordings(
         assert isinstance(encoder, Checkpoint)
         yield from _by_onnx(batches, audio, graphs, encoder, runtime.workers, change)
         return
+    run = choose_encode(encoder, runtime, graphs=graphs)
+    yield from _encode_here(batches, audio, run, runtime.workers, change)
+
+
+def choose_encode(encoder: FrozenEncoder, runtime: Runtime, *, graphs: Path) -> Encode:
+    """The function that encodes waves in this process, each as if it were alone.
+
+    Args:
+        encoder: frozen.
+        runtime: from `choose_runtime`.
+        graphs: folder for the encoder's ONNX graph.
+    """
     if not isinstance(encoder, Checkpoint):
-        run = encoder.to(runtime.device).encode
-        yield from _encode_here(batches, audio, run, runtime.workers, change)
-        return
+        return encoder.to(runtime.device).encode
+    if runtime.backend == "onnx":
+        from stages.acoustic.onnx_encoder import OnnxEncoder
+
+        return OnnxEncoder(_write_graph(graphs, encoder)).encode
     network = encoder.encoder.to(runtime.device)
-    with one_thread():
-        run = partial(encode, network, tf32=runtime.tf32)
-        yield from _encode_here(batches, audio, run, runtime.workers, change)
+
+    def run(waves: list[np.ndarray]) -> list[np.ndarray]:
+        with one_thread():
+            return encode(network, waves, tf32=runtime.tf32)
+
+    return run
 
 
 @torch.inference_mode()

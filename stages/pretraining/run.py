@@ -30,7 +30,6 @@ from stages.core.runtime import RunOptions, choose_device, progress, seed_everyt
 from stages.pretraining.augmentation import augment
 from stages.pretraining.crops import SILENCE, Batch, Crops
 from stages.pretraining.params import REVISION, PretrainingParams
-from stages.pretraining.sentences import grammar_words
 from stages.pretraining.sessions import (
     IGNORED,
     phoneme_inventory,
@@ -40,6 +39,7 @@ from stages.pretraining.sessions import (
 )
 from stages.speech import synthesis
 from stages.speech.loading import SAMPLE_RATE
+from stages.speech.sentences import grammar_words
 from stages.speech.words import frequent_words
 
 log = logging.getLogger(__name__)

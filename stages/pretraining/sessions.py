@@ -19,11 +19,11 @@ from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint
 from stages.core.runtime import progress
 from stages.pretraining.params import REVISION, PretrainingParams
-from stages.pretraining.sentences import sentences
 from stages.pretraining.speakers import draw_speaker
 from stages.speech import synthesis
 from stages.speech.loading import SAMPLE_RATE
 from stages.speech.phonemes import SPOKEN_SILENCE, plain_phoneme
+from stages.speech.sentences import sentences
 
 IGNORED = -100
 """Class of an unknown word, for instance where espeak-ng ran two words together."""

@@ -8,6 +8,7 @@ import pandas as pd
 
 from stages.core.word_errors import WordErrors
 from stages.report.projection import Projection
+from stages.report.rejection import Rejection
 from stages.report.robustness import DegradedScores
 from stages.report.scores import Group
 from stages.report.statistics import Comparison
@@ -34,6 +35,7 @@ class Findings:
         transfer_loss: of the chosen system on valid after the first and last epoch.
         projection: Figure 2, of the chosen system.
         robustness: the students by degradation; empty if not measured.
+        rejection: the students' calibration and rejection; None if not measured.
         encoder: the scores of the encoder; empty if not measured.
         recogniser: the name of Baseline-1's.
         word_errors: its errors by split.
@@ -54,6 +56,7 @@ class Findings:
     transfer_loss: Mapping[str, float]
     projection: Projection
     robustness: Sequence[DegradedScores]
+    rejection: Rejection | None
     encoder: Mapping[str, Any]
     recogniser: str
     word_errors: Mapping[str, WordErrors]

@@ -13,11 +13,11 @@ from stages.report.breakdowns import (
     speaker_sections,
     wording_sections,
 )
+from stages.report.confidence import calibration_sections, rejection_sections
 from stages.report.corpus_table import corpus_table
 from stages.report.findings import Findings
 from stages.report.markdown import code, escape, format_short_table
 from stages.report.sections import (
-    calibration_section,
     encoder_sections,
     recognition_sections,
     significance_section,
@@ -61,8 +61,8 @@ def page(found: Findings) -> str:
         accuracy_section(found),
         "## Significance",
         significance_section(found),
-        "## Calibration",
-        calibration_section(found),
+        *calibration_sections(found),
+        *rejection_sections(found),
         *wording_sections(found),
         *recognition_sections(found),
         *robustness_sections(found),

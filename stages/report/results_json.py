@@ -11,6 +11,7 @@ from typing import Any
 from stages.core.word_errors import WordErrors
 from stages.report.findings import Findings
 from stages.report.published import published_accuracy
+from stages.report.rejection import Rejection
 from stages.report.scores import Group
 from stages.report.systems import System
 
@@ -40,6 +41,7 @@ def results(found: Findings) -> dict[str, Any]:
             {"degradation": one.degradation, "snr": one.snr, "systems": one.rows}
             for one in found.robustness
         ],
+        "rejection": _rejection(found.rejection),
         "transfer_loss": found.transfer_loss,
     }
 
@@ -63,6 +65,19 @@ def _recognition(found: Findings) -> dict[str, Any]:
             for (said, recognised), count in found.word_errors["test"].confusions
             if count > 1
         ],
+    }
+
+
+def _rejection(found: Rejection | None) -> dict[str, Any]:
+    """Calibration and rejection; empty if they were not measured."""
+    if found is None:
+        return {}
+    return {
+        "share": found.share,
+        "others": found.others,
+        "export": found.exported,
+        "students": [{"system": name, **row} for name, row in found.rows.items()],
+        "ensembles": [{"system": name, **row} for name, row in found.ensembles.items()],
     }
 
 

@@ -2,9 +2,9 @@
 
 Reads the corpus' tables, the predictions of the teacher, of Baseline-1 and of the
 students, the students' histories and embeddings, the recogniser's transcripts, the
-predictions on degraded recordings, and the scores of the encoder. Everything is
-computed before the first file is written, so a report that fails leaves the previous
-one intact.
+predictions on degraded recordings, the students' calibration and rejection, and the
+scores of the encoder. Everything is computed before the first file is written, so a
+report that fails leaves the previous one intact.
 
     results.json          every figure, for programs
     results.md            the page; shows the figures below
@@ -44,11 +44,13 @@ from stages.report.params import REVISION, ReportParams
 from stages.report.plots import plots
 from stages.report.projection import project_embeddings, read_embeddings
 from stages.report.recognition import intent_word_errors, read_transcripts, word_errors
+from stages.report.rejection import read_rejection
 from stages.report.results_json import results
 from stages.report.robustness import read_robustness
 from stages.report.statistics import compare_all
 from stages.report.systems import System, read_baseline1, read_student, title_of
 from stages.report.utterances import describe_utterances
+from stages.student.selection import choose_student
 
 _ENCODER_COLUMNS = ("trained", "random", "log_mel")
 
@@ -67,6 +69,7 @@ class Inputs:
             {trained, random, log_mel}} in percent, and optionally `pretraining_scores`:
             nested names with numbers. None without.
         robustness: `predictions.csv` of the robustness stage; None without.
+        rejection: `rejection.json` of the rejection stage; None without.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Inputs:
     students: Mapping[str, Path]
     encoder_scores: Path | None
     robustness: Path | None
+    rejection: Path | None
 
 
 @dataclass(frozen=True)
@@ -153,10 +157,11 @@ def _check_inputs(inputs: Inputs) -> dict[str, dict[str, Any]]:
         name: require(folder, usable, fix="run `dvc repro student`")
         for name, folder in inputs.students.items()
     }
-    if inputs.robustness:
-        folders = {f"student {name}": path for name, path in inputs.students.items()}
-        fix = "run `dvc repro robustness`"
-        require(inputs.robustness.parent, usable | folders, fix=fix)
+    folders = {f"student {name}": path for name, path in inputs.students.items()}
+    for stage in ("robustness", "rejection"):
+        path = getattr(inputs, stage)
+        if path:
+            require(path.parent, usable | folders, fix=f"run `dvc repro {stage}`")
     first, *others = students
     for name in others:
         for what in ("seeds", "selection"):
@@ -187,6 +192,7 @@ def _identify(params: ReportParams, inputs: Inputs) -> dict[str, Any]:
             **{f"student {name}": path for name, path in inputs.students.items()},
             "encoder scores": inputs.encoder_scores,
             "robustness": inputs.robustness,
+            "rejection": inputs.rejection,
         },
     )
 
@@ -241,6 +247,11 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
             read_robustness(inputs.robustness, students, seed=params.seed)
             if inputs.robustness
             else []
+        ),
+        rejection=(
+            read_rejection(inputs.rejection, students, choose_student(inputs.students))
+            if inputs.rejection
+            else None
         ),
         encoder=_read_encoder_scores(inputs.encoder_scores),
         recogniser=recogniser,

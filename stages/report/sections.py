@@ -1,4 +1,4 @@
-"""Sections on significance, calibration, recognition, transfer and the encoder."""
+"""Sections on significance, recognition, transfer and the encoder."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +15,6 @@ from stages.report.markdown import (
     format_table,
 )
 from stages.report.published import CORPORA, WORD_ERROR_RATE, published_accuracy
-from stages.report.statistics import BINS
 
 _CONFUSIONS = 15
 
@@ -52,29 +51,6 @@ def significance_section(found: Findings) -> str:
         f"require p below {0.05 / len(rows):.2g} for each (Bonferroni)."
     )
     header = ["first : second", "first alone", "second alone", "p"]
-    return f"{text}\n\n{format_table(header, rows)}"
-
-
-def calibration_section(found: Findings) -> str:
-    """Confidence and calibration error, a row per system."""
-    rows = [
-        [
-            system.title,
-            *(
-                format_spread(found.rows[system.name], f"test_{name}")
-                for name in ("accuracy", "confidence", "calibration_error")
-            ),
-        ]
-        for system in found.systems
-    ]
-    text = (
-        "Confidence is the probability of the predicted intent, mean over test; a "
-        "system whose confidence exceeds its accuracy is overconfident. ECE, the "
-        "expected calibration error (Guo et al. 2017), is the mean distance between "
-        f"accuracy and confidence in {BINS} equally wide bins of confidence, weighted "
-        f"by utterances. Percent, {found.over_seeds}."
-    )
-    header = ["system", "accuracy", "confidence", "ECE"]
     return f"{text}\n\n{format_table(header, rows)}"
 
 

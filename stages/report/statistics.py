@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from stages.core.metrics import calibration_error
 from stages.report.systems import System
 
 LEVEL = 0.95
 INTERVAL = f"{100 * LEVEL:.0f}% interval"
 DRAWS = 10_000
-BINS = 15
 _ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 _DRAWS_AT_ONCE = 1000  # for memory
 
@@ -192,22 +192,6 @@ def compare_all(systems: Sequence[System], best: Mapping[str, str]) -> list[Comp
         if system.alpha is None or system.name in best.values()
     ]
     return [compare(first, second) for first, second in combinations(compared, 2)]
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error (Guo et al. 2017, eq. 3), as a share.
-
-    The distance between accuracy and mean confidence in each of `BINS` equally wide
-    bins, open below and closed above, weighted by the number of utterances in it.
-
-    Args:
-        confidence: probability of the predicted class, (n,).
-        right: 1 where the prediction is right, else 0, (n,).
-    """
-    bounds = np.linspace(0, 1, BINS + 1)[1:-1]
-    places = np.digitize(confidence, bounds, right=True)
-    surplus = np.bincount(places, weights=confidence - right, minlength=BINS)
-    return float(np.abs(surplus).sum() / len(confidence))
 
 
 def calibrate(system: System) -> dict[str, float]:

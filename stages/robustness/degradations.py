@@ -14,15 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stages.robustness.noise import (
-    Draw,
-    Recordings,
-    choose_noise,
-    hash_contents,
-    load_sound,
-    power,
-    read_folder,
-)
 from stages.robustness.params import (
     REVERBERATION,
     REVISION,
@@ -31,6 +22,15 @@ from stages.robustness.params import (
 )
 from stages.speech import effects
 from stages.speech.loading import Change
+from stages.speech.noise import (
+    Draw,
+    Recordings,
+    choose_noise,
+    hash_contents,
+    load_sound,
+    power,
+    read_folder,
+)
 
 _ROOMS = 64
 
@@ -91,7 +91,9 @@ def _reverberation(params: RobustnessParams) -> Degradation:
         respond = partial(_simulated, float(params.t60))
     else:
         detail = noise_name(params.reverberation)
-        files = read_folder(REVERBERATION, params.reverberation, "simulated, none")
+        files = read_folder(
+            f"robustness.{REVERBERATION}", params.reverberation, "simulated, none"
+        )
         identity["responses"] = hash_contents(files)
         respond = partial(_measured, files)
     return Degradation(

@@ -32,31 +32,27 @@ from stages.acoustic.encoding import (
     FrozenEncoder,
     Runtime,
     as_stored,
-    check_features,
-    choose_runtime,
     encode_recordings,
-    feature_header,
-    load_encoder,
+    open_encoder,
 )
 from stages.acoustic.params import AcousticParams
 from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheReader, CacheWriter
 from stages.core.corpus_files import CorpusFiles
-from stages.core.errors import CacheError, RecordingError
+from stages.core.errors import RecordingError
 from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint
-from stages.core.results import identify, is_finished, record, require
+from stages.core.results import identify, is_finished, record
 from stages.core.runtime import RunOptions, choose_device, one_thread, progress
 from stages.robustness.degradations import Degradation, make_degradations
 from stages.robustness.params import REVISION, RobustnessParams
 from stages.student.batches import Utterances
 from stages.student.inputs import Inputs, Sources
-from stages.student.model import AcousticLinguisticNetwork, load_student
+from stages.student.trained import Network, load_networks, trained_seeds
 from stages.student.training import classify
 
 _PREDICTIONS = "predictions.csv"
-_FIX = "run `dvc repro -s student baseline2`, or `aln-pipeline train-student`"
 
 
 @dataclass(frozen=True)
@@ -112,10 +108,7 @@ def run(
         CacheError: features or a student that are missing, damaged or of another
             encoder or corpus; or another run is writing.
     """
-    trained = {
-        name: require(folder, {}, fix=_FIX)["parameters"]["seeds"]
-        for name, folder in students.items()
-    }
+    trained_seeds(students)  # before anything that takes longer
     degradations = make_degradations(params, corpus.read_usable(), audio)
     identity = _identify(degradations, acoustic, corpus, features, students)
     digests = {digest_path(output / one.name) for one in degradations if one.change}
@@ -124,13 +117,11 @@ def run(
         predictions = pd.read_csv(output / _PREDICTIONS)
         return Summary(output, len(degradations) - 1, predictions)
     inputs = Inputs(Sources(corpus, features), with_targets=False)
-    encoder, header, runtime = _load_encoder(acoustic, inputs, features, options)
+    encoder, header, runtime = open_encoder(
+        acoustic, inputs.acoustic.header, features, options
+    )
     # Before extraction, which takes longer.
-    classifiers = [
-        (name, seed, _load_student(students[name], seed, inputs.intents, header))
-        for name, seeds in trained.items()
-        for seed in seeds
-    ]
+    classifiers = load_networks(students, inputs.intents, header)
     device = choose_device(options.device)
     test = inputs.tables["test"]
     recordings = (len(degradations) - 1) * test["audio_sha256"].nunique()
@@ -226,27 +217,6 @@ def degraded_header(degradation: Degradation, header: Header) -> Header:
     )
 
 
-def _load_encoder(
-    acoustic: AcousticParams, inputs: Inputs, features: Path, options: RunOptions
-) -> tuple[FrozenEncoder, Header, Runtime]:
-    """The encoder, the header of the corpus's features, and how the encoder runs.
-
-    Raises:
-        CacheError: the features are of another encoder.
-    """
-    encoder = load_encoder(acoustic)
-    header = feature_header(encoder, acoustic)
-    check_features(
-        digest_path(features),
-        inputs.acoustic.header,
-        header,
-        encoder=acoustic.encoder,
-        fix="run `aln-pipeline extract-acoustic`, then train the students",
-    )
-    runtime = choose_runtime(encoder, acoustic, options)
-    return encoder, header, runtime
-
-
 def _identify(
     degradations: list[Degradation],
     acoustic: AcousticParams,
@@ -270,38 +240,9 @@ def _identify(
     return identify("robustness", REVISION, parameters, inputs)
 
 
-def _load_student(
-    folder: Path, seed: int, intents: list[str], header: Header
-) -> AcousticLinguisticNetwork:
-    """One network of a student.
-
-    Raises:
-        CacheError: it was trained on features of another encoder, or other intents.
-    """
-    path = folder / f"model-{seed}.safetensors"
-    model, about = load_student(path)
-    if about["acoustic_fingerprint"] != header.fingerprint:
-        raise CacheError(
-            "a student of another encoder's features",
-            path=path,
-            found=f"{about['acoustic_encoder']} {about['acoustic_fingerprint'][:12]}",
-            expected=f"{header.encoder} {header.fingerprint[:12]}",
-            fix=_FIX,
-        )
-    if about["intents"] != intents:
-        raise CacheError(
-            "a student of another corpus's intents",
-            path=path,
-            found=f"{len(about['intents'])} intents",
-            expected=f"the {len(intents)} of intents.json",
-            fix=_FIX,
-        )
-    return model
-
-
 def _classify(
     degradation: Degradation,
-    students: list[tuple[str, int, AcousticLinguisticNetwork]],
+    students: list[Network],
     reader: CacheReader,
     inputs: Inputs,
     device: torch.device,

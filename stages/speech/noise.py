@@ -11,7 +11,6 @@ from scipy import signal
 
 from stages.core.errors import ConfigurationError, InputError, RecordingError
 from stages.core.hashing import fingerprint, hash_file
-from stages.robustness.params import NOISES
 from stages.speech import effects
 from stages.speech.loading import load_audio
 
@@ -45,7 +44,8 @@ def choose_noise(
         recordings = train_recordings(table, audio, _TALKERS * _TRACK)
         draw, kind = partial(made[noise], recordings), noise
     else:
-        recordings = read_folder("noise", noise, ", ".join(NOISES))
+        known = ", ".join([*plain, *made])
+        recordings = read_folder("robustness.noise", noise, known)
         draw, kind = partial(_excerpt, recordings), "folder"
     return draw, {"noise": kind, "recordings": hash_contents(recordings)}
 
@@ -148,7 +148,7 @@ def read_folder(parameter: str, name: str, known: str) -> Recordings:
     folder = Path(name)
     if not folder.is_dir():
         raise ConfigurationError(
-            f"robustness.{parameter} is neither a known value nor a folder",
+            f"{parameter} is neither a known value nor a folder",
             found=repr(name),
             expected=f"{known}, or a folder of recordings",
         )

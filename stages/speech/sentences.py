@@ -1,8 +1,9 @@
-"""General English for pretraining: sentences of a small grammar, and random words.
+"""General English: sentences of a small grammar, and random words.
 
-The encoder must learn how words sound, not what a corpus says. So half of the text is
-random words, where no word predicts the next, and half comes from a grammar, where
-words run together as they do in natural speech. No corpus is used for either.
+In pretraining, the encoder must learn how words sound, not what a corpus says. So half
+of the text is random words, where no word predicts the next, and half comes from a
+grammar, where words run together as they do in natural speech. No corpus is used for
+either. To measure rejection, only the grammar is used.
 """
 
 # Lists are easier to read and to extend as text.
@@ -89,10 +90,12 @@ def sentences(
             count = int(generator.integers(1, 9))
             yield " ".join(generator.choice(known, size=count, p=weights))
         else:
-            yield " ".join(_clause(generator))
+            yield sentence(generator)
 
 
-def _clause(generator: np.random.Generator) -> list[str]:
+def sentence(generator: np.random.Generator) -> str:
+    """A sentence of the grammar, lower case."""
+
     def one(words: list[str]) -> str:
         return words[int(generator.integers(len(words)))]
 
@@ -111,4 +114,4 @@ def _clause(generator: np.random.Generator) -> list[str]:
         clause += [one(_PREPOSITIONS), *noun_phrase(_THINGS)]
     if sometimes(0.3):
         clause.append(one(_ADVERBS))
-    return clause
+    return " ".join(clause)
