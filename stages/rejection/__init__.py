@@ -1,0 +1,1 @@
+"""Confidence that means something, and recordings that are none of the intents."""

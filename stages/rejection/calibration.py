@@ -1,0 +1,104 @@
+"""Temperature, scores and threshold: from a network's outputs to accept or reject.
+
+Logits are (U, C) for U utterances and C intents. Both scores are higher the more an
+utterance is like a command:
+
+    max_probability   the largest softmax(logits / T) (Hendrycks and Gimpel 2017)
+    energy            logsumexp(logits), without T (Liu et al. 2020)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+SCORES = ("max_probability", "energy")
+
+_TEMPERATURES = (0.05, 20.0)
+"""The range of T: if every prediction on valid is right, the best one would be 0."""
+
+
+def combine(outputs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (U, C) and energy (U) of several networks together, or of one.
+
+    The logits are the logarithm of the mean probability; the energy is the mean of the
+    networks' energies.
+
+    Args:
+        outputs: logits of each network, (U, C).
+    """
+    logits = np.stack(outputs).astype(np.float64)  # (networks, U, C)
+    energies = _logsumexp(logits)
+    probabilities = np.exp(logits - energies[..., None])
+    # 1e-300: the logarithm of 0 is not finite.
+    together = np.log(np.maximum(probabilities.mean(axis=0), 1e-300))
+    return (logits[0] if len(outputs) == 1 else together), energies.mean(axis=0)
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities (U, C)."""
+    scaled = logits.astype(np.float64) / temperature
+    return np.exp(scaled - _logsumexp(scaled)[..., None])
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T that minimises the negative log-likelihood (Guo et al. 2017).
+
+    The likelihood is concave in 1 / T, so bisection finds where its slope is 0.
+
+    Args:
+        logits: of valid, (U, C).
+        labels: class numbers (U).
+    """
+    logits = logits.astype(np.float64)
+    right = logits[np.arange(len(labels)), labels].mean()
+
+    def too_low(temperature: float) -> bool:
+        expected = (softmax(logits, temperature) * logits).sum(axis=1).mean()
+        return bool(expected > right)
+
+    low, high = _TEMPERATURES
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if too_low(middle) else (low, middle)
+    return middle
+
+
+def scores(
+    logits: np.ndarray, energy: np.ndarray, temperature: float
+) -> dict[str, np.ndarray]:
+    """Both scores (U), by name."""
+    return {
+        "max_probability": softmax(logits, temperature).max(axis=1),
+        "energy": energy,
+    }
+
+
+def threshold(commands: np.ndarray, share: float) -> float:
+    """The largest threshold that rejects at most `share` of the commands.
+
+    What scores below it is rejected.
+
+    Args:
+        commands: their scores (U).
+        share: 0 to 1.
+    """
+    # 0.29 · 100 is 28.999…
+    rejected = int(share * len(commands) + 1e-9)
+    return float(np.sort(commands)[min(rejected, len(commands) - 1)])
+
+
+def auroc(commands: np.ndarray, others: np.ndarray) -> float:
+    """The probability that a command scores higher than another recording, 0 to 1.
+
+    Equal scores count half. The area under the ROC curve, by Mann and Whitney's U.
+    """
+    ranked = np.sort(others)
+    below = np.searchsorted(ranked, commands, "left")
+    not_above = np.searchsorted(ranked, commands, "right")
+    return float((below + not_above).mean() / (2 * len(others)))
+
+
+def _logsumexp(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    highest = logits.max(axis=-1)
+    total = np.exp(logits - highest[..., None]).sum(axis=-1)
+    return np.asarray(highest + np.log(total))

@@ -1,0 +1,114 @@
+"""What a student's confidence is worth: an entry of `rejection.json`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from stages.core import metrics
+from stages.rejection import calibration
+from stages.rejection.others import SIDES
+
+Outputs = Mapping[str, np.ndarray]
+"""Logits (U, C) of one network by part: of commands `valid` and `test`, of others
+`speech/valid`, `speech/test`, and the same for noise and silence."""
+
+
+def measure(
+    networks: Sequence[Outputs],
+    labels: Mapping[str, np.ndarray],
+    seconds: Mapping[str, float],
+    *,
+    share: float,
+) -> dict[str, Any]:
+    """Fit temperature, score and threshold on valid, and measure them on test.
+
+    Args:
+        networks: one, or those of all seeds, which then decide together.
+        labels: class numbers (U) of `valid` and `test`.
+        seconds: of the audio of each part of others.
+        share: of the valid commands that may be rejected.
+
+    Returns:
+        Percent, except temperature, threshold, AUROC, utterances and seconds; see
+        `run.py`.
+    """
+    both = {
+        part: calibration.combine([outputs[part] for outputs in networks])
+        for part in networks[0]
+    }
+    temperature = calibration.fit_temperature(both["valid"][0], labels["valid"])
+    scores = {
+        part: calibration.scores(logits, energy, temperature)
+        for part, (logits, energy) in both.items()
+    }
+    kinds = list(dict.fromkeys(part.partition("/")[0] for part in seconds))
+    aurocs = {
+        name: np.mean(
+            [
+                calibration.auroc(scores["valid"][name], scores[f"{kind}/valid"][name])
+                for kind in kinds
+            ]
+        )
+        for name in calibration.SCORES
+    }
+    score = max(calibration.SCORES, key=lambda name: aurocs[name])
+    kept = {part: found[score] for part, found in scores.items()}
+    threshold = calibration.threshold(kept["valid"], share)
+    accepted = kept["test"] >= threshold
+    right = both["test"][0].argmax(axis=1) == labels["test"]
+    figures = {
+        **_accuracies(both, labels, temperature),
+        "test_rejected": 100 * np.mean(~accepted),
+        "test_accuracy_with_rejection": 100 * np.mean(right & accepted),
+    }
+    return {
+        "temperature": temperature,
+        "score": score,
+        "threshold": threshold,
+        **_rounded(figures),
+        "valid_auroc": _rounded(aurocs),
+        "others": {
+            kind: _false_accepts(
+                kept["test"], kept[f"{kind}/test"], threshold, seconds[f"{kind}/test"]
+            )
+            for kind in kinds
+        },
+    }
+
+
+def _accuracies(
+    both: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    labels: Mapping[str, np.ndarray],
+    temperature: float,
+) -> dict[str, float]:
+    """Accuracy, and the calibration error without and with the temperature."""
+    found = {}
+    for split in SIDES:
+        logits = both[split][0]
+        predicted = logits.argmax(axis=1)
+        right = (predicted == labels[split]).astype(float)
+        found[f"{split}_accuracy"] = metrics.accuracy(labels[split], predicted)
+        for name, used in (("ece", 1.0), ("ece_calibrated", temperature)):
+            confidence = calibration.softmax(logits, used).max(axis=1)
+            error = metrics.calibration_error(confidence, right)
+            found[f"{split}_{name}"] = 100 * error
+    return found
+
+
+def _false_accepts(
+    commands: np.ndarray, others: np.ndarray, threshold: float, seconds: float
+) -> dict[str, float | int]:
+    """How many of the others are taken for commands; scores (U) of both."""
+    accepts = int(np.sum(others >= threshold))
+    figures = {
+        "seconds": seconds,
+        "false_accepts": 100 * accepts / len(others),
+        "false_accepts_per_hour": accepts * 3600 / seconds,
+        "auroc": calibration.auroc(commands, others),
+    }
+    return {"utterances": len(others), **_rounded(figures)}
+
+
+def _rounded(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {name: round(float(value), 6) for name, value in figures.items()}
