@@ -1,20 +1,26 @@
-"""Latency from a waveform to its intent: Baseline-1 and the student.
+"""Latency from a waveform to its intent: the exported model and what it competes with.
 
-Both classify the same test utterances of the demo, one at a time, from memory, on one
-thread:
+All get the same test utterances of the demo, one at a time, from memory, on one thread:
 
-    ALN          the encoder in ONNX Runtime, then the student's first seed
-    Baseline-1   the recogniser in params.yaml, then the fine-tuned BERT on its text
+    model         the exported ALN, from waveform to intent
+    encoder       its encoder alone in ONNX Runtime
+    torch         the encoder alone in PyTorch
+    Baseline-1    the recogniser in params.yaml, then the fine-tuned BERT on its text
 
 They alternate on each utterance, after a warm-up. Prints the median and the 95th
-percentile of the milliseconds, the ratios of both on one utterance, and the accuracies.
+percentile of the milliseconds, ratios on one utterance, accuracies, and the seconds
+from the start of `aln-pipeline predict` to its end, on one core.
 
     python -m benchmarks.latency [--utterances N]
 
-Needs the demo's students, teacher and transcripts: run `dvc repro` first.
+Needs the demo's students, teacher, transcripts and report: run `dvc repro` first.
 """
 
 import argparse
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,26 +30,27 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.layout import Layout
+from pipeline.cli import main as aln_pipeline
+from pipeline.layout import Layout, student_name
 from pipeline.params import PARAMS_FILE, Params, load_params
 from stages.acoustic.checkpoint import load_checkpoint
+from stages.acoustic.encoding import encode
 from stages.acoustic.graph import build_graph
 from stages.acoustic.onnx_encoder import OnnxEncoder
 from stages.baseline1.transcribing import choose_recogniser
 from stages.core.manifest import read_intents
 from stages.core.runtime import one_thread, quiet_transformers
 from stages.core.text import normalise_text
+from stages.inference.classifier import IntentClassifier
 from stages.speech.loading import load_audio
-from stages.student.batches import Utterances
-from stages.student.model import load_student
-from stages.student.training import classify
 from stages.teacher.bert import load_classifier, predict
 
 _WARM_UP = 20
+_STARTS = 7
 CPU = torch.device("cpu")
 
-System = Callable[[np.ndarray], int]
-"""From a wave at 16 kHz to the number of its intent."""
+System = Callable[[np.ndarray], str]
+"""From a wave at 16 kHz to its intent, empty for an encoder."""
 
 
 def main() -> None:
@@ -54,15 +61,12 @@ def main() -> None:
     params = load_params(PARAMS_FILE)
     layout = Layout(params.corpus.name)
     table = layout.corpus_files.read_usable()
-    intents = read_intents(layout.corpus_files.intents)
     test = table[table["split"] == "test"].sample(frac=1, random_state=0)
     rows = test.head(arguments.utterances + _WARM_UP)
     waves = [load_audio(layout.audio / path) for path in rows["path"]]
-    with tempfile.TemporaryDirectory() as folder, quiet_transformers(), one_thread():
-        systems = {
-            "ALN": _student(params, layout, Path(folder)),
-            "Baseline-1": _pipeline(params, layout, table),
-        }
+    with tempfile.TemporaryDirectory() as name, quiet_transformers(), one_thread():
+        folder = Path(name)
+        systems = _systems(params, layout, table, folder)
         times: dict[str, list[float]] = {name: [] for name in systems}
         right = dict.fromkeys(systems, 0)
         for number, (wave, intent) in enumerate(
@@ -74,42 +78,80 @@ def main() -> None:
                 took = time.perf_counter() - began
                 if number >= _WARM_UP:
                     times[name].append(1000 * took)
-                    right[name] += intents[guess] == intent
-    seconds = rows["seconds"].iloc[_WARM_UP:]
+                    right[name] += guess == intent
+        _print(pd.DataFrame(times), right, rows["seconds"].iloc[_WARM_UP:])
+        _print_start(folder / "model", layout.audio / rows["path"].iloc[0])
+
+
+def _print(found: pd.DataFrame, right: dict[str, int], seconds: pd.Series) -> None:
     print(f"{len(seconds)} utterances of {seconds.mean():.2f} s on average")
-    found = pd.DataFrame(times)
     shown = found.quantile([0.5, 0.95]).T
     shown.columns = ["median, ms", "95%, ms"]
-    shown["right, %"] = [100 * right[name] / len(found) for name in shown.index]
-    print(shown.round(1).to_string())
-    ratio = (found["Baseline-1"] / found["ALN"]).quantile([0.05, 0.5, 0.95])
+    shares = [f"{100 * right[name] / len(found):.1f}" for name in shown.index]
+    shown["right, %"] = [
+        share if right[name] else ""
+        for name, share in zip(shown.index, shares, strict=True)
+    ]
+    print(shown.round(2).to_string())
+    pairs = [("model", "encoder"), ("torch", "model"), ("Baseline-1", "model")]
+    for one, other in pairs:
+        ratio = (found[one] / found[other]).quantile([0.05, 0.5, 0.95])
+        print(
+            f"{one} : {other}, median of the utterances' ratios {ratio[0.5]:.2f} "
+            f"(5 to 95%: {ratio[0.05]:.2f} to {ratio[0.95]:.2f})"
+        )
+
+
+def _print_start(model: Path, recording: Path) -> None:
+    """Print the seconds of a whole `aln-pipeline predict` of one recording."""
+    command = [str(Path(sys.executable).with_name("aln-pipeline")), "predict"]
+    command += [str(recording), "--model", str(model)]
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    times = []
+    for _ in range(_STARTS):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - began)
+    os.sched_setaffinity(0, cores)
     print(
-        f"Baseline-1 : ALN, median of the utterances' ratios {ratio[0.5]:.1f} "
-        f"(5 to 95%: {ratio[0.05]:.1f} to {ratio[0.95]:.1f})"
+        f"from process start to the end of `aln-pipeline predict`, one core: "
+        f"{statistics.median(times):.2f} s (the slowest of {_STARTS}: {max(times):.2f})"
     )
 
 
-def _student(params: Params, layout: Layout, folder: Path) -> System:
-    """ALN at the first α, its first seed."""
+def _systems(
+    params: Params, layout: Layout, table: pd.DataFrame, folder: Path
+) -> dict[str, System]:
+    """What is compared; the exported model is written to `folder`."""
+    student = student_name("aln", params.student.alpha[0])
+    aln_pipeline(["export", student, str(folder / "model")], standalone_mode=False)
+    classifier = IntentClassifier(folder / "model")
     encoder = load_checkpoint(Path(params.acoustic.encoder)).encoder
     (folder / "encoder.onnx").write_bytes(build_graph(encoder))
-    encode = OnnxEncoder(folder / "encoder.onnx").encode
-    seed = params.student.seeds[0]
-    path = layout.student("aln", params.student.alpha[0]) / f"model-{seed}.safetensors"
-    model, _ = load_student(path)
+    alone = OnnxEncoder(folder / "encoder.onnx")
 
-    def classify_wave(wave: np.ndarray) -> int:
-        (frames,) = encode([wave])
-        one = Utterances.from_arrays(
-            frames, np.array([0, len(frames)]), labels=np.zeros(1, np.int64)
-        )
-        with torch.inference_mode():
-            return int(classify(model, one).argmax())
+    def model(wave: np.ndarray) -> str:
+        return classifier.classify([wave], reject=False)[0].intent
 
-    return classify_wave
+    def in_onnx(wave: np.ndarray) -> str:
+        alone.encode([wave])
+        return ""
+
+    def in_torch(wave: np.ndarray) -> str:
+        encode(encoder, [wave])
+        return ""
+
+    return {
+        "model": model,
+        "encoder": in_onnx,
+        "torch": in_torch,
+        "Baseline-1": _pipeline(params, layout, table),
+    }
 
 
 def _pipeline(params: Params, layout: Layout, table: pd.DataFrame) -> System:
+    intents = read_intents(layout.corpus_files.intents)
     texts = table.loc[table["split"] == "train", "text"].map(normalise_text)
     recogniser = choose_recogniser(
         params.baseline1,
@@ -120,9 +162,9 @@ def _pipeline(params: Params, layout: Layout, table: pd.DataFrame) -> System:
     transcribe = recogniser.load(CPU)
     classifier, tokenizer = load_classifier(layout.teacher, CPU)
 
-    def classify_wave(wave: np.ndarray) -> int:
+    def classify_wave(wave: np.ndarray) -> str:
         numbers, _ = predict(classifier, tokenizer, [normalise_text(transcribe(wave))])
-        return int(numbers[0])
+        return intents[int(numbers[0])]
 
     return classify_wave
 

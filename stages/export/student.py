@@ -127,7 +127,7 @@ def student_classifier(
     trained = load_trained(folder, acoustic, rejection)
     if trained.header.frame_step is None:
         raise CacheError("features without a frame step", path=folder)
-    about = describe(trained, longest_seconds)
+    about = {**describe(trained, longest_seconds), "batches": False}
     return IntentClassifier(folder, model=TorchModel(trained), about=about)
 
 
