@@ -25,6 +25,7 @@ import click
 from pipeline.cache.commands import cache
 from pipeline.inference.listen import listen
 from pipeline.inference.predict import predict
+from pipeline.inference.serve import serve
 from pipeline.layout import Layout, student_name
 from pipeline.options import (
     Settings,
@@ -129,7 +130,7 @@ def main(verbose: bool) -> None:
     )
 
 
-for command in (cache, predict, listen):
+for command in (cache, predict, listen, serve):
     main.add_command(command)
 
 
@@ -577,7 +578,7 @@ def export(
     waveform to probabilities, model.json, a model card and requirements.txt. The model
     is kept only if it gives what PyTorch gives on recordings of test.
     """
-    from stages.export.params import Inputs
+    from stages.export.inputs import Inputs
     from stages.export.run import run
 
     if len(names) not in (1, 2):

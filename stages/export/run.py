@@ -27,7 +27,7 @@ from stages.core.hashing import hash_file
 from stages.core.runtime import progress
 from stages.export.card import model_card
 from stages.export.graph import whole_graph
-from stages.export.params import TOLERANCE, TRACED_TOLERANCE, Inputs
+from stages.export.inputs import TOLERANCE, TRACED_TOLERANCE, Inputs
 from stages.export.quantisation import quantise
 from stages.export.student import Trained, describe, load_trained, probabilities
 from stages.inference.classifier import (

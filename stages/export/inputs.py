@@ -1,4 +1,4 @@
-"""What an export takes and gives."""
+"""What a model is exported from, and how near it must be to PyTorch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
