@@ -5,6 +5,7 @@ import base64
 import io
 import re
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -358,6 +359,17 @@ def test_an_address_in_use() -> None:
             bind("127.0.0.1", port)
     with pytest.raises(PipelineError, match="--host"):
         bind("no such host", 0)
+
+
+def test_server_and_listener_need_no_torch() -> None:
+    program = (
+        "import sys, stages.inference.server, stages.inference.listening\n"
+        "from stages.inference.speech_detector import SpeechDetector\n"
+        "SpeechDetector()\n"
+        "heavy = {'torch', 'pandas', 'scipy', 'transformers', 'tqdm', 'h5py', 'dvc'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.fixture

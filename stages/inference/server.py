@@ -12,6 +12,7 @@ load scripts from another server, so there is none.
 import asyncio
 import io
 import math
+import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -280,9 +281,11 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
+        # `socket` adds the address to the text of an error of the system.
+        code = error.errno or 0
         raise ConfigurationError(
             f"cannot listen on {host}, port {port}",
-            found=error.strerror,
+            found=os.strerror(code) if code > 0 else error.strerror,
             fix="choose another --port, or --host; or stop the program that uses it",
         ) from None
 
