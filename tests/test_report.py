@@ -127,6 +127,7 @@ def finish_all(root: Path) -> None:
         finish(path.parent, **parameters)
     students = [root / "student" / name for name in ERRORS]
     finish(root / "robustness", *students)
+    finish(root / "rejection", *students)
 
 
 def build_student(folder: Path, name: str, table: pd.DataFrame, seeds=SEEDS) -> None:
@@ -161,6 +162,16 @@ def build_student(folder: Path, name: str, table: pd.DataFrame, seeds=SEEDS) -> 
             student_first=teacher + np.float32(2.0),
             student_last=teacher + np.float32(0.5),
         )
+    # Accuracies on valid, for the choice of what is exported.
+    right = [
+        100 * (1 - ERRORS[name]["valid"][place] / 12) for place in range(len(seeds))
+    ]
+    scores = [
+        {"seed": seed, "valid_accuracy": value}
+        for seed, value in zip(seeds, right, strict=True)
+    ]
+    metrics = {"seeds": scores, "valid_accuracy": statistics.fmean(right)}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
     finish(folder, seeds=list(seeds), selection="best_valid")
 
 
@@ -187,6 +198,51 @@ def build_robustness(folder: Path, table: pd.DataFrame) -> None:
     output = folder / "robustness"
     output.mkdir()
     pd.concat(blocks)[columns].to_csv(output / "predictions.csv", index=False)
+    finish(output, *(folder / "student" / name for name in ERRORS))
+
+
+def rejection_entry(temperature: float) -> dict:
+    """An entry of the rejection stage, its figures made from `temperature`."""
+    others = {
+        kind: {
+            "utterances": 10 * place,
+            "seconds": 90.0 * place,
+            "false_accepts": place + temperature,
+            "false_accepts_per_hour": 100 * place + temperature,
+            "auroc": 1 - place / 10,
+        }
+        for place, kind in enumerate(("speech", "noise", "silence"), 1)
+    }
+    return {
+        "temperature": temperature,
+        "score": "energy" if temperature > 1 else "max_probability",
+        "threshold": 0.5,
+        "valid_accuracy": 90.0,
+        "test_accuracy": 80 + temperature,
+        "valid_ece": 7.0,
+        "valid_ece_calibrated": 1.0 + temperature,
+        "test_ece": 8.0,
+        "test_ece_calibrated": 2.0,
+        "test_rejected": 6.0,
+        "test_accuracy_with_rejection": 75.0,
+        "valid_auroc": {"max_probability": 0.8, "energy": 0.9},
+        "others": others,
+    }
+
+
+def build_rejection(folder: Path, seeds=SEEDS) -> None:
+    """What the rejection stage writes; seed s has the temperature s / 2 + 0.25."""
+    students = {
+        name: {
+            "seeds": {str(seed): rejection_entry(seed / 2 + 0.25) for seed in seeds},
+            "ensemble": rejection_entry(0.5),
+        }
+        for name in ERRORS
+    }
+    output = folder / "rejection"
+    output.mkdir(exist_ok=True)
+    text = json.dumps({"share": 0.05, "students": students})
+    (output / "rejection.json").write_text(text)
     finish(output, *(folder / "student" / name for name in ERRORS))
 
 
@@ -243,6 +299,7 @@ def build(folder: Path, unusable: tuple[str, ...] = ()) -> Path:
     for name in ERRORS:
         build_student(folder / "student" / name, name, table)
     build_robustness(folder, table)
+    build_rejection(folder)
     (folder / "encoder.json").write_text(
         json.dumps(
             {
@@ -276,6 +333,7 @@ def report(
         students={name: given / "student" / name for name in ERRORS},
         encoder_scores=given / "encoder.json",
         robustness=given / "robustness" / "predictions.csv",
+        rejection=given / "rejection" / "rejection.json",
     )
     return run(
         params or ReportParams(),
@@ -553,6 +611,7 @@ def test_one_seed_has_no_deviation(copied, tmp_path):
     table = read_manifest(copied / "manifest.csv")
     for name in ERRORS:
         build_student(copied / "student" / name, name, table, seeds=(1,))
+    build_rejection(copied, seeds=(1,))
     report(copied, tmp_path / "report", robustness=None)
     page = (tmp_path / "report" / "results.md").read_text()
     assert "±" not in page and "one seed" in page
@@ -654,6 +713,37 @@ def test_confidence_and_calibration_error(written):
     assert row["test_calibration_error_std"] == pytest.approx(10 / 2**0.5, abs=1e-4)
     page = (output / "results.md").read_text()
     assert "| ALN, α 0.8 | 85.00 ± 7.07 | 90.00 ± 0.00 | 5.00 ± 7.07 |" in page
+
+
+def test_rejection_is_shown_by_system_and_the_exported_student_is_named(written):
+    output, results = written
+    page = (output / "results.md").read_text()
+    rows = [row[1:] for row in page_rows(page, "ALN, α 0.5")]
+    calibration, rejected, others = rows[2:5]
+    # Seeds 1 and 2 have temperatures 0.75 and 1.25.
+    spread = "1.00 ± 0.35"
+    assert calibration == [
+        spread, "7.00 ± 0.00", "2.00 ± 0.35", "8.00 ± 0.00", "2.00 ± 0.00"
+    ]  # fmt: skip
+    assert rejected == [
+        "max probability 1, energy 1", "6.00 ± 0.00", "81.00 ± 0.35", "75.00 ± 0.00"
+    ]  # fmt: skip
+    assert others[:3] == ["2.0 ± 0.4", "0.900 ± 0.000", "101 ± 0"]
+    assert "silence (30, 4.5 minutes)" in page
+    # ALN, α 0.8 has the fewest errors on valid, and of it seed 2.
+    assert (
+        "takes the best student on valid by default: ALN, α 0.8, seed 2, with" in page
+    )
+    assert results["rejection"]["export"] == {
+        "student": "aln-0.8",
+        "seed": 2,
+        "test_accuracy": 81.25,
+    }
+    row = results["rejection"]["students"][-1]
+    assert row["system"] == "aln-0.8" and row["noise_auroc"] == 0.8
+    assert row["score"] == {"max_probability": 1, "energy": 1}
+    ensemble = results["rejection"]["ensembles"][0]
+    assert ensemble["system"] == "baseline2" and ensemble["temperature"] == 0.5
 
 
 def test_confidence_deviates_over_seeds_not_over_utterances():
@@ -773,8 +863,11 @@ def test_the_first_table_has_a_row_per_system(written, title, valid, test, atis,
     page = (written[0] / "results.md").read_text()
     row, *others = page_rows(page, title)
     assert [row[1], row[3], row[7], row[8]] == [valid, test, atis, fsc]
-    degraded = 0 if title.startswith("Baseline-1") else 2  # accuracy and macro-F1
-    assert len(others) == 5 + degraded, "calibration, wordings, conditions, lengths …"
+    # Temperature, rejected, accepted; accuracy and macro-F1 of degraded recordings.
+    of_students = 0 if title.startswith("Baseline-1") else 5
+    assert len(others) == 5 + of_students, (
+        "calibration, wordings, conditions, lengths …"
+    )
 
 
 def test_the_page_introduces_the_demo_and_shows_its_figures_and_encoder(written):
@@ -828,13 +921,15 @@ def test_what_was_not_measured_is_not_in_the_report(copied, tmp_path):
     report(copied, output)
     (output / "notes.txt").write_text("mine")
     (copied / "conditions.csv").write_text("id,condition\n")
-    report(copied, output, name="mine", encoder_scores=None, robustness=None)
+    absent = {"encoder_scores": None, "robustness": None, "rejection": None}
+    report(copied, output, name="mine", **absent)
     assert not (output / "robustness.png").exists()
     assert (output / "notes.txt").read_text() == "mine"
     results = json.loads((output / "results.json").read_text())
     assert results["robustness"] == [] and results["conditions"] == {}
+    assert results["rejection"] == {}
     page = (output / "results.md").read_text()
-    for absent in ("Robustness", "condition", "shipped encoder", "espeak"):
+    for absent in ("Robustness", "Rejection", "temperature", "condition", "espeak"):
         assert absent not in page
     assert "The paper has no figures for this corpus" in page
 
@@ -933,6 +1028,10 @@ def change_file(path: Path) -> None:
             "robustness: made from another student aln-0.5 .*dvc repro robustness",
         ),
         (
+            lambda g: change_file(g / "rejection/rejection.json"),
+            "rejection: not as its stage .*dvc repro rejection",
+        ),
+        (
             lambda g: edit_csv(g / "conditions.csv", lambda t: t[["id"]]),
             "found id; expected id, condition.*prepare-corpus",
         ),
@@ -946,7 +1045,7 @@ def test_what_cannot_be_used_is_named(copied, tmp_path, change, message):
 def test_students_with_other_seeds_are_not_compared(copied, tmp_path):
     finish(copied / "student/aln-0.8", seeds=[1, 2], selection="last")
     with pytest.raises(PipelineError, match=r"aln-0.8 and baseline2 .*selection"):
-        report(copied, tmp_path / "report", robustness=None)
+        report(copied, tmp_path / "report", robustness=None, rejection=None)
 
 
 def test_encoder_scores_without_a_control_are_refused(copied, tmp_path):
