@@ -76,6 +76,8 @@ student:
   seeds: [1]
   alpha: [0.5, 1]
   gru_width: 4
+rejection:
+  noises: 10
 report:
   tsne_intents: 2
 """

@@ -1,0 +1,412 @@
+"""Rejection: figures against references, nothing twice, clear errors."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import pipeline, write_encoder
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, logsumexp, softmax
+from sklearn.metrics import roc_auc_score
+
+from pipeline.layout import Layout
+from pipeline.params import load_params
+from stages.acoustic.onnx_encoder import OnnxEncoder
+from stages.core import metrics
+from stages.core.errors import CacheError, ConfigurationError
+from stages.core.manifest import read_manifest
+from stages.core.text import normalise_text
+from stages.rejection import calibration
+from stages.rejection.measurement import measure
+from stages.rejection.others import Clip, general_sentences, make_clips
+from stages.rejection.params import NOISES, RejectionParams
+from stages.robustness.params import NOISES as KNOWN_NOISES
+from stages.speech.loading import load_audio
+from stages.speech.recording import read_phrases, read_voices
+from stages.student.selection import choose_student
+
+LAYOUT = Layout("tiny")
+AUDIO = Path("data/tiny")
+DEMO = Path(__file__).parents[1] / "data" / "demo"
+SPEECH = ("--set", "rejection.speech=speech")
+FEW = ("--set", "rejection.noises=2")
+NAMES = ["baseline2", "aln_linguistic-0.5", "aln_linguistic-1", "aln-0.5", "aln-1"]
+
+
+def outputs(seed: int, scale: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (200, 4) float32 that are too sure of themselves, and labels (200)."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(4, size=200)
+    logits = generator.normal(size=(200, 4)) + 2 * np.eye(4)[labels]
+    return (scale * logits).astype(np.float32), labels
+
+
+# ---------------------------------------------------------------------- calibration
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
+def test_the_temperature_minimises_the_loss(scale: float) -> None:
+    logits, labels = outputs(1, scale)
+
+    def loss(temperature: float) -> float:
+        found = log_softmax(logits.astype(float) / temperature, axis=1)
+        return -found[np.arange(len(labels)), labels].mean()
+
+    best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded").x
+    assert calibration.fit_temperature(logits, labels) == pytest.approx(best, rel=1e-3)
+
+
+def test_a_temperature_is_never_0() -> None:
+    logits = 10 * np.eye(4)
+    assert calibration.fit_temperature(logits, np.arange(4)) == pytest.approx(0.05)
+
+
+def test_networks_together_have_the_mean_of_their_probabilities() -> None:
+    first, second = outputs(1)[0], outputs(2)[0]
+    logits, energy = calibration.combine([first, second])
+    mean = (softmax(first, axis=1) + softmax(second, axis=1)) / 2
+    np.testing.assert_allclose(np.exp(logits), mean, rtol=1e-5)
+    energies = [logsumexp(one, axis=1) for one in (first, second)]
+    np.testing.assert_allclose(energy, np.mean(energies, axis=0), rtol=1e-6)
+    alone, energy = calibration.combine([first])
+    np.testing.assert_array_equal(alone, first)
+    scores = calibration.scores(alone, energy, 2.5)
+    expected = softmax(first.astype(float) / 2.5, axis=1).max(axis=1)
+    np.testing.assert_allclose(scores["max_probability"], expected)
+    np.testing.assert_allclose(scores["energy"], energies[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.07, 0.29, 0.5, 0.999])
+@pytest.mark.parametrize("ties", [False, True])
+def test_no_higher_threshold_rejects_so_few(share: float, ties: bool) -> None:
+    scores = np.random.default_rng(0).normal(size=100)
+    scores = scores.round(1) if ties else scores
+    found = calibration.threshold(scores, share)
+    assert np.sum(scores < found) <= round(share * 100, 6)
+    higher = np.nextafter(found, np.inf)
+    assert np.sum(scores < higher) > round(share * 100, 6)
+
+
+def test_auroc_is_that_of_sklearn() -> None:
+    generator = np.random.default_rng(3)
+    commands = generator.normal(0.5, size=80).round(1)  # with ties
+    others = generator.normal(size=50).round(1)
+    labels = [1] * 80 + [0] * 50
+    expected = roc_auc_score(labels, np.concatenate([commands, others]))
+    assert calibration.auroc(commands, others) == pytest.approx(expected)
+
+
+def test_an_entry_is_measured_on_test_with_what_was_fitted_on_valid() -> None:
+    (valid, valid_labels), (test, test_labels) = outputs(1), outputs(2)
+    parts = {"valid": valid, "test": test}
+    for place, part in enumerate(("speech/valid", "speech/test", "noise/valid")):
+        parts[part] = np.float32(0.4) * outputs(place + 5)[0]
+    parts["noise/test"] = np.full((10, 4), 50, np.float32)  # equally likely, and loud
+    seconds = {part: 90.0 for part in parts if "/" in part}
+    labels = {"valid": valid_labels, "test": test_labels}
+    found = measure([parts], labels, seconds, share=0.1)
+
+    def score(part: str) -> np.ndarray:
+        if found["score"] == "energy":
+            return logsumexp(parts[part].astype(float), axis=1)
+        return softmax(parts[part] / found["temperature"], axis=1).max(axis=1)
+
+    aurocs = found["valid_auroc"]
+    assert found["score"] == max(aurocs, key=lambda name: aurocs[name])
+    assert np.mean(score("valid") < found["threshold"]) == pytest.approx(0.1)
+    accepted = score("test") >= found["threshold"]
+    right = test.argmax(1) == test_labels
+    assert found["test_accuracy"] == pytest.approx(100 * right.mean())
+    assert found["test_rejected"] == pytest.approx(100 * (~accepted).mean())
+    assert found["test_accuracy_with_rejection"] == pytest.approx(
+        100 * (right & accepted).mean()
+    )
+    for name, temperature in (("ece", 1), ("ece_calibrated", found["temperature"])):
+        confidence = softmax(test.astype(float) / temperature, axis=1).max(axis=1)
+        expected = metrics.calibration_error(confidence, right.astype(float))
+        assert found[f"test_{name}"] == pytest.approx(100 * expected, abs=1e-6)
+    assert found["valid_ece_calibrated"] < found["valid_ece"]
+    speech = found["others"]["speech"]
+    accepts = int((score("speech/test") >= found["threshold"]).sum())
+    assert speech["false_accepts"] == pytest.approx(accepts / 2)  # of 200
+    assert speech["false_accepts_per_hour"] == pytest.approx(40 * accepts)
+    labels_of_all = [1] * 200 + [0] * 200
+    both = np.concatenate([score("test"), score("speech/test")])
+    assert speech["auroc"] == pytest.approx(
+        roc_auc_score(labels_of_all, both), abs=1e-6
+    )
+    assert found["others"]["noise"]["utterances"] == 10
+
+
+# -------------------------------------------------------------------------- others
+
+
+def clips_of(**params: object) -> list[Clip]:
+    table = read_manifest(LAYOUT.corpus_files.manifest)
+    return make_clips(RejectionParams(**params), table, AUDIO, DEMO)  # type: ignore[arg-type]
+
+
+def test_noise_is_like_the_recordings_and_silence_is_faint(given: Path) -> None:
+    assert NOISES == KNOWN_NOISES
+    pipeline("prepare-corpus")
+    clips = clips_of(noises=7)
+    table = read_manifest(LAYOUT.corpus_files.manifest)
+    assert len(clips) == len({clip.id for clip in clips}) == 2 * (4 + 2) * 7
+    for clip in clips:
+        wave = clip.wave()
+        assert wave.dtype == np.float32
+        np.testing.assert_array_equal(wave, clip.wave())
+        if clip.kind == "silence":
+            assert np.sqrt(np.mean(wave**2)) < 10 ** (-69 / 20)
+            continue
+        (like,) = table[table["audio_sha256"] == clip.identity["like"]].itertuples()
+        assert like.split == clip.side
+        recording = load_audio(AUDIO / like.path)
+        assert wave.shape == recording.shape
+        assert np.mean(wave**2) == pytest.approx(np.mean(recording**2), rel=1e-3)
+    # Only six recordings: the first again, with other noise.
+    first, *_, last = clips[:7]
+    assert first.identity["like"] == last.identity["like"]
+    assert not np.allclose(first.wave(), last.wave())
+    other = clips_of(noises=7, seed=2)
+    assert not {clip.key for clip in clips} & {clip.key for clip in other}
+
+
+def test_general_speech_is_by_the_voices_of_each_side(given: Path) -> None:
+    pipeline("prepare-corpus")
+    clips = [c for c in clips_of(speech="general", sentences=2) if c.kind == "speech"]
+    voices = read_voices(DEMO / "voices.csv").set_index("speaker")["split"]
+    for clip in clips:
+        assert voices[clip.identity["speaker"]] == clip.side
+    assert len(clips) == 2 * voices.isin(["valid", "test"]).sum()
+    first, second = clips[0].wave(), clips[1].wave()
+    assert 16_000 < len(first) != len(second)
+    assert 0.09 < np.abs(first).max() < 0.9  # -20 to -1 dB
+
+
+def test_no_sentence_is_a_command() -> None:
+    generator = np.random.default_rng(1)
+    free = general_sentences(30, set(), generator)
+    forbidden = {normalise_text(text) for text in free[::2]}
+    found = general_sentences(15, forbidden, np.random.default_rng(1))
+    assert found == free[1::2]
+    commands = {normalise_text(t) for t in read_phrases(DEMO / "phrases.csv")["text"]}
+    assert not commands & set(found)
+
+
+# ----------------------------------------------------------------------- the stage
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many recordings each call of the encoder got."""
+    encode, calls = OnnxEncoder.encode, []
+
+    def count(session: OnnxEncoder, waves: list[np.ndarray]) -> list[np.ndarray]:
+        calls.append(len(waves))
+        return encode(session, waves)
+
+    monkeypatch.setattr(OnnxEncoder, "encode", count)
+    return calls
+
+
+def rejection(*options: str) -> str:
+    done = pipeline("rejection", *options)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def refused(*options: str) -> str:
+    done = pipeline("rejection", *options)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def result() -> bytes:
+    return (LAYOUT.rejection / "rejection.json").read_bytes()
+
+
+def write_speech(folder: Path, count: int = 5) -> None:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        wave = np.random.default_rng(number).normal(0, 0.1, 8000 + 500 * number)
+        soundfile.write(folder / f"{number}.wav", wave, 16_000)
+
+
+def test_every_student_has_an_entry_per_seed_and_one_of_all(finished: Path) -> None:
+    found = json.loads(result())
+    assert sorted(found["students"]) == sorted(NAMES) and found["share"] == 0.05
+    for name, one in found["students"].items():
+        scores = json.loads(
+            (LAYOUT.folder / "student" / name / "metrics.json").read_text()
+        )
+        entry = one["seeds"]["1"]
+        for split in ("valid", "test"):
+            accuracy = f"{split}_accuracy"
+            assert entry[accuracy] == pytest.approx(scores["seeds"][0][accuracy])
+        assert one["ensemble"] == entry  # of one seed
+        others = {kind: part["utterances"] for kind, part in entry["others"].items()}
+        assert others == {"noise": 40, "silence": 20}
+    assert not list(LAYOUT.rejection.rglob("*.wav"))
+
+
+def test_a_second_run_reads_nothing_and_encodes_nothing(
+    finished: Path, encoded: list[int]
+) -> None:
+    before = result()
+    shutil.rmtree(AUDIO / "test")
+    assert "up to date; 5 students reject" in rejection()
+    assert "0 extracted now, 120 kept" in rejection("--force")
+    assert encoded == [] and result() == before
+
+
+def test_a_new_student_needs_no_new_features(
+    finished: Path, encoded: list[int]
+) -> None:
+    path = LAYOUT.folder / "student" / "aln-1" / "identity.json"
+    path.write_text(path.read_text() + "\n")
+    assert "0 extracted now, 120 kept" in rejection()
+    assert encoded == [] and "up to date" in rejection()
+
+
+def test_a_folder_counts_by_its_contents(finished: Path) -> None:
+    write_speech(Path("speech"))
+    assert "5 extracted now" in rejection(*SPEECH)
+    found = json.loads(result())["students"]["aln-1"]["seeds"]["1"]["others"]
+    # Three of five choose the score.
+    assert found["speech"]["utterances"] == 2
+    Path("speech/0.wav").rename("speech/renamed.wav")
+    assert "up to date" in rejection(*SPEECH)
+    Path("speech/renamed.wav").write_bytes(Path("speech/1.wav").read_bytes())
+    assert "up to date" not in rejection(*SPEECH)
+    before = result()
+    shutil.rmtree(LAYOUT.rejection)
+    rejection(*SPEECH)
+    assert result() == before
+    assert pipeline("cache", "verify").exit_code == 0
+    assert "124 of 124" in pipeline("cache", "info").stdout
+
+
+def test_folders_that_cannot_be_used(finished: Path) -> None:
+    error = refused("--set", "rejection.speech=generall")
+    assert "'generall'" in error and "general, none, or a folder" in error
+    Path("speech").mkdir()
+    assert "speech: no recordings" in refused(*SPEECH)
+    write_speech(Path("speech/few"), 1)
+    assert "too few recordings" in refused(*SPEECH)
+    Path("speech/a.wav").write_text("no audio")
+    error = refused(*SPEECH)
+    assert "speech/a.wav: cannot be used for rejection" in error
+    soundfile.write("speech/a.wav", np.ones(16_000 * 121), 16_000)
+    assert "too long for one utterance; found 121 s" in refused(*SPEECH)
+    assert refused("--set", "rejection.speech=general").startswith(
+        "error: data/demo/phrases.csv: missing"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("share: 1", "rejection.share"),
+        ("share: -0.1", "rejection.share"),
+        ("speech: ''", "rejection.speech"),
+        ("sentences: 0", "rejection.sentences"),
+        ("noises: 0", "rejection.noises"),
+        ("seed: -1", "rejection.seed"),
+        ("speach: none", "did you mean 'speech'"),
+    ],
+)
+def test_parameters_that_cannot_be_used(tmp_path: Path, line: str, named: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"rejection:\n  {line}\n")
+    with pytest.raises(ConfigurationError, match=named):
+        load_params(path)
+
+
+def test_another_encoder_is_refused(finished: Path) -> None:
+    write_encoder(Path("other.safetensors"), seed=2)
+    other = ("--set", "acoustic.encoder=other.safetensors")
+    assert "acoustic.digest: features of another encoder" in refused(*other)
+    assert pipeline("extract-acoustic", *other).exit_code == 0
+    error = refused(*other)
+    assert "baseline2/model-1.safetensors: a student of another encoder's" in error
+
+
+_STAGE = """
+import time
+from pathlib import Path
+from stages.acoustic.onnx_encoder import OnnxEncoder
+from stages.cache import store
+from pipeline.cli import main
+
+store.PART_FRAMES = {"rejection": 1}
+encode, calls = OnnxEncoder.encode, []
+
+def slow(session, waves):
+    calls.append(len(waves))
+    if len(calls) == 9:
+        Path("reached").touch()
+        time.sleep(600)
+    return encode(session, waves)
+
+OnnxEncoder.encode = slow
+main(["rejection", "--set", "rejection.noises=2"])
+"""
+
+
+def test_a_killed_run_resumes(finished: Path, encoded: list[int]) -> None:
+    rejection(*FEW)
+    whole = result()
+    shutil.rmtree(LAYOUT.rejection)
+    encoded.clear()
+    root = str(Path(__file__).parents[1])
+    child = subprocess.Popen(
+        [sys.executable, "-c", _STAGE],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not Path("reached").exists():
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        assert f"process {child.pid} is writing" in refused(*FEW)
+        child.send_signal(signal.SIGKILL)
+        child.wait(60)
+    finally:
+        child.kill()
+        child.wait()
+    assert not (LAYOUT.rejection / "rejection.json").exists()
+    assert "16 extracted now, 8 kept" in rejection(*FEW)
+    assert sum(encoded) == 16 and result() == whole
+
+
+# ----------------------------------------------------------------------- selection
+
+
+def write_scores(folder: Path, *valid: float) -> Path:
+    folder.mkdir()
+    seeds = [{"seed": seed, "valid_accuracy": one} for seed, one in enumerate(valid, 1)]
+    scores = {"seeds": seeds[::-1], "valid_accuracy": sum(valid) / len(valid)}
+    (folder / "metrics.json").write_text(json.dumps(scores))
+    return folder
+
+
+def test_the_best_student_on_valid_is_chosen(tmp_path: Path) -> None:
+    students = {
+        "baseline2": write_scores(tmp_path / "a", 99, 80, 80),
+        "aln-0.8": write_scores(tmp_path / "b", 88, 90, 90),
+        "aln-0.5": write_scores(tmp_path / "c", 88, 90, 90),
+    }
+    assert choose_student(students) == ("aln-0.8", 2)
+    (tmp_path / "c" / "metrics.json").unlink()
+    with pytest.raises(CacheError, match="train-student"):
+        choose_student(students)
