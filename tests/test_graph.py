@@ -129,8 +129,8 @@ UNLISTED = {
     "cache/tiny/teacher.work": "an unfinished training",
     "cache/tiny/unfinished": "unfinished trainings",
 }
-# The shipped encoder's scores, which the encoder of the tests lacks; the demo's texts and
-# voices, which are read for `rejection.speech: general`; and a file that safetensors
+# The shipped encoder's scores, which the encoder of the tests lacks; the texts and
+# voices of the demo, read for `rejection.speech: general`; and a file that safetensors
 # opens outside of Python.
 UNSEEN = {
     "data/demo/encoder.json",

@@ -25,9 +25,9 @@ from stages.pretraining import sessions as speaking
 from stages.pretraining.crops import Batch, Crops, _classes
 from stages.pretraining.params import PretrainingParams
 from stages.pretraining.run import _sequences
-from stages.speech.sentences import grammar_words
 from stages.pretraining.sessions import IGNORED, load_session
 from stages.speech import synthesis
+from stages.speech.sentences import grammar_words
 
 VOICES = Path(__file__).parent.parent / "data" / "demo" / "voices.csv"
 TINY = PretrainingParams(

@@ -10,11 +10,11 @@ import pytest
 from stages.core.errors import ConfigurationError
 from stages.core.text import normalise_text
 from stages.pretraining.params import PretrainingParams
-from stages.speech.sentences import grammar_words, sentences
 from stages.pretraining.sessions import _aligned_words, _family, plan_sessions
 from stages.pretraining.speakers import draw_speaker
 from stages.speech import synthesis
 from stages.speech.phonemes import plain_phoneme
+from stages.speech.sentences import grammar_words, sentences
 from stages.speech.words import frequent_words
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
