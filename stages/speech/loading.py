@@ -142,7 +142,8 @@ def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, int]:
     """The samples (samples, channels) of an audio file, checked, and their rate."""
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            samples = file.read(dtype="float32", always_2d=True)
+            # Named, since some codings cannot be sought in.
+            samples = file.read(file.frames, dtype="float32", always_2d=True)
             rate, frames, log = file.samplerate, file.frames, file.extra_info
     except soundfile.LibsndfileError as error:
         raise not_audio(path, error, _FIX) from None
