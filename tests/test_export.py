@@ -287,6 +287,18 @@ def test_a_score_below_the_threshold_is_none(exported: Path, tmp_path: Path) -> 
         assert not classifier(tmp_path / "a.wav", reject=False).rejected
 
 
+def test_silence_is_none(exported: Path, tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav", 300, 0.3, 0)
+    about = json.loads((exported / "model.json").read_text("utf-8"))
+    about["rejection"]["threshold"] = -1e9
+    (exported / "model.json").write_text(json.dumps(about), "utf-8")
+    classifier, wave = IntentClassifier(exported), load_audio(tmp_path / "a.wav")
+    assert not classifier(wave, 16_000).rejected
+    # The encoder is nearly blind to level.
+    assert classifier(wave / 100, 16_000).rejected
+    assert classifier(np.zeros(8000), 16_000).intent == "none"
+
+
 def test_unusable_audio_is_refused(exported: Path) -> None:
     classifier = IntentClassifier(exported)
     for wave, complaint in (

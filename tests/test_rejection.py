@@ -112,12 +112,21 @@ def test_an_entry_is_measured_on_test_with_what_was_fitted_on_valid() -> None:
     parts["noise/test"] = np.full((10, 4), 50, np.float32)  # equally likely, and loud
     seconds = {part: 90.0 for part in parts if "/" in part}
     labels = {"valid": valid_labels, "test": test_labels}
-    found = measure([parts], labels, seconds, share=0.1)
+    # Of test the first three are silent, of noise the first four.
+    levels = {"valid": np.linspace(0.1, 1, len(valid)), "test": np.ones(len(test))}
+    levels["test"][:3] = 0.0109  # the quietest hundredth of valid is at 0.109
+    levels["noise/test"] = np.array([0.01] * 4 + [0.02] * 6)
+    found = measure([parts], labels, seconds, levels, share=0.1)
+    assert found["quietest"] == pytest.approx(0.0109, rel=1e-3)
 
     def score(part: str) -> np.ndarray:
         if found["score"] == "energy":
-            return logsumexp(parts[part].astype(float), axis=1)
-        return softmax(parts[part] / found["temperature"], axis=1).max(axis=1)
+            values = logsumexp(parts[part].astype(float), axis=1)
+        else:
+            values = softmax(parts[part] / found["temperature"], axis=1).max(axis=1)
+        silent = {"test": 3, "noise/test": 4}.get(part, 0)
+        values[:silent] = -1e9
+        return values
 
     aurocs = found["valid_auroc"]
     assert found["score"] == max(aurocs, key=lambda name: aurocs[name])
@@ -143,7 +152,9 @@ def test_an_entry_is_measured_on_test_with_what_was_fitted_on_valid() -> None:
     assert speech["auroc"] == pytest.approx(
         roc_auc_score(labels_of_all, both), abs=1e-6
     )
-    assert found["others"]["noise"]["utterances"] == 10
+    noise = found["others"]["noise"]
+    accepts = int((score("noise/test") >= found["threshold"]).sum())
+    assert (noise["utterances"], noise["false_accepts"]) == (10, 10 * accepts)
 
 
 # -------------------------------------------------------------------------- others
@@ -165,7 +176,7 @@ def test_noise_is_like_the_recordings_and_silence_is_faint(given: Path) -> None:
         assert wave.dtype == np.float32
         np.testing.assert_array_equal(wave, clip.wave())
         if clip.kind == "silence":
-            assert np.sqrt(np.mean(wave**2)) < 10 ** (-69 / 20)
+            assert np.sqrt(np.mean(wave**2)) < 10 ** (-49 / 20)
             continue
         (like,) = table[table["audio_sha256"] == clip.identity["like"]].itertuples()
         assert like.split == clip.side
@@ -263,9 +274,9 @@ def test_a_second_run_reads_nothing_and_encodes_nothing(
     finished: Path, encoded: list[int]
 ) -> None:
     before = result()
+    assert "0 extracted now, 120 kept" in rejection("--force")
     shutil.rmtree(AUDIO / "test")
     assert "up to date; 5 students reject" in rejection()
-    assert "0 extracted now, 120 kept" in rejection("--force")
     assert encoded == [] and result() == before
 
 

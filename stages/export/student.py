@@ -142,7 +142,8 @@ def describe(trained: Trained, longest_seconds: float) -> dict[str, Any]:
         "batches": isinstance(trained.encoder, Checkpoint),
         "temperature": trained.measured["temperature"],
         "rejection": {
-            key: trained.measured[key] for key in ("score", "threshold", "share")
+            key: trained.measured[key]
+            for key in ("score", "threshold", "quietest", "share")
         },
     }
 

@@ -6,8 +6,8 @@
     answer = classify("command.wav")
     print(answer.intent, answer.probability)
 
-A recording whose score is below the model's threshold is not one of the intents: it is
-rejected, and its intent is `none`.
+A recording whose score is below the model's threshold, or that is much quieter than any
+command, is none of the intents: it is rejected, and its intent is `none`.
 """
 
 import json
@@ -20,7 +20,13 @@ import numpy as np
 
 from stages.core.errors import CacheError, RecordingError
 from stages.core.hashing import hash_bytes
-from stages.speech.loading import SAMPLE_RATE, decode_audio, load_audio, resample
+from stages.speech.loading import (
+    SAMPLE_RATE,
+    decode_audio,
+    level,
+    load_audio,
+    resample,
+)
 
 FORMAT = "acoustic-linguistic network"
 VERSION = 1
@@ -121,6 +127,7 @@ class IntentClassifier:
         self.intents: list[str] = self.about["intents"]
         # As the model's scores, so that the threshold itself is accepted.
         self._threshold = np.float32(self.about["rejection"]["threshold"])
+        self._quietest: float = self.about["rejection"]["quietest"]
         self._model = model or OnnxModel(folder / MODEL, self.about["model_sha256"])
 
     @overload
@@ -189,10 +196,14 @@ class IntentClassifier:
                 found[place] = self._prediction(
                     outputs.probabilities[row],
                     outputs.attention[row],
-                    reject and outputs.scores[row] < self._threshold,
+                    reject and self._is_none(outputs.scores[row], waves[place]),
                     len(waves[place]),
                 )
         return [found[place] for place in range(len(waves))]
+
+    def _is_none(self, score: np.ndarray, wave: np.ndarray) -> bool:
+        """Whether a wave with this score is none of the intents, or silence."""
+        return bool(score < self._threshold) or level(wave) < self._quietest
 
     def _prediction(
         self,
@@ -207,7 +218,7 @@ class IntentClassifier:
         return Prediction(
             intent=NONE if rejected else intent,
             probability=probability,
-            rejected=bool(rejected),
+            rejected=rejected,
             slots={} if rejected else self.about["slots"].get(intent, {}),
             ranked=ranked,
             seconds=samples / SAMPLE_RATE,

@@ -68,7 +68,7 @@ def scores(
     """Both scores (U), by name."""
     return {
         "max_probability": softmax(logits, temperature).max(axis=1),
-        "energy": energy,
+        "energy": energy.copy(),
     }
 
 
@@ -84,6 +84,17 @@ def threshold(commands: np.ndarray, share: float) -> float:
     # 0.29 · 100 is 28.999…
     rejected = int(share * len(commands) + 1e-9)
     return float(np.sort(commands)[min(rejected, len(commands) - 1)])
+
+
+def quietest(commands: np.ndarray) -> float:
+    """The level below which a recording is silence: 20 dB below quiet commands.
+
+    A student cannot tell: an encoder may be blind to level.
+
+    Args:
+        commands: their levels (U), of which the quietest hundredth may be silent.
+    """
+    return float(np.quantile(commands, 0.01)) / 10
 
 
 def auroc(commands: np.ndarray, others: np.ndarray) -> float:

@@ -18,6 +18,7 @@ def measure(
     networks: Sequence[Outputs],
     labels: Mapping[str, np.ndarray],
     seconds: Mapping[str, float],
+    levels: Mapping[str, np.ndarray],
     *,
     share: float,
 ) -> dict[str, Any]:
@@ -27,21 +28,27 @@ def measure(
         networks: one, or those of all seeds, which then decide together.
         labels: class numbers (U) of `valid` and `test`.
         seconds: of the audio of each part of others.
+        levels: of the recordings of a part (U); a part without is taken to be as loud
+            as commands.
         share: of the valid commands that may be rejected.
 
     Returns:
-        Percent, except temperature, threshold, AUROC, utterances and seconds; see
-        `run.py`.
+        Percent, except temperature, threshold, quietest, AUROC, utterances and seconds;
+        see `run.py`.
     """
     both = {
         part: calibration.combine([outputs[part] for outputs in networks])
         for part in networks[0]
     }
     temperature = calibration.fit_temperature(both["valid"][0], labels["valid"])
+    quietest = calibration.quietest(levels["valid"])
     scores = {
         part: calibration.scores(logits, energy, temperature)
         for part, (logits, energy) in both.items()
     }
+    for part, found in levels.items():
+        for values in scores[part].values():
+            values[found < quietest] = -np.inf
     kinds = list(dict.fromkeys(part.partition("/")[0] for part in seconds))
     aurocs = {
         name: np.mean(
@@ -66,6 +73,7 @@ def measure(
         "temperature": temperature,
         "score": score,
         "threshold": threshold,
+        "quietest": quietest,
         **_rounded(figures),
         "valid_auroc": _rounded(aurocs),
         "others": {

@@ -15,6 +15,7 @@ An entry has, in percent unless stated:
     temperature      T, by which logits are divided; minimises the loss on valid
     score            max_probability or energy, the one with the higher valid_auroc
     threshold        what scores below it is rejected: at most `share` of valid
+    quietest         a recording of a lower level (root mean square) is rejected too
     <split>_accuracy, _ece, _ece_calibrated      of valid and test, nothing rejected
     test_rejected, test_accuracy_with_rejection  a rejected command counts as wrong
     valid_auroc      of each score, 0 to 1: mean over the kinds of others
@@ -47,7 +48,7 @@ from stages.core.runtime import RunOptions, choose_device, one_thread, progress
 from stages.rejection.measurement import Outputs, measure
 from stages.rejection.others import SIDES, Clip, make_clips
 from stages.rejection.params import REVISION, RejectionParams
-from stages.speech.loading import SAMPLE_RATE
+from stages.speech.loading import SAMPLE_RATE, level, load_audio
 from stages.student.batches import Utterances
 from stages.student.inputs import Inputs, Sources
 from stages.student.trained import Network, load_networks, trained_seeds
@@ -134,7 +135,8 @@ def run(
         outputs = _classify(
             networks, inputs, clips, reader, choose_device(options.device)
         )
-        found = _measure_all(params, seeds, outputs, inputs, clips, reader)
+        levels = _levels(inputs, audio, clips)
+        found = _measure_all(params, seeds, outputs, inputs, clips, reader, levels)
         write_json(output / _RESULT, found)
         record(output, identity, [_RESULT])
     found = json.loads((output / _RESULT).read_text("utf-8"))
@@ -210,6 +212,22 @@ def _classify(
     return found
 
 
+def _levels(
+    inputs: Inputs, audio: Path, clips: Sequence[Clip]
+) -> dict[str, np.ndarray]:
+    """The levels of the commands and of silence, by part."""
+    found: dict[str, list[float]] = {}
+    for split in SIDES:
+        table = inputs.tables[split]
+        pairs = zip(table["path"], table["audio_sha256"], strict=True)
+        found[split] = [level(load_audio(audio / path, key)) for path, key in pairs]
+    for clip in clips:
+        if clip.kind == "silence":
+            part = f"{clip.kind}/{clip.side}"
+            found.setdefault(part, []).append(level(clip.wave()))
+    return {part: np.array(values) for part, values in found.items()}
+
+
 def _measure_all(
     params: RejectionParams,
     seeds: Mapping[str, Sequence[int]],
@@ -217,6 +235,7 @@ def _measure_all(
     inputs: Inputs,
     clips: Sequence[Clip],
     reader: CacheReader,
+    levels: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """The contents of rejection.json."""
     labels = {split: inputs.labels(inputs.tables[split]["intent"]) for split in SIDES}
@@ -227,7 +246,7 @@ def _measure_all(
     }
 
     def entry(networks: Sequence[Outputs]) -> dict[str, Any]:
-        return measure(networks, labels, seconds, share=params.share)
+        return measure(networks, labels, seconds, levels, share=params.share)
 
     students = {}
     for name, own in outputs.items():

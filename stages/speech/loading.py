@@ -65,6 +65,11 @@ def decode_audio(data: bytes, path: Path | str) -> np.ndarray:
     return resample(samples.mean(axis=1), rate)
 
 
+def level(wave: np.ndarray) -> float:
+    """Root mean square of a wave, (samples,); 1 at full scale."""
+    return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
+
+
 def resample(wave: np.ndarray, rate: int) -> np.ndarray:
     """(samples,) float32 at `rate` hertz -> (ceil(16,000 · samples / rate),) at 16 kHz.
 
