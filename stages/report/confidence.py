@@ -74,7 +74,8 @@ def rejection_sections(found: Findings) -> list[str]:
     return [
         "## Rejection",
         "A recording is answered `none` if its score is below a threshold, the highest "
-        f"that rejects at most {100 * measured.share:g}% of the valid commands. The "
+        f"that rejects at most {100 * measured.share:g}% of the valid commands, or if "
+        "it is 20 dB quieter than the quietest commands. The "
         "score is the highest probability or the energy of the logits (Liu et al. "
         "2020), whichever separates the commands of valid better from recordings that "
         f"are none of them. Test, percent, {found.over_seeds}; a rejected command "
@@ -89,7 +90,8 @@ def rejection_sections(found: Findings) -> list[str]:
         format_table(others[0], others[1:]),
         f"`aln-pipeline export` takes the best student on valid by default: "
         f"{title_of(best['student'])}, seed {best['seed']}, with "
-        f"{best['test_accuracy']:.2f}% on test.",
+        f"{best['test_accuracy']:.2f}% on test, and with rejection "
+        f"{best['test_accuracy_with_rejection']:.2f}%.",
     ]
 
 

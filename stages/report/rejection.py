@@ -37,7 +37,7 @@ class Rejection:
             used), and of each figure the mean and `<name>_std` over seeds. Those on
             others are called `speech_auroc`.
         ensembles: the same figures of all seeds together, without deviations.
-        exported: name, seed and test accuracy of the student that `export` takes.
+        exported: name, seed and test accuracies of the student that `export` takes.
     """
 
     share: float
@@ -60,8 +60,9 @@ def read_rejection(
     found = json.loads(path.read_text(encoding="utf-8"))
     entries = {one.name: found["students"][one.name] for one in students}
     name, seed = chosen
-    accepted = entries[name]["seeds"][str(seed)]["others"]
-    accuracy = entries[name]["seeds"][str(seed)]["test_accuracy"]
+    entry = entries[name]["seeds"][str(seed)]
+    accepted = entry["others"]
+    measured = ("test_accuracy", "test_accuracy_with_rejection")
     return Rejection(
         share=found["share"],
         others={
@@ -71,7 +72,7 @@ def read_rejection(
         },
         rows={name: _over_seeds(one["seeds"]) for name, one in entries.items()},
         ensembles={name: _flat(one["ensemble"]) for name, one in entries.items()},
-        exported={"student": name, "seed": seed, "test_accuracy": accuracy},
+        exported={"student": name, "seed": seed, **{k: entry[k] for k in measured}},
     )
 
 
