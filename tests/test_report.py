@@ -738,6 +738,7 @@ def test_rejection_is_shown_by_system_and_the_exported_student_is_named(written)
         "student": "aln-0.8",
         "seed": 2,
         "test_accuracy": 81.25,
+        "test_accuracy_with_rejection": 75.0,
     }
     row = results["rejection"]["students"][-1]
     assert row["system"] == "aln-0.8" and row["noise_auroc"] == 0.8
