@@ -6,7 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -388,3 +388,104 @@ def write_sources(
 def files_in(folder: Path) -> dict[str, bytes]:
     """The bytes of each file in a folder."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+# Tiny encoders of transformers.
+
+_SIZES = {
+    "hidden_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 20,
+    "conv_dim": (6,) * 7,
+    "num_conv_pos_embedding_groups": 2,
+    # Masking and dropping that would show at once if the model were training.
+    "hidden_dropout": 0.5,
+    "mask_time_prob": 0.9,
+    "mask_time_length": 1,
+    "layerdrop": 0.9,
+}
+_PLAIN = {**_SIZES, "num_conv_pos_embeddings": 6}
+_STABLE = {
+    **_SIZES,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "conv_bias": True,
+    "num_conv_pos_embeddings": 5,
+}
+PRETRAINED: dict[str, dict[str, Any]] = {
+    "wav2vec2": _PLAIN,
+    "wav2vec2 stable": _STABLE,
+    "hubert": {**_PLAIN, "conv_pos_batch_norm": True},
+    "hubert stable": {**_STABLE, "feat_proj_layer_norm": False},
+    "wavlm": {**_PLAIN, "num_buckets": 8, "max_bucket_distance": 16},
+    "wavlm stable": {**_STABLE, "num_buckets": 8},
+    # Says what other types mean by do_stable_layer_norm, and does not do it.
+    "data2vec-audio": {
+        **_SIZES,
+        "conv_pos_kernel_size": 3,
+        "do_stable_layer_norm": True,
+    },
+    "unispeech": _PLAIN,
+    "unispeech-sat": _STABLE,
+    "whisper": {
+        "d_model": 12,
+        "encoder_layers": 3,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 20,
+        "encoder_layerdrop": 0.9,
+        "dropout": 0.5,
+        "num_mel_bins": 10,
+        "max_source_positions": 50,
+        "decoder_layers": 1,
+        "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 8,
+        "vocab_size": 9,
+        "pad_token_id": 0,
+    },
+}
+"""Settings of each kind of encoder; the first word is its `model_type`."""
+
+
+def save_pretrained(folder: Path, kind: str, **settings: Any) -> None:
+    """Write an encoder of a kind: configuration, weights, feature extractor.
+
+    No weight is 0 or 1, so that each one matters.
+    """
+    import torch
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        Wav2Vec2FeatureExtractor,
+        WhisperFeatureExtractor,
+    )
+
+    torch.manual_seed(0)
+    values = {**PRETRAINED[kind], **settings}
+    model = AutoModel.from_config(AutoConfig.for_model(kind.split()[0], **values))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                drawn = torch.rand(value.shape, generator=generator)
+                value.add_(0.4 * drawn - 0.1)
+    model.save_pretrained(folder)
+    if kind == "whisper":
+        extractor = WhisperFeatureExtractor(feature_size=10, chunk_length=1)
+    else:
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
+    extractor.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a kind of encoder; read only."""
+    root = tmp_path_factory.mktemp("encoders")
+
+    def folder(kind: str) -> Path:
+        path = root / kind
+        if not path.exists():
+            save_pretrained(path, kind)
+        return path
+
+    return folder

@@ -12,80 +12,24 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from conftest import PRETRAINED, save_pretrained
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     BertConfig,
-    Data2VecAudioConfig,
-    HubertConfig,
-    PreTrainedConfig,
-    UniSpeechConfig,
-    UniSpeechSatConfig,
     Wav2Vec2Config,
-    Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
-    WavLMConfig,
-    WhisperConfig,
     WhisperFeatureExtractor,
 )
 
 from stages.acoustic.pretrained import SUPPORTED, load_pretrained
 from stages.core.errors import ConfigurationError, InputError, PipelineError
 
-LAYERS = 3
-DIM = 12
+LAYERS = PRETRAINED["wav2vec2"]["num_hidden_layers"]
+DIM = PRETRAINED["wav2vec2"]["hidden_size"]
 WINDOW = 1  # seconds, of the tiny Whisper
-
-# Masking and dropping that would show at once if the model were training.
-TRAINING = {"mask_time_prob": 0.9, "mask_time_length": 1, "layerdrop": 0.9}
-SIZES = {
-    "hidden_size": DIM,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 2,
-    "intermediate_size": 20,
-    "conv_dim": (6,) * 7,
-    "num_conv_pos_embedding_groups": 2,
-    "hidden_dropout": 0.5,
-    **TRAINING,
-}
-POSITIONS = {"num_conv_pos_embeddings": 6}
-STABLE = {
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "conv_bias": True,
-    "num_conv_pos_embeddings": 5,
-}
-CONFIGURATIONS: dict[str, PreTrainedConfig] = {
-    "wav2vec2": Wav2Vec2Config(**SIZES, **POSITIONS),
-    "wav2vec2 stable": Wav2Vec2Config(**SIZES, **STABLE),
-    "hubert": HubertConfig(**SIZES, **POSITIONS, conv_pos_batch_norm=True),
-    "hubert stable": HubertConfig(**SIZES, **STABLE, feat_proj_layer_norm=False),
-    "wavlm": WavLMConfig(**SIZES, **POSITIONS, num_buckets=8, max_bucket_distance=16),
-    "wavlm stable": WavLMConfig(**SIZES, **STABLE, num_buckets=8),
-    # Says what other types mean by it, and does not do it.
-    "data2vec-audio": Data2VecAudioConfig(
-        **SIZES, conv_pos_kernel_size=3, do_stable_layer_norm=True
-    ),
-    "unispeech": UniSpeechConfig(**SIZES, **POSITIONS),
-    "unispeech-sat": UniSpeechSatConfig(**SIZES, **STABLE),
-    "whisper": WhisperConfig(
-        d_model=DIM,
-        encoder_layers=LAYERS,
-        encoder_attention_heads=2,
-        encoder_ffn_dim=20,
-        encoder_layerdrop=0.9,
-        dropout=0.5,
-        num_mel_bins=10,
-        max_source_positions=50 * WINDOW,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=8,
-        vocab_size=9,
-        pad_token_id=0,
-    ),
-}
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:
@@ -94,49 +38,14 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
     return (wave * np.linspace(0.3, 1, samples)).astype(np.float32)
 
 
-def save_model(folder: Path, model: Any, seed: int = 0) -> None:
-    """`model` with weights none of which is 0 or 1, so that each one matters."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in model.state_dict().values():
-            if value.is_floating_point():
-                drawn = torch.rand(value.shape, generator=generator)
-                value.add_(0.4 * drawn - 0.1)
-    model.save_pretrained(folder)
-
-
-def save_encoder(folder: Path, kind: str) -> None:
-    """A whole folder: configuration, weights, feature extractor."""
-    configuration = CONFIGURATIONS[kind]
-    torch.manual_seed(0)
-    save_model(folder, AutoModel.from_config(configuration))
-    if kind == "whisper":
-        extractor = WhisperFeatureExtractor(feature_size=10, chunk_length=WINDOW)
-    else:
-        extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
-    extractor.save_pretrained(folder)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a kind of encoder; read only."""
-    root = tmp_path_factory.mktemp("encoders")
-
-    def folder(kind: str) -> Path:
-        path = root / kind
-        if not path.exists():
-            save_encoder(path, kind)
-        return path
-
-    return folder
-
-
 @pytest.fixture
-def copied(saved: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of it that a test can change."""
+def copied(pretrained: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of an encoder, which a test can change."""
 
     def folder(kind: str) -> Path:
-        return Path(shutil.copytree(saved(kind), tmp_path / kind.replace(" ", "-")))
+        return Path(
+            shutil.copytree(pretrained(kind), tmp_path / kind.replace(" ", "-"))
+        )
 
     return folder
 
@@ -194,19 +103,19 @@ def assert_alike(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 def test_every_supported_type_is_tested() -> None:
-    tested = {one.model_type for one in CONFIGURATIONS.values()}
+    tested = {kind.split()[0] for kind in PRETRAINED}
     assert tested == set(SUPPORTED)
 
 
-@pytest.mark.parametrize("kind", CONFIGURATIONS)
+@pytest.mark.parametrize("kind", PRETRAINED)
 def test_each_layer_is_what_the_whole_model_gives(
-    saved: Callable[[str], Path], kind: str
+    pretrained: Callable[[str], Path], kind: str
 ) -> None:
     wave = noise(9_001)
-    expected = hidden_states(saved(kind), wave)
+    expected = hidden_states(pretrained(kind), wave)
     assert len(expected) == LAYERS + 1
     for layer, states in enumerate(expected):
-        encoder = load_pretrained(str(saved(kind)), layer=layer)
+        encoder = load_pretrained(str(pretrained(kind)), layer=layer)
         (found,) = encoder.encode([wave])
         assert_alike(found, states)
         assert found.shape[1] == encoder.dim == DIM
@@ -218,8 +127,10 @@ def test_each_layer_is_what_the_whole_model_gives(
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert stable", "wavlm", "whisper"])
-def test_no_bit_depends_on_the_batch(saved: Callable[[str], Path], kind: str) -> None:
-    encoder = load_pretrained(str(saved(kind)), pooling=3)
+def test_no_bit_depends_on_the_batch(
+    pretrained: Callable[[str], Path], kind: str
+) -> None:
+    encoder = load_pretrained(str(pretrained(kind)), pooling=3)
 
     @settings(
         max_examples=8,
@@ -240,23 +151,23 @@ def test_no_bit_depends_on_the_batch(saved: Callable[[str], Path], kind: str) ->
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert stable", "data2vec-audio"])
-def test_short_waves_have_a_frame(saved: Callable[[str], Path], kind: str) -> None:
-    encoder = load_pretrained(str(saved(kind)))
+def test_short_waves_have_a_frame(pretrained: Callable[[str], Path], kind: str) -> None:
+    encoder = load_pretrained(str(pretrained(kind)))
     for samples, frames in ((1, 1), (399, 1), (400, 1), (719, 1), (720, 2)):
         (found,) = encoder.encode([noise(samples)])
         assert found.shape == (frames, DIM)
-        assert_alike(found, hidden_states(saved(kind), noise(samples))[-1])
+        assert_alike(found, hidden_states(pretrained(kind), noise(samples))[-1])
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
 @pytest.mark.parametrize("pooling", [1, 2, 5, 1000])
 def test_pooling_is_the_mean_of_what_is_there(
-    saved: Callable[[str], Path], kind: str, pooling: int
+    pretrained: Callable[[str], Path], kind: str, pooling: int
 ) -> None:
-    encoder = load_pretrained(str(saved(kind)), layer=2, pooling=pooling)
+    encoder = load_pretrained(str(pretrained(kind)), layer=2, pooling=pooling)
     assert encoder.frame_step == 320 * pooling
     (found,) = encoder.encode([noise(8_720)])
-    single = hidden_states(saved(kind), noise(8_720))[2]
+    single = hidden_states(pretrained(kind), noise(8_720))[2]
     assert len(single) == (28 if kind == "whisper" else 27)
     expected = [
         np.mean(
@@ -283,9 +194,7 @@ def test_input_normalisation_is_that_of_the_model(
 
 
 def test_an_adapter_is_left_out(tmp_path: Path) -> None:
-    configuration = Wav2Vec2Config(**SIZES, **POSITIONS, add_adapter=True)
-    save_model(tmp_path, AutoModel.from_config(configuration))
-    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    save_pretrained(tmp_path, "wav2vec2", add_adapter=True)
     (found,) = load_pretrained(str(tmp_path)).encode([noise(6000)])
     model = AutoModel.from_pretrained(tmp_path).eval()
     wave = (noise(6000) - noise(6000).mean()) / noise(6000).std()
@@ -295,8 +204,8 @@ def test_an_adapter_is_left_out(tmp_path: Path) -> None:
     assert_alike(found, expected.hidden_states[-1][0].numpy())
 
 
-def test_whisper_reads_a_window_and_no_more(saved: Callable[[str], Path]) -> None:
-    encoder = load_pretrained(str(saved("whisper")))
+def test_whisper_reads_a_window_and_no_more(pretrained: Callable[[str], Path]) -> None:
+    encoder = load_pretrained(str(pretrained("whisper")))
     assert encoder.longest_seconds == WINDOW
     counts = {1: 1, 320: 1, 321: 2, 15_999: 50, 16_000: 50}
     found = encoder.encode([noise(samples) for samples in counts])
@@ -304,7 +213,7 @@ def test_whisper_reads_a_window_and_no_more(saved: Callable[[str], Path]) -> Non
     # What the rounding of the manifest's seconds lets through is cut.
     window, longer = encoder.encode([noise(16_002)[:16_000], noise(16_002)])
     assert np.array_equal(window, longer)
-    assert load_pretrained(str(saved("hubert"))).longest_seconds is None
+    assert load_pretrained(str(pretrained("hubert"))).longest_seconds is None
 
 
 def test_other_strides_give_another_frame_step(copied: Callable[[str], Path]) -> None:
@@ -367,9 +276,9 @@ def printed(folder: Path, **options: Any) -> str:
 
 
 def test_where_it_lies_and_what_ran_change_no_fingerprint(
-    saved: Callable[[str], Path], copied: Callable[[str], Path]
+    pretrained: Callable[[str], Path], copied: Callable[[str], Path]
 ) -> None:
-    encoder = load_pretrained(str(saved("wav2vec2")), layer=2)
+    encoder = load_pretrained(str(pretrained("wav2vec2")), layer=2)
     before = encoder.fingerprint
     encoder.encode([noise(4000), noise(500)])
     assert encoder.fingerprint == before
@@ -384,7 +293,7 @@ def test_where_it_lies_and_what_ran_change_no_fingerprint(
 
     edit_weights(folder, others)
     assert printed(folder, layer=2) == before
-    assert printed(folder) != printed(saved("wav2vec2"))
+    assert printed(folder) != printed(pretrained("wav2vec2"))
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "wavlm stable", "whisper"])
@@ -437,8 +346,8 @@ def test_a_setting_that_changes_features_changes_the_fingerprint(
     assert one.shape != other.shape or np.abs(one - other).max() > 1e-4
 
 
-def test_it_describes_itself(saved: Callable[[str], Path]) -> None:
-    encoder = load_pretrained(f"{saved('whisper')}/", layer=-2, pooling=4)
+def test_it_describes_itself(pretrained: Callable[[str], Path]) -> None:
+    encoder = load_pretrained(f"{pretrained('whisper')}/", layer=-2, pooling=4)
     assert encoder.description == "whisper layer 2 of 3, mean of 4 frames"
     assert encoder.parameters == {
         "model": "whisper",
@@ -453,7 +362,7 @@ def test_it_describes_itself(saved: Callable[[str], Path]) -> None:
             "padding_value": 0.0,
         },
     }
-    waves = load_pretrained(str(saved("wav2vec2"))).parameters
+    waves = load_pretrained(str(pretrained("wav2vec2"))).parameters
     assert waves["feature_extractor"] == {"do_normalize": True}
 
 
@@ -562,11 +471,11 @@ def test_an_unusable_weight_is_named(
 
 @pytest.mark.parametrize("layer", [LAYERS + 1, -LAYERS - 2])
 def test_a_layer_out_of_range_shows_the_range(
-    saved: Callable[[str], Path], layer: int
+    pretrained: Callable[[str], Path], layer: int
 ) -> None:
     message = f"found {layer}; expected 0 to 3, or -4 to -1"
     with pytest.raises(ConfigurationError, match=message):
-        load_pretrained(str(saved("hubert")), layer=layer)
+        load_pretrained(str(pretrained("hubert")), layer=layer)
 
 
 def test_another_kind_of_model_shows_the_list(tmp_path: Path) -> None:
@@ -660,23 +569,23 @@ def test_a_model_that_is_not_there_says_where_to_put_it(name: str) -> None:
 
 
 def test_a_hub_name_and_its_revision_are_read_from_the_cache(
-    saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pretrained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--someone--tiny"
     commits = {"wav2vec2": "a" * 40, "wavlm": "b" * 40}
     for kind, commit in commits.items():
-        shutil.copytree(saved(kind), repository / "snapshots" / commit)
+        shutil.copytree(pretrained(kind), repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commits["wav2vec2"])
     newest = load_pretrained("someone/tiny")
-    assert newest.fingerprint == printed(saved("wav2vec2"))
+    assert newest.fingerprint == printed(pretrained("wav2vec2"))
     # None of a pinned encoder's files are the newest ones.
     BertConfig().save_pretrained(repository / "snapshots" / ("d" * 40))
     (repository / "refs" / "main").write_text("d" * 40)
     with pytest.raises(ConfigurationError, match="'bert'"):
         load_pretrained("someone/tiny")
     pinned = load_pretrained("someone/tiny", revision=commits["wavlm"])
-    assert pinned.fingerprint == printed(saved("wavlm"))
+    assert pinned.fingerprint == printed(pretrained("wavlm"))
     with pytest.raises(InputError, match="someone/tiny: cannot load config"):
         load_pretrained("someone/tiny", revision="c" * 40)
