@@ -581,17 +581,18 @@ def export(
     from stages.export.inputs import Inputs
     from stages.export.run import run
 
-    if len(names) not in (1, 2):
+    students = _students(settings)
+    if len(names) not in (1, 2) or names[-1] in students:
         raise click.UsageError("expected [STUDENT] DIR")
-    params, layout = settings.params, settings.layout
     _check_encoder(settings)
+    params, layout = settings.params, settings.layout
     inputs = Inputs(
         name=params.corpus.name,
         corpus=layout.corpus_files,
         audio=_audio(settings, root),
         longest_seconds=params.corpus.longest_seconds,
         acoustic=params.acoustic,
-        students=_students(settings),
+        students=students,
         rejection=layout.rejection,
         report=layout.report,
     )

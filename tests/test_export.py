@@ -227,12 +227,37 @@ def test_a_model_that_differs_from_pytorch_is_not_kept(
         ((), "expected [STUDENT] DIR"),
         (("a", "b", "c"), "expected [STUDENT] DIR"),
         (("bert", "model"), "no such student; found bert; expected one of baseline2"),
-        (("data",), "data: not empty, and not an exported model"),
+        (("data",), "data: not an empty folder or an earlier export; found tiny"),
+        (("params.yaml",), "params.yaml: not an empty folder or an earlier export"),
+        (("aln-1",), "expected [STUDENT] DIR"),
     ],
 )
 def test_mistakes(finished: Path, arguments: tuple[str, ...], complaint: str) -> None:
     result = pipeline("export", *arguments)
     assert result.exit_code == 2 and complaint in result.output
+
+
+def test_only_an_export_is_replaced(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    Path("link").symlink_to(folder)
+    assert pipeline("export", "link").exit_code == 0
+    assert Path("link").is_symlink() and (folder / "model.onnx").is_file()
+    assert pipeline("export", "link").exit_code == 0
+    (folder / "thesis.txt").write_text("years")
+    result = pipeline("export", "link")
+    assert result.exit_code == 2 and "found thesis.txt" in result.output
+    assert (folder / "thesis.txt").read_text() == "years"
+
+
+def test_results_of_other_students_are_refused(finished: Path) -> None:
+    identity = Path("cache/tiny/student/aln-1/identity.json")
+    identity.write_text(identity.read_text() + "\n")
+    result = pipeline("export", "baseline2", "model")
+    assert result.exit_code == 2 and "dvc repro rejection" in result.output
+    assert pipeline("rejection").exit_code == 0
+    result = pipeline("export", "baseline2", "model")
+    assert result.exit_code == 2 and "dvc repro report" in result.output
 
 
 def test_without_rejection_or_report_it_says_what_to_run(finished: Path) -> None:
@@ -264,6 +289,8 @@ def test_paths_arrays_and_lists_give_the_same(exported: Path, tmp_path: Path) ->
         for one, other in zip(alone, found, strict=True):
             assert dict(one.ranked) == pytest.approx(dict(other.ranked), abs=1e-6)
             assert (one.intent, one.seconds) == (other.intent, other.seconds)
+    found = classifier(paths[0].read_bytes())
+    assert dict(found.ranked) == pytest.approx(dict(alone[0].ranked), abs=1e-6)
     for one, wave in zip(alone, arrays, strict=True):
         assert one.seconds == len(wave) / 16_000
         assert len(one.attention) == -(-len(wave) // 2560)
@@ -303,19 +330,27 @@ def test_unusable_audio_is_refused(exported: Path) -> None:
     classifier = IntentClassifier(exported)
     for wave, complaint in (
         (np.zeros((2, 3, 4)), "not a recording"),
+        (np.zeros((2, 300)), "not a recording"),  # (channels, samples)
+        (np.full(300, 1e30), "not samples"),
         (np.zeros(0), "not a recording"),
-        (np.array([0.0, np.nan]), "not finite"),
+        (np.array([0.0, np.nan]), "not samples"),
         (np.zeros(16_000 * 121), "too long"),
     ):
         with pytest.raises(Exception, match=complaint):
             classifier(wave, 16_000)
-    with pytest.raises(TypeError, match="sample_rate"):
-        classifier(np.zeros(100))
+    for rate in (None, 0, -16_000, 44_100.0, "16000"):
+        with pytest.raises(TypeError, match="sample_rate"):
+            classifier(np.zeros(100), rate)  # type: ignore[arg-type]
+    with pytest.raises(Exception, match="too small a common factor"):
+        classifier(np.zeros(100), 44_101)
+    with pytest.raises(TypeError, match="a recording or a list"):
+        classifier({"a.wav": 1})  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="floats"):
         classifier(np.zeros(100, np.int16), 16_000)
 
 
-def test_a_damaged_model_is_refused(exported: Path) -> None:
+def test_a_damaged_model_is_refused(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "whole.json").write_bytes((exported / "model.json").read_bytes())
     content = bytearray((exported / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 1
     (exported / "model.onnx").write_bytes(content)
@@ -323,6 +358,11 @@ def test_a_damaged_model_is_refused(exported: Path) -> None:
         IntentClassifier(exported)
     (exported / "model.json").write_text("{}")
     with pytest.raises(Exception, match=r"model\.json: not the description"):
+        IntentClassifier(exported)
+    about = json.loads((tmp_path / "whole.json").read_text("utf-8"))
+    del about["rejection"]["quietest"]
+    (exported / "model.json").write_text(json.dumps(about))
+    with pytest.raises(Exception, match=r"not the description.*quietest"):
         IntentClassifier(exported)
     with pytest.raises(Exception, match="not an exported model"):
         IntentClassifier(exported.parent / "nowhere")

@@ -127,6 +127,42 @@ def test_a_table_gives_its_ids_and_the_accuracy(exported: Path, audio: Path) -> 
     assert result.stdout.startswith(f"0.wav  {intents[0]}  ")
 
 
+def test_numbers_in_json_lines_and_more_intents_than_there_are(
+    exported: Path, audio: Path
+) -> None:
+    (audio / "t.jsonl").write_text('{"path": "deep/0.wav", "id": 7, "intent": 3}\n')
+    result = pipeline("predict", audio / "t.jsonl", "--model", exported, "--top", 99)
+    cells = result.stdout.strip().split("  ")
+    assert cells[0] == "7" and len(cells) == 1 + 2 * 3
+    assert result.stderr.endswith("0.00% of 1 as the table has it\n")
+
+
+def test_a_rejected_line_shows_the_most_probable_intents_too(
+    exported: Path, audio: Path
+) -> None:
+    soundfile.write(audio / "silence.wav", [0.0] * 8000, 16_000)
+    best, second, _ = IntentClassifier(exported)(audio / "silence.wav").ranked
+    result = pipeline("predict", audio / "silence.wav", "--model", exported, "--top", 2)
+    shares = [f"{one:.3f}" for one in (best[1], best[1])]
+    assert result.stdout.strip().split("  ")[1:] == [
+        "none", shares[0], best[0], shares[1]
+    ]  # fmt: skip
+    assert second[0] not in result.stdout
+
+
+def test_links_are_followed_once_and_broken_ones_are_named(
+    exported: Path, audio: Path, tmp_path: Path
+) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "sub").symlink_to(audio / "deep")
+    (links / "loop").symlink_to(links)
+    (links / "gone.wav").symlink_to(audio / "gone.wav")
+    result = pipeline("predict", links, "--model", exported)
+    assert len(result.stdout.splitlines()) == 3
+    assert f"error: {links}/gone.wav: " in result.stderr and result.exit_code == 2
+
+
 def test_bad_files_are_named_and_the_rest_is_classified(
     exported: Path, audio: Path, tmp_path: Path
 ) -> None:

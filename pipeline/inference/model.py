@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stages.core.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from stages.inference.classifier import IntentClassifier
 
@@ -37,8 +39,15 @@ def load_model(folder: Path) -> "IntentClassifier":
         return IntentClassifier(folder)
     from pipeline.layout import Layout
     from pipeline.params import PARAMS_FILE, load_params
-    from stages.export.student import student_classifier
 
+    try:
+        from stages.export.student import student_classifier
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"a student's folder needs {error.name}, which is not installed",
+            path=folder,
+            fix="give the folder of `aln-pipeline export`, or install everything",
+        ) from None
     params = load_params(PARAMS_FILE)
     layout = Layout(params.corpus.name)
     return student_classifier(

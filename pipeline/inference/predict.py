@@ -46,10 +46,10 @@ def predict(
     """Classify recordings with an exported model.
 
     Each of FILES is a recording, a folder, a table (.csv, .tsv, .jsonl) with a column
-    path, or - for a recording on standard input. Prints id, intent and probability. If
-    the table has a column intent, the accuracy is shown at the end. A recording that
-    cannot be read is named on stderr, the others are classified, and the exit status
-    is 2.
+    path, or - for a recording on standard input. Prints id, intent and probability; for
+    none, that of the most probable intent. If the table has a column intent, the
+    accuracy is shown at the end. A recording that cannot be read is named on stderr,
+    the others are classified, and the exit status is 2.
     """
     from stages.inference.prediction import Counts, header, line
     from stages.inference.prediction import predict as answers
@@ -59,6 +59,7 @@ def predict(
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
 
     classifier = load_model(model)
+    top = min(top, len(classifier.intents))
     counts = Counts()
     if first := header(kind, top):
         click.echo(first)

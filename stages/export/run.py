@@ -24,6 +24,7 @@ from stages.core import metrics
 from stages.core.errors import ConfigurationError, InputError, PipelineError
 from stages.core.files import whole_folder, write_json, write_text
 from stages.core.hashing import hash_file
+from stages.core.results import require
 from stages.core.runtime import progress
 from stages.export.card import model_card
 from stages.export.graph import whole_graph
@@ -40,6 +41,8 @@ from stages.inference.classifier import (
 from stages.speech.loading import SAMPLE_RATE, load_audio
 from stages.student.selection import choose_student
 
+_CARD, _REQUIREMENTS = "README.md", "requirements.txt"
+_FILES = {MODEL, ABOUT, _CARD, _REQUIREMENTS}
 _PACKAGES = ("click", "numpy", "onnxruntime", "soundfile")
 
 _CHECKED = 300
@@ -71,12 +74,14 @@ class Summary:
     def __str__(self) -> str:
         """One line for the terminal."""
         now = f"{self.size / 1e6:.2f} MB, {self.accuracy:.2f}% on test"
+        weights = ""
         if self.before is not None:
             size, accuracy = self.before
             now = f"int8 {now} (float32 {size / 1e6:.2f} MB, {accuracy:.2f}%)"
+            weights = "with float32 weights, "
         return (
-            f"{self.output}: {self.student}, {now}; {self.checked} recordings of test "
-            "give what PyTorch gives"
+            f"{self.output}: {self.student}, {now}; {weights}{self.checked} recordings "
+            "of test give what PyTorch gives"
         )
 
 
@@ -104,12 +109,7 @@ def run(
         InputError: `output` is another folder, or a recording cannot be read.
         PipelineError: the exported model does not give what PyTorch gives.
     """
-    if output.is_dir() and any(output.iterdir()) and not (output / ABOUT).is_file():
-        raise InputError(
-            "not empty, and not an exported model",
-            path=output,
-            fix="name a new folder",
-        )
+    output = _checked(output)
     student = student or choose_student(inputs.students)[0]
     if student not in inputs.students:
         raise ConfigurationError(
@@ -119,6 +119,7 @@ def run(
             fix="train it, or name one of these",
         )
     folder = inputs.students[student]
+    _check_inputs(inputs)
     trained = load_trained(folder, inputs.acoustic, inputs.rejection, ensemble=ensemble)
     table = inputs.corpus.read_usable()
     about = _about(trained, inputs, table)
@@ -137,9 +138,9 @@ def run(
             about["weights"] = "int8"
             _write(temporary, quantise(graph), about)
         card = model_card(about, trained.measured, inputs.report)
-        write_text(temporary / "README.md", card)
+        write_text(temporary / _CARD, card)
         packages = [f"{name}=={version(name)}\n" for name in _PACKAGES]
-        write_text(temporary / "requirements.txt", "".join(packages))
+        write_text(temporary / _REQUIREMENTS, "".join(packages))
         size = (temporary / MODEL).stat().st_size
     seeds = ", ".join(map(str, trained.seeds))
     return Summary(
@@ -150,6 +151,41 @@ def run(
         checked=checked,
         before=before,
     )
+
+
+def _checked(output: Path) -> Path:
+    """Where `output` is, if it can be replaced.
+
+    Raises:
+        InputError: it has something else than an earlier export.
+    """
+    output = output.resolve()
+    if output.is_dir():
+        names = {path.name for path in output.iterdir()}
+        others = names if ABOUT not in names else names - _FILES
+        found = ", ".join(sorted(others))
+    else:
+        found = "a file" if output.exists() else ""
+    if found:
+        raise InputError(
+            "not an empty folder or an earlier export",
+            path=output,
+            found=found,
+            fix="name a new folder",
+        )
+    return output
+
+
+def _check_inputs(inputs: Inputs) -> None:
+    """Check that rejection and report are of this manifest and these students.
+
+    Raises:
+        CacheError: they are not.
+    """
+    made_from = {"manifest": inputs.corpus.manifest}
+    made_from |= {f"student {name}": path for name, path in inputs.students.items()}
+    require(inputs.rejection, made_from, fix="run `dvc repro rejection`")
+    require(inputs.report, made_from, fix="run `dvc repro report`")
 
 
 def _graph(trained: Trained) -> onnx.ModelProto:

@@ -22,6 +22,7 @@ from stages.core.errors import CacheError, RecordingError
 from stages.core.hashing import hash_bytes
 from stages.speech.loading import (
     SAMPLE_RATE,
+    check_samples,
     decode_audio,
     level,
     load_audio,
@@ -39,11 +40,23 @@ _BATCH_SECONDS = 15.0
 """Of audio and padding in a batch."""
 
 _FIX = "run `aln-pipeline export DIR`"
+_ARRAY = "the array"
 
-Audio = str | Path | np.ndarray
-"""A file, or (samples,) or (samples, channels) of floats with full scale at 1."""
+# What model.json must have, and of which type.
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "intents": list,
+    "slots": dict,
+    "frame_step": int,
+    "longest_seconds": (int, float),
+    "batches": bool,
+    "rejection": dict,
+    "model_sha256": str,
+}
 
-Batch = list[str] | list[Path] | list[np.ndarray]
+Audio = str | Path | bytes | np.ndarray
+"""A file or its bytes, or (samples,) or (samples, channels) with full scale at 1."""
+
+Batch = list[str] | list[Path] | list[bytes] | list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -158,18 +171,17 @@ class IntentClassifier:
             RecordingError: not audio, damaged, empty or too long.
             InputError: a file that cannot be read.
         """
-        if isinstance(audio, str | Path | np.ndarray):
+        if isinstance(audio, str | Path | bytes | np.ndarray):
             return self.classify([self.load(audio, sample_rate)], reject=reject)[0]
+        if not isinstance(audio, list | tuple):
+            raise TypeError(f"expected a recording or a list, not {type(audio)}")
         waves = [self.load(one, sample_rate) for one in audio]
         return self.classify(waves, reject=reject)
 
-    def load(self, audio: Audio | bytes, sample_rate: int | None = None) -> np.ndarray:
-        """(samples,) float32 at 16 kHz, checked; raises as a call does.
-
-        Bytes are those of an audio file.
-        """
+    def load(self, audio: Audio, sample_rate: int | None = None) -> np.ndarray:
+        """(samples,) float32 at 16 kHz, checked; raises as a call does."""
         if isinstance(audio, np.ndarray):
-            wave, name = _from_array(audio, sample_rate), "the array"
+            wave, name = _from_array(audio, sample_rate), _ARRAY
         elif isinstance(audio, bytes):
             wave, name = decode_audio(audio, "the recording"), "the recording"
         else:
@@ -282,6 +294,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads(path.read_text("utf-8"))
         found = (about["format"], about["version"])
+        if found == (FORMAT, VERSION):
+            _check_about(about)
     except OSError as error:
         reason = f"not an exported model: {error.strerror}"
         raise CacheError(reason, path=path, fix=_FIX) from None
@@ -299,25 +313,35 @@ def _read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+def _check_about(about: dict[str, Any]) -> None:
+    """Raise KeyError or TypeError where a field that is read is missing or wrong."""
+    for name, kind in _FIELDS.items():
+        if not isinstance(about[name], kind):
+            raise TypeError(f"{name}: {about[name]!r}")
+    for name in ("threshold", "quietest"):
+        if not isinstance(about["rejection"][name], int | float):
+            raise TypeError(f"rejection.{name}: {about['rejection'][name]!r}")
+
+
 def _from_array(audio: np.ndarray, sample_rate: int | None) -> np.ndarray:
     """An array as (samples,) float32 at 16 kHz, channels averaged."""
-    if sample_rate is None:
-        raise TypeError("an array needs sample_rate")
+    if not isinstance(sample_rate, int | np.integer) or sample_rate < 1:
+        raise TypeError(f"an array needs sample_rate, in hertz, not {sample_rate!r}")
     if not np.issubdtype(audio.dtype, np.floating):
         raise TypeError(
             f"samples must be floats with full scale at 1, not {audio.dtype}; divide "
             "16-bit integers by 32768"
         )
-    if audio.ndim not in (1, 2) or audio.size == 0:
+    channels = audio[:, None] if audio.ndim == 1 else audio
+    if channels.ndim != 2 or channels.size == 0 or channels.shape[1] > len(channels):
         raise RecordingError(
             "not a recording",
-            found=f"an array of shape {audio.shape}",
+            path=_ARRAY,
+            found=f"shape {audio.shape}",
             expected="(samples,) or (samples, channels)",
         )
-    if not np.isfinite(audio).all():
-        raise RecordingError("the array has values that are not finite")
-    mono = audio.astype(np.float32)
-    return resample(mono if mono.ndim == 1 else mono.mean(axis=1), sample_rate)
+    check_samples(channels, int(sample_rate), _ARRAY)
+    return resample(channels.astype(np.float32).mean(axis=1), int(sample_rate))
 
 
 def _batches(lengths: Sequence[int], together: bool) -> list[list[int]]:

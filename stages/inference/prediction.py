@@ -107,9 +107,11 @@ def line(answer: Answer, kind: str, top: int) -> str:
         values = {"id": recording.id, **prediction.as_dict(top)}
         return json.dumps(_rounded(values), ensure_ascii=False)
     first = (prediction.intent, prediction.probability)
+    start = 0 if prediction.rejected else 1
+    others = prediction.ranked[start:][: top - 1]
     digits = 6 if kind == "csv" else 3
     cells = [recording.id]
-    for intent, probability in (first, *prediction.ranked[1:top]):
+    for intent, probability in (first, *others):
         cells += [intent, f"{probability:.{digits}f}"]
     return _csv_line(cells) if kind == "csv" else "  ".join(cells)
 

@@ -3,28 +3,14 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from stages.core.errors import InputError, PipelineError
-
-SUFFIXES = (
-    ".aif",
-    ".aifc",
-    ".aiff",
-    ".au",
-    ".flac",
-    ".mp3",
-    ".oga",
-    ".ogg",
-    ".opus",
-    ".sph",
-    ".w64",
-    ".wav",
-)
-"""Of the recordings in a folder."""
+from stages.speech.loading import SUFFIXES
 
 TABLES = (".csv", ".tsv", ".jsonl")
 
@@ -64,6 +50,8 @@ def find_recordings(
     for name in names:
         path = Path(name)
         try:
+            if not name:
+                raise InputError("an empty name instead of a recording or folder")
             if name == _STDIN:
                 yield Recording(_STDIN, path, stdin.read())
             elif path.is_dir():
@@ -77,11 +65,7 @@ def find_recordings(
 
 
 def _in_folder(folder: Path) -> Iterator[Recording]:
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    ]
+    paths = sorted(path for path in _files(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise InputError(
             "no recordings in this folder",
@@ -90,6 +74,17 @@ def _in_folder(folder: Path) -> Iterator[Recording]:
         )
     for path in paths:
         yield Recording(str(path), path)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder; links are followed, each folder once."""
+    seen = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        if (place := os.path.realpath(name)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        yield from (Path(name) / file for file in files)
 
 
 def _in_table(table: Path, root: Path) -> Iterator[Recording]:
@@ -108,7 +103,12 @@ def _in_table(table: Path, root: Path) -> Iterator[Recording]:
                 path=table,
                 expected="a column path, and optionally id and intent",
             )
-        yield Recording(row.get("id") or path, root / path, intent=row.get("intent"))
+        id, intent = row.get("id"), row.get("intent")
+        yield Recording(
+            path if id in (None, "") else str(id),
+            root / path,
+            intent=None if intent in (None, "") else str(intent),
+        )
 
 
 def _rows(text: str, suffix: str) -> Iterator[Any]:

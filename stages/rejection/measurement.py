@@ -61,7 +61,9 @@ def measure(
     }
     score = max(calibration.SCORES, key=lambda name: aurocs[name])
     kept = {part: found[score] for part, found in scores.items()}
-    threshold = calibration.threshold(kept["valid"], share)
+    # Of what is not silent, so that it is a number.
+    heard = kept["valid"][np.isfinite(kept["valid"])]
+    threshold = max(calibration.threshold(kept["valid"], share), float(heard.min()))
     accepted = kept["test"] >= threshold
     right = both["test"][0].argmax(axis=1) == labels["test"]
     figures = {

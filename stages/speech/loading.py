@@ -16,6 +16,22 @@ from stages.core.hashing import hash_bytes
 SAMPLE_RATE = 16_000
 """Of every wave that an encoder gets, hertz."""
 
+SUFFIXES = (
+    ".aif",
+    ".aifc",
+    ".aiff",
+    ".au",
+    ".flac",
+    ".mp3",
+    ".oga",
+    ".ogg",
+    ".opus",
+    ".sph",
+    ".w64",
+    ".wav",
+)
+"""Of the recordings in a folder."""
+
 RESAMPLING = "torchaudio sinc_interp_hann, width 6, rolloff 0.99"
 """The resampling kernel; part of the features' fingerprint."""
 
@@ -154,6 +170,18 @@ def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, int]:
         raise not_audio(path, error, _FIX) from None
     if _missing_samples(data, len(samples), frames, log) > _SLACK:
         raise RecordingError("the recording is cut off", path=path, fix=_FIX)
+    if len(samples) == 0:
+        raise RecordingError("the recording is empty", path=path, fix=_FIX)
+    check_samples(samples, rate, path)
+    return samples, rate
+
+
+def check_samples(samples: np.ndarray, rate: int, path: Path | str) -> None:
+    """Check what can be checked of samples (samples, channels) at `rate` hertz.
+
+    Raises:
+        RecordingError: a rate that cannot be resampled, or values that are no samples.
+    """
     common = math.gcd(rate, SAMPLE_RATE)
     if (rate // common) * (SAMPLE_RATE // common) > _LARGEST_KERNEL:
         raise RecordingError(
@@ -162,8 +190,6 @@ def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, int]:
             found=f"{rate} Hz",
             fix="convert the recording to 16 kHz",
         )
-    if len(samples) == 0:
-        raise RecordingError("the recording is empty", path=path, fix=_FIX)
     # Also true for NaN. Values far beyond full scale would overflow later.
     if not (np.abs(samples) <= _LARGEST_SAMPLE).all():
         raise RecordingError(
@@ -173,7 +199,6 @@ def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, int]:
             expected="numbers, with full scale at 1",
             fix=_FIX,
         )
-    return samples, rate
 
 
 def _missing_samples(data: bytes, read: int, frames: int, log: str) -> int:

@@ -12,9 +12,7 @@ from scipy import signal
 from stages.core.errors import ConfigurationError, InputError, RecordingError
 from stages.core.hashing import fingerprint, hash_file
 from stages.speech import effects
-from stages.speech.loading import load_audio
-
-_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".sph", ".wav")
+from stages.speech.loading import SUFFIXES, load_audio
 
 _TALKERS = 6
 _TRACK = 10  # recordings of train, one after another, in a talker's track
@@ -152,12 +150,12 @@ def read_folder(parameter: str, name: str, known: str) -> Recordings:
             found=repr(name),
             expected=f"{known}, or a folder of recordings",
         )
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES]
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise InputError(
             "no recordings in this folder or below it",
             path=folder,
-            expected=f"files that end in {', '.join(_SUFFIXES)}",
+            expected=f"files that end in {', '.join(SUFFIXES)}",
         )
     hashes = {hash_file(path): path for path in sorted(paths)}
     return tuple((hashes[sha256], sha256) for sha256 in sorted(hashes))
