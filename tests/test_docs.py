@@ -63,6 +63,26 @@ def test_accuracies_under_noise_are_those_of_the_report(
     assert rows("docs/robustness.md", name) == [measured]
 
 
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if "Baseline-1" not in name])
+def test_rejection_is_that_of_the_report(report: dict[str, Any], name: str) -> None:
+    students = report["rejection"]["students"]
+    (scores,) = [one for one in students if one["system"] == SYSTEMS[name]]
+    places = {"test_rejected": 2, "test_accuracy_with_rejection": 2}
+    for kind in ("speech", "noise", "silence"):
+        places |= {f"{kind}_false_accepts": 1, f"{kind}_auroc": 3}
+    measured = [
+        f"{scores[one]:.{digits}f} ± {scores[f'{one}_std']:.{digits}f}"
+        for one, digits in places.items()
+    ]
+    assert rows("docs/rejection.md", name) == [measured]
+
+
+def test_the_exported_accuracy_is_that_of_the_report(report: dict[str, Any]) -> None:
+    accuracy = f"{report['rejection']['export']['test_accuracy']:.2f}"
+    text = Path("docs/using.md").read_text("utf-8")
+    assert f"4.96 | {accuracy} |" in text and f"This prints {accuracy}%" in text
+
+
 def test_degradations_are_those_of_the_report(report: dict[str, Any]) -> None:
     degradations = [row["degradation"] for row in report["robustness"]]
     ratios = [row["snr"] for row in report["robustness"]]

@@ -109,7 +109,7 @@ def run(
         InputError: `output` is another folder, or a recording cannot be read.
         PipelineError: the exported model does not give what PyTorch gives.
     """
-    output = _checked(output)
+    target = _checked(output)
     student = student or choose_student(inputs.students)[0]
     if student not in inputs.students:
         raise ConfigurationError(
@@ -123,7 +123,7 @@ def run(
     trained = load_trained(folder, inputs.acoustic, inputs.rejection, ensemble=ensemble)
     table = inputs.corpus.read_usable()
     about = _about(trained, inputs, table)
-    with whole_folder(output) as temporary:
+    with whole_folder(target) as temporary:
         graph = _graph(trained)
         classifier = _write(temporary, graph, about)
         checked = _check(classifier, trained, inputs.audio, table)
