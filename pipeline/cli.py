@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+# They keep nothing to resume from.
+_WITHOUT_RESUME = ("export", "listen", "predict", "serve")
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM, made to unwind the stack as Ctrl-C does."""
 
@@ -72,10 +76,10 @@ class _Pipeline(click.Group):
             )
             ctx.exit(2)
         except KeyboardInterrupt as interrupt:
-            click.echo(
-                "interrupted: finished work is kept; run the command again to resume",
-                err=True,
-            )
+            line = "interrupted"
+            if ctx.invoked_subcommand not in _WITHOUT_RESUME:
+                line += ": finished work is kept; run the command again to resume"
+            click.echo(line, err=True)
             ctx.exit(143 if isinstance(interrupt, _Terminated) else 130)
 
 
