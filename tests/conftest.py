@@ -228,6 +228,29 @@ def snapshot() -> Callable[[Path], dict[str, bytes]]:
     return read
 
 
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many recordings each call of the encoder got."""
+    from stages.acoustic.onnx_encoder import OnnxEncoder
+
+    encode, calls = OnnxEncoder.encode, []
+
+    def count(session: Any, waves: list[np.ndarray]) -> list[np.ndarray]:
+        calls.append(len(waves))
+        return encode(session, waves)
+
+    monkeypatch.setattr(OnnxEncoder, "encode", count)
+    return calls
+
+
+def refused_by(*command: str | Path) -> str:
+    """The message, in one line, with which `aln-pipeline` refuses a command."""
+    done = pipeline(*command)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    return done.stderr
+
+
 def _enter(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "root"
     shutil.copytree(source, root)

@@ -13,9 +13,10 @@ from huggingface_hub import ModelCard
 
 from stages.acoustic.checkpoint import frozen_encoder
 from stages.acoustic.encoder import FRONT_ENDS, EncoderConfiguration
-from stages.export.graph import SCORES, Confidence, whole_graph
+from stages.export.graph import Confidence, whole_graph
 from stages.export.quantisation import quantise
 from stages.inference.classifier import IntentClassifier, OnnxModel, OnnxSession
+from stages.rejection.calibration import SCORES
 from stages.speech.loading import load_audio
 from stages.student.model import AcousticLinguisticNetwork, build
 from stages.student.params import SYSTEMS

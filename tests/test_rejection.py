@@ -7,19 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import pipeline, write_encoder
+from conftest import pipeline, refused_by, write_encoder
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.metrics import roc_auc_score
 
 from pipeline.layout import Layout
 from pipeline.params import load_params
-from stages.acoustic.onnx_encoder import OnnxEncoder
 from stages.core import metrics
 from stages.core.errors import CacheError, ConfigurationError
 from stages.core.manifest import read_manifest
@@ -216,30 +216,13 @@ def test_no_sentence_is_a_command() -> None:
 # ----------------------------------------------------------------------- the stage
 
 
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many recordings each call of the encoder got."""
-    encode, calls = OnnxEncoder.encode, []
-
-    def count(session: OnnxEncoder, waves: list[np.ndarray]) -> list[np.ndarray]:
-        calls.append(len(waves))
-        return encode(session, waves)
-
-    monkeypatch.setattr(OnnxEncoder, "encode", count)
-    return calls
-
-
 def rejection(*options: str) -> str:
     done = pipeline("rejection", *options)
     assert done.exit_code == 0, done.output
     return done.stdout
 
 
-def refused(*options: str) -> str:
-    done = pipeline("rejection", *options)
-    assert done.exit_code == 2, done.output
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    return done.stderr
+refused = partial(refused_by, "rejection")
 
 
 def result() -> bytes:

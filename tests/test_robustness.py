@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import pipeline, write_encoder
+from conftest import pipeline, refused_by, write_encoder
 
 from pipeline.layout import Layout
 from pipeline.params import load_params
@@ -78,30 +79,13 @@ def write_noises(folder: Path) -> None:
     (folder / "README").write_text("no recording")
 
 
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many recordings each call of the encoder got."""
-    encode, calls = OnnxEncoder.encode, []
-
-    def count(session: OnnxEncoder, waves: list[np.ndarray]) -> list[np.ndarray]:
-        calls.append(len(waves))
-        return encode(session, waves)
-
-    monkeypatch.setattr(OnnxEncoder, "encode", count)
-    return calls
-
-
 def robustness(*options: str) -> str:
     done = pipeline("robustness", *options)
     assert done.exit_code == 0, done.stderr
     return done.stdout
 
 
-def refused(*options: str) -> str:
-    done = pipeline("robustness", *options)
-    assert done.exit_code == 2, done.output
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    return done.stderr
+refused = partial(refused_by, "robustness")
 
 
 def digests() -> dict[str, bytes]:

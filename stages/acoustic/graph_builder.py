@@ -101,13 +101,21 @@ class GraphBuilder:
 
     def masked(self, value: str, count: str) -> str:
         """Zero (batch, channels, frames) beyond each utterance's count."""
-        inside = self.add(
+        inside = self.inside(value, count)
+        inside = self.add("Cast", inside, to=TensorProto.FLOAT)
+        return self.add("Mul", value, self.add("Unsqueeze", inside, self.integers(1)))
+
+    def inside(self, value: str, count: str) -> str:
+        """Whether each frame of (batch, channels, frames) is one of the utterance's.
+
+        Returns:
+            bool (batch, frames).
+        """
+        return self.add(
             "Less",
             self.places(value, 2),
             self.add("Unsqueeze", count, self.integers(1)),
         )
-        inside = self.add("Cast", inside, to=TensorProto.FLOAT)
-        return self.add("Mul", value, self.add("Unsqueeze", inside, self.integers(1)))
 
     def places(self, value: str, axis: int) -> str:
         """0, 1, … along an axis of `value`, int64."""

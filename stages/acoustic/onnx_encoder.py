@@ -9,10 +9,10 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from stages.acoustic.frames import FRAME_STEP, LEAST_FRAMES, frame_count
 from stages.core.errors import RecordingError
+from stages.core.runtime import open_onnx
 from stages.core.workers import run_in_processes
 from stages.speech.loading import Change, encode_good, try_audio
 
@@ -25,12 +25,7 @@ class OnnxEncoder:
     """
 
     def __init__(self, path: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        # The products are small, so processes scale better than threads.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_onnx(path)
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """e_acoust of each wave, (frames, 256) float32, as if it were encoded alone.

@@ -26,9 +26,7 @@ from stages.acoustic.encoder import Encoder
 from stages.acoustic.frames import FRAME_STEP, LEAST_FRAMES
 from stages.acoustic.graph import EncoderGraph
 from stages.acoustic.graph_builder import GraphBuilder
-from stages.student.model import AcousticLinguisticNetwork, Map, compose
-
-SCORES = ("max_probability", "energy")
+from stages.student.model import AcousticLinguisticNetwork, Affine, Map
 
 _LOWEST = float(np.finfo(np.float32).min)  # so that padding is never the maximum
 
@@ -39,7 +37,7 @@ class Confidence:
 
     Attributes:
         temperature: by which logits are divided.
-        score: one of `SCORES`.
+        score: max_probability or energy.
     """
 
     temperature: float
@@ -154,49 +152,33 @@ class _Student:
 
     def run(self, sequence: str, count: str) -> tuple[str, str]:
         """Logits (batch, intents) and attention (batch, frames)."""
-        network = self.network
-        if network.system == "baseline2":
-            return self.classify(sequence, count, None)
-        source: Map = network.transfer
-        if network.system == "aln_linguistic":
-            return self.classify(sequence, count, source)
-        if network.mapping is not None:
-            source = compose(network.mapping, source)
-        if network.attention == "none":
-            return self.classify(sequence, count, source)
-        keys = network.key.weight  # K (D, D)
-        values: Map = network.value
-        if network.attention == "cross":
-            keys, values = keys @ source.weight, compose(values, source)
-        context, weights = self.attend(sequence, count, keys)
-        logits, shares = self.classify(context, count, values)
+        queries, before = self.network.fold()
+        if queries is None:
+            return self.classify(sequence, count, before)
+        context, weights = self.attend(sequence, count, queries)
+        logits, shares = self.classify(context, count, before)
         # (batch, 1, frames) · (batch, frames, frames)
         one = self.graph.integers(1)
         shares = self.graph.add("Unsqueeze", shares, one)
         shares = self.graph.add("MatMul", shares, weights)
         return logits, self.graph.add("Squeeze", shares, one)
 
-    def attend(self, sequence: str, count: str, keys: Tensor) -> tuple[str, str]:
+    def attend(self, sequence: str, count: str, queries: Affine) -> tuple[str, str]:
         """Eq. 2 on e_acoust: (frames, batch, D), and the weights of each frame.
 
         Args:
             sequence: e_acoust (frames, batch, D).
             count: (batch,) frames.
-            keys: (D, D), folded into the queries.
+            queries: the map from features to what is compared with them.
         """
-        graph, network = self.graph, self.network
+        graph, scale = self.graph, self.network.scale
         frames = graph.add("Transpose", sequence, perm=[1, 0, 2])
-        matrix = network.query.weight.T @ keys / network.scale
-        offset = network.query.bias @ keys / network.scale
-        queries = graph.add("MatMul", frames, self.constant(matrix))
-        queries = graph.add("Add", queries, self.constant(offset))
+        matrix = self.constant(queries.weight.T / scale)
+        asked = graph.add("MatMul", frames, matrix)
+        asked = graph.add("Add", asked, self.constant(queries.bias / scale))
         across = graph.add("Transpose", frames, perm=[0, 2, 1])
-        scores = graph.add("MatMul", queries, across)  # (batch, frames, frames)
-        inside = graph.add(
-            "Less",
-            graph.places(scores, 2),
-            graph.add("Unsqueeze", count, graph.integers(1)),
-        )  # (batch, frames)
+        scores = graph.add("MatMul", asked, across)  # (batch, frames, frames)
+        inside = graph.inside(scores, count)  # (batch, frames)
         inside = graph.add("Unsqueeze", inside, graph.integers(1))
         scores = graph.add("Where", inside, scores, self.number(_LOWEST))
         weights = graph.add("Softmax", scores, axis=2)
@@ -214,15 +196,13 @@ class _Student:
             before: an affine map of every frame, merged into the GRU.
         """
         graph, network = self.graph, self.network
-        inputs = self.merged(before) if before is not None else None
+        inputs = None
+        if before is not None:
+            inputs = [inputs for inputs, _ in network.gru_maps(before)]
         states = graph.gru(sequence, count, network.gru, inputs)
         # (frames, batch, values) -> (batch, values, frames)
         states = graph.add("Transpose", states, perm=[1, 2, 0])
-        inside = graph.add(
-            "Less",
-            graph.places(states, 2),
-            graph.add("Unsqueeze", count, graph.integers(1)),
-        )  # (batch, frames)
+        inside = graph.inside(states, count)  # (batch, frames)
         if network.frame_pooling == "mean":
             number = graph.add("Cast", count, to=TensorProto.FLOAT)
             number = graph.add("Unsqueeze", number, graph.integers(1))
@@ -249,16 +229,6 @@ class _Student:
             "OneHot", places, frames, graph.constant(np.array([0, 1], np.float32))
         )  # (batch, values, frames)
         return graph.add("ReduceMean", one_hot, axes=[1], keepdims=0)
-
-    def merged(self, before: Map) -> list[tuple[Tensor, Tensor]]:
-        """Each direction's input weight and bias, after an affine map of the frames."""
-        gru = self.network.gru
-        found = []
-        for suffix in ("_l0", "_l0_reverse")[: 1 + gru.bidirectional]:
-            weight = getattr(gru, f"weight_ih{suffix}")
-            bias = weight @ before.bias + getattr(gru, f"bias_ih{suffix}")
-            found.append((weight @ before.weight, bias))
-        return found
 
     def constant(self, values: Tensor) -> str:
         return self.graph.constant(values.to(torch.float32).numpy())

@@ -30,7 +30,13 @@ from stages.export.card import model_card
 from stages.export.graph import whole_graph
 from stages.export.inputs import TOLERANCE, TRACED_TOLERANCE, Inputs
 from stages.export.quantisation import quantise
-from stages.export.student import Trained, describe, load_trained, probabilities
+from stages.export.student import (
+    REJECTION_FIX,
+    Trained,
+    describe,
+    load_trained,
+    probabilities,
+)
 from stages.inference.classifier import (
     ABOUT,
     FORMAT,
@@ -133,10 +139,10 @@ def run(
                 (temporary / MODEL).stat().st_size,
                 about["accuracy"]["test"],
             )
+            about["weights"] = "int8"
             classifier = _write(temporary, quantise(graph), about)
             about["accuracy"] |= _accuracies(classifier, inputs.audio, table)
-            about["weights"] = "int8"
-            _write(temporary, quantise(graph), about)
+            write_json(temporary / ABOUT, about)
         card = model_card(about, trained.measured, inputs.report)
         write_text(temporary / _CARD, card)
         packages = [f"{name}=={version(name)}\n" for name in _PACKAGES]
@@ -184,7 +190,7 @@ def _check_inputs(inputs: Inputs) -> None:
     """
     made_from = {"manifest": inputs.corpus.manifest}
     made_from |= {f"student {name}": path for name, path in inputs.students.items()}
-    require(inputs.rejection, made_from, fix="run `dvc repro rejection`")
+    require(inputs.rejection, made_from, fix=REJECTION_FIX)
     require(inputs.report, made_from, fix="run `dvc repro report`")
 
 

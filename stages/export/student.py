@@ -66,7 +66,7 @@ def load_trained(
     Args:
         folder: the student, named after itself.
         acoustic: its encoder.
-        rejection: folder of the rejection stage.
+        rejection: folder of the rejection stage, which was made from this student.
         ensemble: all seeds instead of the best.
 
     Raises:
@@ -74,7 +74,6 @@ def load_trained(
         InputError: the encoder cannot be loaded.
     """
     name = folder.resolve().name
-    require(rejection, {f"student {name}": folder}, fix=REJECTION_FIX)
     found = json.loads((rejection / "rejection.json").read_text("utf-8"))
     entry = found["students"][name]
     _, best = choose_student({name: folder})
@@ -124,6 +123,8 @@ def student_classifier(
     Raises:
         PipelineError: as `load_trained`.
     """
+    made_from = {f"student {folder.resolve().name}": folder}
+    require(rejection, made_from, fix=REJECTION_FIX)
     trained = load_trained(folder, acoustic, rejection)
     if trained.header.frame_step is None:
         raise CacheError("features without a frame step", path=folder)

@@ -20,6 +20,7 @@ import numpy as np
 
 from stages.core.errors import CacheError, RecordingError
 from stages.core.hashing import hash_bytes
+from stages.core.runtime import open_onnx
 from stages.speech.loading import (
     SAMPLE_RATE,
     check_samples,
@@ -273,15 +274,7 @@ class OnnxSession:
     """A serialised graph with the three outputs, on one thread of a CPU."""
 
     def __init__(self, graph: bytes) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        # The products are small, so more threads are not faster.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors only
-        self._session = onnxruntime.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_onnx(graph)
 
     def run(self, inputs: dict[str, np.ndarray]) -> Outputs:
         """The outputs for the graph's inputs."""

@@ -11,7 +11,6 @@ load scripts from another server, so there is none.
 
 import asyncio
 import io
-import math
 import os
 import socket
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ import soundfile
 
 from stages.core.errors import ConfigurationError, PipelineError, needs_extra
 from stages.inference.classifier import IntentClassifier
-from stages.speech.loading import SAMPLE_RATE, decode_audio
+from stages.speech.loading import SAMPLE_RATE, decode_audio, kernel_taps
 
 with needs_extra("serve"):
     from fastapi import FastAPI, HTTPException, Query, Request
@@ -260,8 +259,7 @@ class _Service:
         longest = self._limits.seconds
         if frames > longest * rate:
             raise HTTPException(413, f"the recording is longer than {longest:g} s")
-        common = math.gcd(rate, SAMPLE_RATE)
-        if (rate // common) * (SAMPLE_RATE // common) > _KERNEL:
+        if kernel_taps(rate) > _KERNEL:
             advice = "convert it to 16,000 Hz"
             raise HTTPException(
                 400, f"{rate:,} Hz is not a usual sample rate; {advice}"

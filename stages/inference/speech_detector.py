@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.core.errors import ConfigurationError, needs_extra
+from stages.core.runtime import open_onnx
 from stages.inference.segmentation import WINDOW
 from stages.speech.loading import SAMPLE_RATE
 
@@ -21,14 +22,7 @@ class SpeechDetector:
     """
 
     def __init__(self) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            _model_file(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_onnx(_model_file())
         self._state = np.zeros((2, 1, 128), np.float32)
         self._context = np.zeros(_CONTEXT, np.float32)
 

@@ -81,6 +81,12 @@ def decode_audio(data: bytes, path: Path | str) -> np.ndarray:
     return resample(samples.mean(axis=1), rate)
 
 
+def kernel_taps(rate: int) -> int:
+    """About the size of the kernel that resamples from `rate` hertz, in taps."""
+    common = math.gcd(rate, SAMPLE_RATE)
+    return (rate // common) * (SAMPLE_RATE // common)
+
+
 def level(wave: np.ndarray) -> float:
     """Root mean square of a wave, (samples,); 1 at full scale."""
     return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
@@ -182,8 +188,7 @@ def check_samples(samples: np.ndarray, rate: int, path: Path | str) -> None:
     Raises:
         RecordingError: a rate that cannot be resampled, or values that are no samples.
     """
-    common = math.gcd(rate, SAMPLE_RATE)
-    if (rate // common) * (SAMPLE_RATE // common) > _LARGEST_KERNEL:
+    if kernel_taps(rate) > _LARGEST_KERNEL:
         raise RecordingError(
             "the sample rate has too small a common factor with 16 kHz",
             path=path,

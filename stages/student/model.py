@@ -211,28 +211,38 @@ class AcousticLinguisticNetwork(nn.Module):
             means: of each utterance's features over its frames (batch, D).
             lengths: as in `forward`.
         """
+        pooled = None if self.system == "baseline2" else self.transfer(means)
+        queries, before = self.fold()
+        if queries is not None:
+            # Kᵀ f_q(x) (batch, frames, D)
+            asked = functional.linear(features, queries.weight, queries.bias)
+            present = frame_mask(lengths, features)
+            features = attend(asked, features, features, present, self.scale)
+        return Output(self._classify(features, lengths, before), pooled)
+
+    def fold(self) -> tuple[Affine | None, Map | None]:
+        """The merged matrices of `folded`.
+
+        Returns:
+            The map from features to the queries that are compared with features, None
+            without attention; and the map of every frame before the GRU, None for none.
+        """
         if self.system == "baseline2":
-            return Output(self._classify(features, lengths), None)
-        pooled = self.transfer(means)
-        if self.system == "aln_linguistic":
-            return Output(self._classify(features, lengths, self.transfer), pooled)
+            return None, None
         # From the features to the source of keys and values.
         source: Map = self.transfer
+        if self.system == "aln_linguistic":
+            return None, source
         if self.mapping is not None:
             source = compose(self.mapping, source)
         if self.attention == "none":
-            return Output(self._classify(features, lengths, source), pooled)
+            return None, source
         keys = self.key.weight  # K (D, D)
         values: Map = self.value  # V
         if self.attention == "cross":
             keys, values = keys @ source.weight, compose(values, source)
-        # Kᵀ f_q(x) (batch, frames, D)
-        queries = functional.linear(
-            features, keys.T @ self.query.weight, self.query.bias @ keys
-        )
-        present = frame_mask(lengths, features)
-        context = attend(queries, features, features, present, self.scale)
-        return Output(self._classify(context, lengths, values), pooled)
+        queries = Affine(keys.T @ self.query.weight, self.query.bias @ keys)
+        return queries, values
 
     def _classify(
         self, sequence: Tensor, lengths: Tensor, before: Map | None = None
@@ -262,20 +272,29 @@ class AcousticLinguisticNetwork(nn.Module):
             pooled = states.amax(1)
         return self.classifier(self.dropout(pooled))
 
+    def gru_maps(self, before: Map) -> list[tuple[Affine, Affine]]:
+        """Of each direction of the GRU, the map of the inputs and of the state.
+
+        Args:
+            before: an affine map of every frame, merged into that of the inputs.
+        """
+        maps = []
+        for suffix in ("_l0", "_l0_reverse")[: 1 + self.gru.bidirectional]:
+            inputs, recurrent = (
+                Affine(
+                    getattr(self.gru, f"weight_{kind}{suffix}"),
+                    getattr(self.gru, f"bias_{kind}{suffix}"),
+                )
+                for kind in ("ih", "hh")
+            )
+            maps.append((compose(inputs, before), recurrent))
+        return maps
+
     def _run(self, packed: PackedSequence, before: Map) -> PackedSequence:
         """The GRU on frames mapped by `before`, without computing the mapped frames."""
         weights = []
-        for suffix in ("_l0", "_l0_reverse")[: 1 + self.gru.bidirectional]:
-            inputs = compose(
-                Affine(
-                    getattr(self.gru, f"weight_ih{suffix}"),
-                    getattr(self.gru, f"bias_ih{suffix}"),
-                ),
-                before,
-            )
-            recurrent = getattr(self.gru, f"weight_hh{suffix}")
-            bias = getattr(self.gru, f"bias_hh{suffix}")
-            weights += [inputs.weight, recurrent, inputs.bias, bias]
+        for inputs, recurrent in self.gru_maps(before):
+            weights += [inputs.weight, recurrent.weight, inputs.bias, recurrent.bias]
         directions = len(weights) // 4
         start = packed.data.new_zeros(
             directions, int(packed.batch_sizes[0]), self.gru.hidden_size
