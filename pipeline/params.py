@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from stages.acoustic.params import AcousticParams
 from stages.baseline1.params import Baseline1Params
 from stages.core.errors import ConfigurationError
+from stages.core.rules import shown
 from stages.corpus.params import CorpusParams
 from stages.pretraining.params import PretrainingParams
 from stages.rejection.params import RejectionParams
@@ -94,12 +95,13 @@ def _check_listed(path: Path, sections: Mapping[str, Any]) -> None:
     keys = sections.get("student")
     alpha = keys.get("alpha") if isinstance(keys, dict) else None
     if isinstance(alpha, int | float) and not isinstance(alpha, bool):
+        value = shown(alpha)
         raise ConfigurationError(
             "student.alpha is not a list; dvc.yaml has a stage for each value in it",
             path=path,
-            found=alpha,
-            expected=f"[{alpha}]",
-            fix=f"write alpha: [{alpha}], or dvc exp run -S 'student.alpha=[{alpha}]'",
+            found=value,
+            expected=f"[{value}]",
+            fix=f"write alpha: [{value}], or dvc exp run -S 'student.alpha=[{value}]'",
         )
 
 
@@ -121,7 +123,8 @@ def _parse(where: Path | str, text: str) -> Any:
 
     try:
         return YAML(typ="safe").load(text)
-    except YAMLError as error:
+    # `!!int x`; `!!bool x`; `[[[[…`
+    except (YAMLError, ValueError, KeyError, RecursionError) as error:
         raise ConfigurationError(
             f"not YAML ({' '.join(str(error).split())})", path=where
         ) from None
@@ -175,7 +178,7 @@ def _check_known(
             raise ConfigurationError(
                 f"unknown {what}",
                 path=path,
-                found=repr(name),
+                found=shown(name),
                 expected=f"one of {', '.join(known)}",
                 fix=f"did you mean {close[0]!r}?" if close else None,
             )
@@ -196,7 +199,7 @@ def _typed(path: Path, name: str, kind: Any, value: Any) -> Any:
         raise ConfigurationError(
             f"{name} cannot be used",
             path=path,
-            found=f"{value!r}, {_kind(value)}",
+            found=f"{shown(value)}, {_kind(value)}",
             expected=_NAMES[kind],
         )
     return value

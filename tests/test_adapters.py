@@ -604,7 +604,7 @@ def test_a_missing_file_or_folder_is_named(
         ("atis", {"joined_intents": "last"}, "one of first, drop, keep"),
         ("atis", {"repeats": "none"}, "one of labelled, all"),
         ("atis", {"microphones": "ss"}, "one of sc, cs, s, c"),
-        ("atis", {"least_utterances": 2}, "3 or more"),
+        ("atis", {"least_utterances": 2}, "3 to 1,000,000"),
     ],
 )
 def test_an_unknown_choice_is_refused_with_the_known_ones(

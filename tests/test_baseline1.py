@@ -521,10 +521,10 @@ class TestOtherRecognisers:
         ),
         ({"language_model": "french"}, "language_model.*expected general, train or"),
         ({"order": 1}, "order cannot be used.*2 to 6"),
-        ({"vocabulary": 0}, "vocabulary.*above 0"),
-        ({"accents": ()}, "accents.*one or more"),
+        ({"vocabulary": 0}, "vocabulary.*1 to 1,000,000"),
+        ({"accents": ()}, "accents.*1 to 1,000"),
         ({"beam_threshold": math.nan}, "beam_threshold.*above 0"),
-        ({"language_model_weight": math.inf}, "weight.*finite"),
+        ({"language_model_weight": math.inf}, "weight.*-1,000 to 1,000"),
     ],
 )
 def test_unusable_parameters_are_refused(changes, complaint):

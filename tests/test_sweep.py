@@ -213,13 +213,13 @@ def test_a_grid_is_every_combination() -> None:
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ({"systems": ("aln2",)}, "sweep.systems .* some of baseline2"),
+        ({"systems": ("aln2",)}, "sweep.systems .* one of baseline2"),
         ({"systems": ()}, "sweep.systems"),
-        ({"alpha": (0, 0.0)}, "sweep.alpha .* each value once"),
-        ({"alpha": (0.5, 1.5)}, "sweep.alpha .* from 0 to 1"),
+        ({"alpha": (0, 0.0)}, "sweep.alpha .* different values"),
+        ({"alpha": (0.5, 1.5)}, "sweep.alpha .* 0 to 1"),
         ({"learning_rate": (1e-3, 0.0)}, "sweep.learning_rate .* above 0"),
-        ({"batch_size": (0,)}, "sweep.batch_size .* 1 or more"),
-        ({"gru_width": (-1,)}, "sweep.gru_width .* 1 or more"),
+        ({"batch_size": (0,)}, "sweep.batch_size .* 1 to 1,000,000"),
+        ({"gru_width": (-1,)}, "sweep.gru_width .* 1 to 4,096"),
         ({"dropout": (0.1, 1.5)}, "sweep.dropout .* below 1"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stages.core.rules import check_rules, one_of
+from stages.core.rules import TEXT_OR_NOTHING, among, between, check_rules
 
 REVISION = 1
 """Bump it when the same inputs and parameters give another result; features cached
@@ -46,8 +46,10 @@ class AcousticParams:
             ConfigurationError: names the parameter and what it can be.
         """
         rules = {
-            "dtype": (self.dtype in DTYPES, one_of(DTYPES)),
-            "precision": (self.precision in PRECISIONS, one_of(PRECISIONS)),
-            "pooling": (self.pooling >= 1, "1 frame or more"),
+            "revision": TEXT_OR_NOTHING,
+            "layer": between(-1000, 1000),
+            "pooling": between(1, 1000),
+            "dtype": among(DTYPES),
+            "precision": among(PRECISIONS),
         }
         check_rules("acoustic", self, rules)

@@ -4,11 +4,10 @@ The paper (section 3.1) used its authors' own recogniser, trained on other speec
 without adapting it.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.core.rules import check_rules, one_of
+from stages.core.rules import TEXT_OR_NOTHING, Rule, among, between, check_rules
 
 RECOGNISERS = ("encoder", "transformers", "torchaudio", "pocketsphinx", "given")
 LANGUAGE_MODELS = ("general", "train")
@@ -60,18 +59,19 @@ class Baseline1Params:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        own_model = bool(Path(self.language_model).suffix)
         rules = {
-            "recogniser": (self.recogniser in RECOGNISERS, one_of(RECOGNISERS)),
-            "language_model": (
-                self.language_model in LANGUAGE_MODELS or own_model,
+            "recogniser": among(RECOGNISERS),
+            "revision": TEXT_OR_NOTHING,
+            "vocabulary": between(1, 1_000_000),
+            "language_model": Rule(
+                lambda one: one in LANGUAGE_MODELS or Path(one).suffix != "",
                 f"{', '.join(LANGUAGE_MODELS)} or an ARPA file",
             ),
-            "order": (2 <= self.order <= 6, "2 to 6"),
-            "accents": (len(self.accents) > 0, "one or more"),
+            "order": between(2, 6),
+            "language_model_weight": between(-1000, 1000),
+            "word_score": between(-1000, 1000),
+            "beam_size": between(1, 100_000),
+            "beam_tokens": between(1, 100_000),
+            "beam_threshold": between(0, 100_000, above=True),
         }
-        for name in ("vocabulary", "beam_size", "beam_tokens", "beam_threshold"):
-            rules[name] = (0 < getattr(self, name) < math.inf, "above 0")
-        for name in ("language_model_weight", "word_score"):
-            rules[name] = (math.isfinite(getattr(self, name)), "a finite number")
         check_rules("baseline1", self, rules)

@@ -1,9 +1,20 @@
 """Parameters of the corpus stage."""
 
+import re
 from dataclasses import dataclass, fields
 
 from stages.core.errors import ConfigurationError
-from stages.core.rules import check_rules, one_of
+from stages.core.rules import (
+    SEED,
+    TEXT,
+    TEXT_OR_NOTHING,
+    Rule,
+    among,
+    between,
+    check_rules,
+    check_value,
+    each,
+)
 
 REVISION = 2
 """Bump it when the same inputs and parameters give another result."""
@@ -55,6 +66,7 @@ READ_BY = {
 """The adapters that read a parameter; all adapters read those not listed."""
 SPLITS = ("given", "random", "speakers", "wordings")
 FOLDS = 5
+_LONGEST_NAME = 100
 _CHOICES = {
     "adapter": ADAPTERS,
     "outside_paths": ("refuse", "allow"),
@@ -161,38 +173,41 @@ class CorpusParams:
 
     def __post_init__(self) -> None:
         """Check the values, and that the adapter reads each one that was set."""
-        shares = self.valid_share, self.test_share
         rules = {
+            **{name: among(known) for name, known in _CHOICES.items()},
+            "name": Rule(
+                lambda name: (
+                    re.fullmatch(r"\w([\w. -]*[\w-])?", name) is not None
+                    and len(name.encode()) <= _LONGEST_NAME
+                ),
+                f"at most {_LONGEST_NAME} bytes of letters, digits, '_', and within "
+                "also '-', '.' and spaces",
+            ),
             **{
-                name: (getattr(self, name) in known, one_of(known))
-                for name, known in _CHOICES.items()
-            },
-            "fold": (self.fold in range(FOLDS), f"0 to {FOLDS - 1}"),
-            "least_utterances": (self.least_utterances >= 3, "3 or more"),
-            **{
-                f"{split}_utterances": (
-                    getattr(self, f"{split}_utterances") >= 1,
-                    "1 or more",
-                )
+                f"{split}_utterances": between(1, 100_000)
                 for split in ("train", "valid", "test")
             },
-            "parts": (
-                len(set(self.parts)) == len(self.parts) >= 1
-                and (self.splits != "given" or len(self.parts) == 3),
+            "seed": SEED,
+            "speaker_column": TEXT_OR_NOTHING,
+            "prefix": TEXT_OR_NOTHING,
+            "parts": Rule(
+                lambda parts: (
+                    each(TEXT).allows(parts)
+                    and (self.splits != "given" or len(parts) == 3)
+                ),
                 "train, valid and test in this order, or with made splits any parts",
             ),
-            "seed": (self.seed >= 0, "0 or more"),
-            "valid_share": (
-                min(shares) > 0 and sum(shares) < 1,
-                "valid_share and test_share above 0, together below 1",
-            ),
-            "longest_seconds": (self.longest_seconds > 0, "more than 0 seconds"),
-            "name": (
-                bool(self.name) and "/" not in self.name and self.name[0] != ".",
-                "the name of a folder, without / and not starting with .",
-            ),
+            "least_utterances": between(3, 1_000_000),
+            "fold": between(0, FOLDS - 1),
+            "valid_share": between(0, 1, above=True, below=True),
+            "test_share": between(0, 1, above=True, below=True),
+            "longest_seconds": between(0, 86_400, above=True),
         }
         check_rules("corpus", self, rules)
+        together = Rule(
+            lambda one: one + self.test_share < 1, "with test_share less than 1"
+        )
+        check_value("corpus.valid_share", self.valid_share, together)
         for field in fields(self):
             readers = READ_BY.get(field.name, ADAPTERS)
             value = getattr(self, field.name)

@@ -1,23 +1,14 @@
 """Parameters of pretraining."""
 
-import math
 from dataclasses import dataclass
 
-from stages.core.rules import check_rules
+from stages.core.rules import SEED, between, check_rules, each
 
 REVISION = 3
 """Bump it when the same inputs and parameters give another result."""
 
 _SHORTEST_CROP = 0.16  # seconds: a frame of the encoder
-_LISTS = ("accents", "held_out_accents", "held_out_variants")
-_COUNTS = (
-    "sessions",
-    "sentences",
-    "vocabulary",
-    "batch_size",
-    "steps",
-    "checkpoint_steps",
-)
+_LONGEST_CROP = 60.0
 
 
 @dataclass(frozen=True)
@@ -80,19 +71,17 @@ class PretrainingParams:
             ConfigurationError: names the parameter and what it can be.
         """
         rules = {
-            "drawn_speakers": (0 <= self.drawn_speakers <= 1, "a share, 0 to 1"),
-            "longest_pause": (0 <= self.longest_pause < math.inf, "0 or more seconds"),
-            "learning_rate": (0 < self.learning_rate < math.inf, "a number above 0"),
-            "ctc_weight": (0 <= self.ctc_weight < math.inf, "0 or more"),
-            "lengths": (
-                bool(self.lengths)
-                and all(_SHORTEST_CROP <= one < math.inf for one in self.lengths),
-                f"durations of {_SHORTEST_CROP} seconds or more, at least one",
-            ),
-            "seed": (self.seed >= 0, "0 or more"),
+            "sessions": between(1, 1_000_000),
+            "sentences": between(1, 10_000),
+            "drawn_speakers": between(0, 1),
+            "longest_pause": between(0, 60),
+            "vocabulary": between(1, 1_000_000),
+            "lengths": each(between(_SHORTEST_CROP, _LONGEST_CROP)),
+            "batch_size": between(1, 100_000),
+            "steps": between(1, 10**9),
+            "learning_rate": between(0, 100, above=True),
+            "ctc_weight": between(0, 1000),
+            "checkpoint_steps": between(1, 10**9),
+            "seed": SEED,
         }
-        for name in _LISTS:
-            rules[name] = (bool(getattr(self, name)), "at least one")
-        for name in _COUNTS:
-            rules[name] = (getattr(self, name) >= 1, "1 or more")
         check_rules("pretraining", self, rules)

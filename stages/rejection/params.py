@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stages.core.rules import check_rules
+from stages.core.rules import SEED, between, check_rules
 
 REVISION = 1
 """Bump it when the same inputs and parameters give another result."""
@@ -41,10 +41,9 @@ class RejectionParams:
             ConfigurationError: names the parameter, its value and what is expected.
         """
         rules = {
-            "share": (0 <= self.share < 1, "0 or more, below 1"),
-            "speech": (bool(self.speech), f"{GENERAL}, {NONE}, or a folder"),
-            "sentences": (self.sentences >= 1, "1 or more"),
-            "noises": (self.noises >= 1, "1 or more"),
-            "seed": (0 <= self.seed < 2**32, "0 or more, below 2**32"),
+            "share": between(0, 1, below=True),
+            "sentences": between(1, 100_000),
+            "noises": between(1, 100_000),
+            "seed": SEED,
         }
         check_rules("rejection", self, rules)

@@ -1,9 +1,8 @@
 """The report's parameters."""
 
-import math
 from dataclasses import dataclass
 
-from stages.core.errors import ConfigurationError
+from stages.core.rules import SEED, between, check_rules
 
 # Bump it when the same inputs and parameters give another result.
 REVISION = 2
@@ -33,20 +32,8 @@ class ReportParams:
             ConfigurationError: names the parameter, its value and what is allowed.
         """
         rules = {
-            "tsne_intents": (
-                1 <= self.tsne_intents <= MOST_INTENTS,
-                f"1 to {MOST_INTENTS}, as many as colours can be distinguished",
-            ),
-            "tsne_perplexity": (
-                0 < self.tsne_perplexity < math.inf,
-                "a number above 0",
-            ),
-            "seed": (0 <= self.seed < 2**32, "0 or more, below 2**32"),
+            "tsne_intents": between(1, MOST_INTENTS),
+            "tsne_perplexity": between(0, 10_000, above=True),
+            "seed": SEED,
         }
-        for name, (holds, expected) in rules.items():
-            if not holds:
-                raise ConfigurationError(
-                    f"report.{name} cannot be used",
-                    found=getattr(self, name),
-                    expected=expected,
-                )
+        check_rules("report", self, rules)

@@ -1,11 +1,10 @@
 """Parameters of the robustness stage."""
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.core.rules import check_rules
+from stages.core.rules import Rule, between, check_rules, check_value, each
 
 REVISION = 1
 """Bump it when the same inputs and parameters give another result."""
@@ -45,31 +44,31 @@ class RobustnessParams:
         Raises:
             ConfigurationError: names the parameter, its value and what is expected.
         """
-        names = [noise_name(noise) for noise in self.noise]
+        t60 = between(SHORTEST_T60, LONGEST_T60)
         rules = {
-            "noise": (
-                len(set(names)) == len(names) > 0
-                and all(names)
-                and not {"clean", REVERBERATION} & set(names),
-                f"some of {', '.join(NOISES)}, or folders, whose last names differ "
-                f"and are not clean or {REVERBERATION}",
-            ),
-            "snr": (
-                len(set(self.snr)) == len(self.snr) > 0
-                and all(map(math.isfinite, self.snr)),
-                "different numbers, at least one",
-            ),
-            "reverberation": (
-                bool(noise_name(self.reverberation)),
-                "simulated, none, or a folder",
-            ),
-            "t60": (
-                SHORTEST_T60 <= self.t60 <= LONGEST_T60,
-                f"{SHORTEST_T60} to {LONGEST_T60} seconds; for more, a folder of "
-                "impulse responses as robustness.reverberation",
+            "snr": each(between(-100, 100)),
+            "t60": Rule(
+                t60.allows,
+                f"{t60.expected} seconds; for more, a folder of impulse responses as "
+                "robustness.reverberation",
             ),
         }
         check_rules("robustness", self, rules)
+        names = [noise_name(noise) for noise in self.noise]
+        named = Rule(
+            lambda _: (
+                len(set(names)) == len(names)
+                and not {"", "..", "clean", REVERBERATION} & set(names)
+            ),
+            f"some of {', '.join(NOISES)}, or folders, whose last names differ and "
+            f"are not clean or {REVERBERATION}",
+        )
+        check_value("robustness.noise", self.noise, named)
+        folder = Rule(
+            lambda one: noise_name(one) not in ("", ".."),
+            "simulated, none, or a folder",
+        )
+        check_value("robustness.reverberation", self.reverberation, folder)
 
 
 def noise_name(noise: str) -> str:

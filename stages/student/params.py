@@ -1,12 +1,11 @@
 """What a student is: its system, its α and its parameters."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_type_hints
 
 from stages.core.errors import ConfigurationError
-from stages.core.rules import check_rules, one_of
+from stages.core.rules import Rule, among, between, check_rules, each, one_of
 
 REVISION = 1
 """Bump it when the same inputs and parameters give another result."""
@@ -19,15 +18,12 @@ INITIALISATIONS = ("aligned", "pytorch")
 
 
 # What a single value of these may be, in `student` and in the grid `sweep`.
-VALUE_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "learning_rate": (
-        lambda value: value > 0 and math.isfinite(value),
-        "a number above 0",
-    ),
-    "batch_size": (lambda value: value >= 1, "1 or more"),
-    "gru_width": (lambda value: value >= 1, "1 or more"),
-    "dropout": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "alpha": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+VALUE_RULES = {
+    "learning_rate": between(0, 1e36, above=True),  # float32 ends at 3e38
+    "batch_size": between(1, 1_000_000),
+    "gru_width": between(1, 4096),
+    "dropout": between(0, 1, below=True),
+    "alpha": between(0, 1),
 }
 
 
@@ -84,42 +80,27 @@ class StudentParams(Architecture):
         Raises:
             ConfigurationError: names the parameter, what was found and what is allowed.
         """
-        betas, seeds, alphas = self.betas, self.seeds, self.alpha
+        beta = between(0, 1, below=True)
         rules = {
-            name: (allows(getattr(self, name)), expected)
-            for name, (allows, expected) in VALUE_RULES.items()
-            if name != "alpha"
-        }
-        rules |= {
-            "betas": (
-                len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
-                "two numbers from 0 to below 1",
-            ),
-            "epochs": (self.epochs >= 1, "1 or more"),
-            "seeds": (
-                len(set(seeds)) == len(seeds) > 0
-                and min(seeds) >= 0
-                and max(seeds) < 2**63,
-                "different numbers from 0 to below 2^63, at least one",
-            ),
-            "alpha": (
-                len(set(alphas)) == len(alphas) > 0
-                and all(map(VALUE_RULES["alpha"][0], alphas)),
-                "different numbers from 0 to 1, at least one",
-            ),
-            "mapping": (
-                self.mapping == "before"
-                or (self.mapping == "none" and self.attention != "none"),
+            **VALUE_RULES,
+            "alpha": each(VALUE_RULES["alpha"]),
+            "frame_pooling": among(FRAME_POOLINGS),
+            "attention": among(ATTENTIONS),
+            "mapping": Rule(
+                lambda one: (
+                    one == "before" or (one == "none" and self.attention != "none")
+                ),
                 "before; or none, with attention",
             ),
+            "initialisation": among(INITIALISATIONS),
+            "betas": Rule(
+                lambda pair: len(pair) == 2 and all(map(beta.allows, pair)),
+                f"two numbers, each {beta.expected}",
+            ),
+            "epochs": between(1, 100_000),
+            "seeds": each(between(0, 2**63 - 1)),  # torch's limit
+            "selection": among(SELECTIONS),
         }
-        for name, known in (
-            ("frame_pooling", FRAME_POOLINGS),
-            ("attention", ATTENTIONS),
-            ("initialisation", INITIALISATIONS),
-            ("selection", SELECTIONS),
-        ):
-            rules[name] = (getattr(self, name) in known, one_of(known))
         check_rules("student", self, rules)
 
 

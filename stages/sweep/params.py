@@ -1,9 +1,12 @@
 """The grid of a sweep."""
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import astuple, dataclass
 
-from stages.core.rules import check_rules
+from stages.core.rules import among, between, check_rules, check_value, each
 from stages.student.params import SYSTEMS, VALUE_RULES
+
+_MOST_STUDENTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,8 @@ class SweepParams:
             ConfigurationError: no system or an unknown one, a value that cannot be
                 trained with, or the same value twice.
         """
-        known = bool(self.systems) and all(one in SYSTEMS for one in self.systems)
-        rules = {"systems": (known, f"some of {', '.join(SYSTEMS)}")}
-        for name, (allows, expected) in VALUE_RULES.items():
-            rules[name] = (all(map(allows, getattr(self, name))), f"each {expected}")
-        check_rules("sweep", self, rules)
-        for field in fields(self):
-            values = getattr(self, field.name)
-            once = len(set(values)) == len(values)
-            check_rules("sweep", self, {field.name: (once, "each value once")})
+        rules = {name: each(rule, least=0) for name, rule in VALUE_RULES.items()}
+        check_rules("sweep", self, {**rules, "systems": each(among(SYSTEMS))})
+        students = math.prod(max(len(values), 1) for values in astuple(self))
+        small = between(1, _MOST_STUDENTS)
+        check_value("number of combinations in sweep", students, small)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stages.core.rules import check_rules, one_of
+from stages.core.rules import among, check_rules
 
 REVISION = 1
 """Bump it when the same inputs and parameters give another result."""
@@ -26,5 +26,4 @@ class TargetsParams:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        rules = {"pooling": (self.pooling in POOLINGS, one_of(POOLINGS))}
-        check_rules("targets", self, rules)
+        check_rules("targets", self, {"pooling": among(POOLINGS)})

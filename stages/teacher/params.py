@@ -4,41 +4,56 @@ Paper: section 3.2.2 of the acoustic-linguistic network (ICASSP 2021). BERT: Dev
 al. 2019, which the paper follows; used where the paper is silent.
 """
 
-import math
 from dataclasses import dataclass
 
-from stages.core.rules import check_rules, one_of
+from stages.core.rules import (
+    SEED,
+    TEXT_OR_NOTHING,
+    Rule,
+    among,
+    between,
+    check_rules,
+    check_value,
+)
 
 REVISION = 1
 """Bump it when the same inputs and parameters give another result."""
 
 SCRATCH = "scratch"
 
-_KNOWN = {
-    "schedule": ("linear", "cosine", "constant_with_warmup"),
-    "selection": ("best", "last"),
-    "precision": ("float32", "bf16"),
-    "class_weights": ("none", "balanced"),
+_SHARE = between(0, 1)
+_BELOW_1 = between(0, 1, below=True)
+_ABOVE_0_BELOW_1 = between(0, 1, above=True, below=True)
+_RULES = {
+    "revision": TEXT_OR_NOTHING,
+    "scratch_hidden_size": between(1, 8192),
+    "scratch_layers": between(1, 100),
+    "scratch_heads": between(1, 8192),
+    "scratch_intermediate_size": between(1, 32_768),
+    "scratch_vocabulary_size": between(1, 1_000_000),
+    "max_tokens": between(3, 100_000),  # [CLS], one piece, [SEP]
+    "mlm_learning_rate": _ABOVE_0_BELOW_1,
+    "mlm_epochs": between(0, 100_000),
+    "mlm_probability": _ABOVE_0_BELOW_1,
+    "mlm_mask_share": _SHARE,
+    "mlm_random_share": _SHARE,
+    "intent_learning_rate": _ABOVE_0_BELOW_1,
+    "intent_epochs": between(1, 100_000),
+    "class_weights": among(("none", "balanced")),
+    "adam_beta1": _BELOW_1,
+    "adam_beta2": _BELOW_1,
+    "adam_epsilon": _ABOVE_0_BELOW_1,
+    "weight_decay": between(0, 1000),
+    "clip_norm": between(0, 1_000_000),
+    "batch_size": between(1, 1_000_000),
+    "gradient_accumulation": between(1, 1_000_000),
+    "schedule": among(("linear", "cosine", "constant_with_warmup")),
+    "warmup": _BELOW_1,
+    "selection": among(("best", "last")),
+    "precision": among(("float32", "bf16")),
+    "repeats_per_row": between(1, 1_000_000),
+    "seed": SEED,
 }
-_LEAST = {
-    "scratch_hidden_size": 1,
-    "scratch_layers": 1,
-    "scratch_heads": 1,
-    "scratch_intermediate_size": 1,
-    "scratch_vocabulary_size": 1,
-    "max_tokens": 3,  # [CLS], one piece, [SEP]
-    "mlm_epochs": 0,
-    "intent_epochs": 1,
-    "batch_size": 1,
-    "gradient_accumulation": 1,
-    "repeats_per_row": 1,
-}
-_BETWEEN_0_AND_1 = (
-    "mlm_learning_rate",
-    "intent_learning_rate",
-    "mlm_probability",
-    "adam_epsilon",
-)
 
 
 @dataclass(frozen=True)
@@ -100,53 +115,25 @@ class TeacherParams:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        at_once = self.batch_size // max(self.gradient_accumulation, 1)
-        rules = {
-            "model": (
-                bool(self.model),
-                f"a hub name, a local folder or {SCRATCH!r}",
-            ),
-            **{
-                name: (getattr(self, name) >= least, f"at least {least}")
-                for name, least in _LEAST.items()
-            },
-            "seed": (0 <= self.seed < 2**32, "0 to below 2**32"),  # numpy's limit
-            **{
-                name: (0 < getattr(self, name) < 1, "above 0 and below 1")
-                for name in _BETWEEN_0_AND_1
-            },
-            **{
-                name: (0 <= getattr(self, name) < 1, "at least 0 and below 1")
-                for name in ("adam_beta1", "adam_beta2", "warmup")
-            },
-            "mlm_mask_share": (0 <= self.mlm_mask_share <= 1, "0 to 1"),
-            "mlm_random_share": (
-                self.mlm_random_share >= 0
-                and self.mlm_mask_share + self.mlm_random_share <= 1,
+        check_rules("teacher", self, _RULES)
+        pieces, heads = self.gradient_accumulation, self.scratch_heads
+        at_once = self.batch_size // pieces
+        related = {
+            "mlm_random_share": Rule(
+                lambda share: self.mlm_mask_share + share <= 1,
                 f"0 to 1 - mlm_mask_share, {1 - self.mlm_mask_share:g}",
             ),
-            **{
-                name: (0 <= getattr(self, name) < math.inf, "0 or more")
-                for name in ("weight_decay", "clip_norm")
-            },
-            **{
-                name: (getattr(self, name) in known, one_of(known))
-                for name, known in _KNOWN.items()
-            },
-        }
-        check_rules("teacher", self, rules)
-        related = {
-            "scratch_hidden_size": (
-                self.scratch_hidden_size % self.scratch_heads == 0,
-                f"a multiple of scratch_heads, {self.scratch_heads}",
+            "scratch_hidden_size": Rule(
+                lambda size: size % heads == 0, f"a multiple of scratch_heads, {heads}"
             ),
-            "batch_size": (
-                self.batch_size % self.gradient_accumulation == 0,
-                f"a multiple of gradient_accumulation, {self.gradient_accumulation}",
+            "batch_size": Rule(
+                lambda size: size % pieces == 0,
+                f"a multiple of gradient_accumulation, {pieces}",
             ),
-            "repeats_per_row": (
-                self.repeats_per_row <= at_once,
+            "repeats_per_row": Rule(
+                lambda most: most <= at_once,
                 f"at most batch_size / gradient_accumulation, {at_once}",
             ),
         }
-        check_rules("teacher", self, related)
+        for name, rule in related.items():
+            check_value(f"teacher.{name}", getattr(self, name), rule)
