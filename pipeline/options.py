@@ -1,6 +1,7 @@
 """Options that several commands share, and what they give to a command."""
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,16 +56,32 @@ def configured(command: Command) -> Command:
     return wrapped
 
 
+class Number(click.FloatRange):
+    """A number within bounds; click's own range lets NaN pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number, from the text of an option."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
+_MOST_WORKERS = 1024
+
+
 def _cpus() -> int:
     """The CPUs that this process can use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+    return min(os.cpu_count() or 1, _MOST_WORKERS)
 
 
 workers_option = click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_WORKERS),
     default=_cpus,
     envvar="ALN_WORKERS",
     show_default="number of CPUs",

@@ -13,6 +13,7 @@ from conftest import COUNTS, LINE, TONES, pipeline, write_encoder
 from pipeline.layout import Layout
 from stages.cache.digest import digest_path, read_digest
 from stages.cache.store import CacheReader
+from stages.core.errors import ConfigurationError
 from stages.core.manifest import SPLITS
 
 UTTERANCES = len(TONES) * sum(COUNTS.values())
@@ -526,6 +527,44 @@ def test_bad_input_is_one_line_and_costs_nothing_computed(finished, snapshot, da
 )
 def test_a_value_out_of_a_list_shows_the_list(finished, arguments, named):
     assert named in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("serve", "--max-megabytes", "nan"),
+        ("serve", "--max-seconds", "inf"),
+        ("serve", "--concurrency", "1000000000"),
+        ("serve", "--port", "65536"),
+        ("extract-acoustic", "--workers", "1000000000"),
+        ("train-student", "aln", "--alpha", "nan"),
+        ("train-student", "aln", "--alpha", 5000 * "9"),
+        ("train-teacher", "--model", "a\nb"),
+        ("extract-acoustic", "--encoder", 5000 * "x"),
+    ],
+    ids=lambda words: " ".join(words)[:40],
+)
+def test_an_option_out_of_bounds_is_refused(finished, arguments):
+    result = pipeline(
+        *arguments, *(("--model", "cache") if "serve" in arguments else ())
+    )
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    line = result.stderr.splitlines()[-1].lower()
+    assert line.startswith("error: ") and arguments[-2].strip("-") in line
+
+
+def test_a_microphone_of_too_many_digits_is_a_name(finished, monkeypatch):
+    asked = []
+
+    def opened(device):
+        asked.append(device)
+        raise ConfigurationError("no such microphone")
+
+    monkeypatch.setattr("pipeline.inference.listen.load_model", lambda folder: None)
+    monkeypatch.setattr("stages.inference.listening.open_microphone", opened)
+    for device in ("7", "9" * 20, "9" * 5000, "USB"):
+        assert "no such" in refused("listen", "--model", "cache", "--device", device)
+    assert asked == [7, "9" * 20, "9" * 5000, "USB"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def listen(
     if stdin:
         chunks = listening.read_pcm(sys.stdin.buffer, rate)
     else:
-        named = int(device) if device is not None and device.isdecimal() else device
+        # More digits are a name, which does not exist: PortAudio's numbers are ints.
+        number = re.fullmatch("[0-9]{1,9}", device or "")
+        named = int(number[0]) if number else device
         chunks, rate = listening.open_microphone(named)
     # Ctrl-C is how a microphone is closed.
     with contextlib.suppress(KeyboardInterrupt):

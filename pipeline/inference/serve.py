@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline.inference.model import load_model, model_option
+from pipeline.options import Number
 
 
 @click.command()
@@ -20,7 +21,7 @@ from pipeline.inference.model import load_model, model_option
 )
 @click.option(
     "--max-megabytes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(0, 100_000, min_open=True),
     default=10,
     show_default=True,
     metavar="MB",
@@ -28,7 +29,7 @@ from pipeline.inference.model import load_model, model_option
 )
 @click.option(
     "--max-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(0, 100_000, min_open=True),
     default=60,
     show_default=True,
     metavar="SECONDS",
@@ -36,7 +37,7 @@ from pipeline.inference.model import load_model, model_option
 )
 @click.option(
     "--concurrency",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1000),
     default=2,
     show_default=True,
     metavar="N",
