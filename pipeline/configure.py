@@ -6,6 +6,7 @@ small.
 """
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -128,6 +129,7 @@ def _look(params: Params, root: Path) -> list[str]:
     Raises:
         PipelineError: `root` is not that corpus, or cannot be used.
     """
+    from stages.corpus.paths import missing_fix, short_path
     from stages.corpus.run import read_corpus
 
     corpus = read_corpus(params.corpus, root)
@@ -141,9 +143,13 @@ def _look(params: Params, root: Path) -> list[str]:
         f"{root}: {splits} utterances, {table['intent'].nunique():,} intents{voices}",
     ]
     paths = [] if corpus.contents else list(table["path"])
-    missing = [path for path in paths if not (root / path).is_file()]
+    missing = [path for path in paths if not os.path.isfile(root / path)]
     if missing:
-        lines.append(f"{len(missing):,} recordings are missing, first {missing[0]}")
+        fix = missing_fix(root, missing)
+        lines.append(
+            f"{len(missing):,} recordings are missing, first {short_path(missing[0])}"
+            + (f"; fix: {fix}" if fix else "")
+        )
     return lines
 
 

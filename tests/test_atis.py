@@ -616,7 +616,7 @@ def test_labels_can_be_tables_and_several_files(small: Tree) -> None:
         ("a.csv", "text,label\nhi,greet\n", "no column intent; found text, label"),
         ("a.csv", "text,intent\nhi,greet\n ,greet\n", "line 3 has no readable text"),
         ("a.csv", "text,intent\nhi,\n", "line 2 has no readable intent"),
-        ("a.csv", 'text,intent\n"h\ni",greet\n', "line 2 has no readable text"),
+        ("a.csv", 'text,intent\n"h\ni",greet\n', "line 2 has an unpaired quot"),
     ],
 )
 def test_an_invalid_label_is_refused_by_file_and_line(
@@ -628,7 +628,7 @@ def test_an_invalid_label_is_refused_by_file_and_line(
 
 
 def test_missing_labels_and_recordings_are_named(greetings: Tree) -> None:
-    with pytest.raises(InputError, match=r"no\.csv: no such label file; fix: link"):
+    with pytest.raises(InputError, match=r"no\.csv: no such label file; fix: put"):
         greetings.read(labels=("all.w-intent.iob", "no.csv"))
     greetings.label(("good morning", "greet"))
     with pytest.raises(

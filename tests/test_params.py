@@ -117,7 +117,7 @@ _LOADED = {
     "dropout adam_beta1 adam_beta2 weight_decay clip_norm warmup longest_pause "
     f"ctc_weight {_SHARES}",
     10**20: "learning_rate",  # of a student: its training fails, and says so
-    "": "revision prefix speaker_column",
+    "": "revision prefix speaker_column parts",
     "../x": f"{_PATHS} {_NAMES} {_COLUMNS}",
     "a/b": f"{_PATHS} {_NAMES} {_COLUMNS}",
     "[]": "alpha learning_rate batch_size gru_width dropout",  # of sweep

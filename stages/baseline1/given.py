@@ -1,15 +1,14 @@
 """Transcripts from a table made by another recogniser."""
 
-import csv
 from pathlib import Path
 
 import pandas as pd
 
 from stages.core.errors import ConfigurationError, InputError
+from stages.core.table import read_columns
 from stages.core.text import name_some
 
-# Separator and quoting by the file's suffix.
-_FORMATS = {".csv": (",", csv.QUOTE_MINIMAL), ".tsv": ("\t", csv.QUOTE_NONE)}
+_SUFFIXES = (".csv", ".tsv")
 
 
 def read_given(path: Path, column: str, ids: pd.Series) -> list[str]:
@@ -19,35 +18,31 @@ def read_given(path: Path, column: str, ids: pd.Series) -> list[str]:
         ConfigurationError: a file of another suffix.
         InputError: the table cannot be read, or lacks a column or an utterance.
     """
-    if path.suffix not in _FORMATS:
+    if path.suffix not in _SUFFIXES:
         raise ConfigurationError(
             "not a table of transcripts by its name",
             path=path,
-            expected=" or ".join(_FORMATS),
+            expected=" or ".join(_SUFFIXES),
             fix="set baseline1.model to the table",
         )
     try:
-        separator, quoting = _FORMATS[path.suffix]
-        table = pd.read_csv(
-            path, sep=separator, quoting=quoting, dtype=str, keep_default_na=False
-        )
-    except (OSError, ValueError) as error:
+        # In TSV, quotation marks are what was recognised.
+        table = read_columns(path, quoted=path.suffix == ".csv")
+    except OSError as error:
         raise InputError(
-            "cannot read the table of transcripts",
-            path=path,
-            found=getattr(error, "strerror", None) or error,
+            "cannot read the table of transcripts", path=path, found=error.strerror
         ) from None
     for name in ("id", column):
-        if name not in table.columns:
+        if name not in table:
             raise InputError(
                 f"no column {name!r}",
                 path=path,
-                found=f"columns {', '.join(table.columns)}",
+                found=f"columns {', '.join(table)}",
                 fix="rename the column, or set baseline1.column",
             )
-    repeated = table["id"][table["id"].duplicated()]
-    if not repeated.empty:
-        raise InputError(f"id {repeated.iloc[0]!r} occurs twice", path=path)
+    if len(set(table["id"])) < len(table["id"]):
+        repeated = next(id for id in table["id"] if table["id"].count(id) > 1)
+        raise InputError(f"id {repeated!r} occurs twice", path=path)
     given = dict(zip(table["id"], table[column], strict=True))
     missing = [id for id in ids if id not in given]
     if missing:

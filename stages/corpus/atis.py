@@ -103,7 +103,7 @@ def read_atis(params: CorpusParams, root: Path) -> Joined:
             "no recording has the words of a label",
             path=root,
             found=files,
-            fix="link the recordings, their .sro or .lsn files and the labels there",
+            fix="put the recordings, their .sro or .lsn files and the labels there",
         )
     sizes = Counter(line.intent for _, line in rows)
     rows, rare = _without_rare(root, rows, sizes, params.least_utterances)

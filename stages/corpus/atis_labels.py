@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stages.core.errors import InputError
+from stages.core.table import clean_text, not_utf8
 from stages.corpus.atis_words import match_key
-from stages.corpus.entry import not_utf8
 from stages.corpus.rows import check_columns
 from stages.corpus.table import read_text_table
 
@@ -93,7 +93,7 @@ def _read_file(file: Path, name: str) -> list[Label]:
         raise InputError(
             "no such label file",
             path=file,
-            fix="link the text release below the corpus root and name its files",
+            fix="put the text release below the corpus root and name its files",
         )
     if file.suffix in (".csv", ".tsv"):
         table = read_text_table(file)
@@ -103,7 +103,7 @@ def _read_file(file: Path, name: str) -> list[Label]:
         fields = _read_iob(file)
     labels = []
     for number, (text, intent) in fields:
-        text, intent = text.strip(), intent.strip()
+        text, intent = clean_text(text), clean_text(intent)
         for field, value in (("text", text), ("intent", intent)):
             if not value or not value.isprintable():
                 raise InputError(
@@ -118,7 +118,7 @@ def _read_file(file: Path, name: str) -> list[Label]:
 def _read_iob(file: Path) -> list[tuple[int, tuple[str, str]]]:
     """Number, text and intent of lines `BOS words EOS <tab> tags intent`."""
     try:
-        lines = file.read_text("utf-8").split("\n")
+        lines = file.read_text("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise not_utf8(file) from None
     labels = []

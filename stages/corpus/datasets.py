@@ -28,6 +28,7 @@ from stages.core.hashing import hash_bytes
 from stages.core.runtime import progress
 from stages.corpus.entry import as_text
 from stages.corpus.params import CorpusParams
+from stages.corpus.paths import missing_fix, path_on_disk, short_path
 from stages.corpus.rows import (
     check_columns,
     checked_rows,
@@ -201,13 +202,15 @@ def _add(
         return path
     if not given:
         return ""
-    file = root / path_from_root(params, root, root / part, number, given)
-    if not file.is_file():
+    found = path_from_root(params, root, root / part, number, given)
+    file = root / path_on_disk(root, found)
+    if not os.path.isfile(file):
         raise InputError(
             f"row {number} names a missing recording",
             path=root / part,
-            found=repr(given),
+            found=repr(short_path(given)),
             expected="a file, by an absolute path or one relative to the directory",
+            fix=missing_fix(root, [found]),
         )
     path = _path(part, given, given.encode())
     contents.files[path] = file.resolve()

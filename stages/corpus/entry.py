@@ -4,15 +4,17 @@ In error messages an entry is named by its place, such as `line 3` or `entry '17
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stages.core.errors import InputError
+from stages.core.table import clean_text, empty_line, not_utf8
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-"""Control characters, which the manifest cannot hold."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters and halves of characters, which the manifest cannot hold."""
 
 _KINDS: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
 
@@ -24,10 +26,10 @@ def read_object(file: Path) -> dict[str, Any]:
         InputError: it is not JSON in UTF-8, or not an object.
     """
     try:
-        value = json.loads(file.read_text("utf-8"))
+        value = _parse(file.read_text("utf-8-sig"))
     except UnicodeDecodeError:
         raise not_utf8(file) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON in UTF-8 ({error})", path=file) from None
     if not isinstance(value, dict):
         raise InputError("not an object", path=file, found=f"{value!r:.60}")
@@ -37,39 +39,61 @@ def read_object(file: Path) -> dict[str, Any]:
 def read_lines(file: Path) -> Iterator[tuple[str, Any]]:
     """`line <number>`, from 1, and the value of each line of a JSON lines file.
 
+    Empty lines at the end are left out.
+
     Raises:
-        InputError: a line is not UTF-8 or not JSON; names it.
+        InputError: a line is not UTF-8 or not JSON, or empty; names it.
     """
+    blank = 0
     # Read bytes: text would also be split at other line separators.
     with open(file, "rb") as stream:
         for number, line in enumerate(stream, 1):
             where = f"line {number}"
+            if not line.strip():
+                blank = blank or number
+                continue
+            if blank:
+                raise empty_line(file, blank)
             try:
-                yield where, json.loads(line.decode("utf-8"))
+                # Some editors begin a file with a byte order mark.
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield where, _parse(text)
             except UnicodeDecodeError:
                 raise not_utf8(file) from None
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{where} is not JSON ({error})", path=file) from None
 
 
-def not_utf8(file: Path) -> InputError:
-    """The error for a file that is not UTF-8; names its first invalid line."""
-    what, found = "not UTF-8 text", None
-    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            what = f"line {number} is not UTF-8 text"
-            found = f"{line[max(0, error.start - 20) : error.end + 20]!r}"
-            break
-    return InputError(what, path=file, found=found, fix="save it as UTF-8")
+def _parse(text: str) -> Any:
+    """A JSON value.
+
+    Raises:
+        ValueError: it is not JSON, which has neither NaN nor Infinity; a number is too
+            large; or a key is repeated, of which Python would use the last.
+    """
+    return json.loads(
+        text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_unique
+    )
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is not a finite number")
+    return float(number)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"{next(k for k in keys if keys.count(k) > 1)!r} is repeated")
+    return dict(pairs)
 
 
 def as_text(value: object) -> str:
-    """A JSON value as a field of a table: text unchanged, null as an empty field."""
-    if value is None:
+    """A value as a field of a table: text unchanged, null and NaN as an empty field."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def get_field(file: Path, where: str, entry: Any, key: str, kind: type) -> Any:
@@ -91,12 +115,12 @@ def get_field(file: Path, where: str, entry: Any, key: str, kind: type) -> Any:
 
 
 def get_text(file: Path, where: str, entry: Any, key: str) -> str:
-    """The words of `entry[key]`, at least one, separated by single spaces.
+    """`entry[key]`, cleaned, with at least one word.
 
     Raises:
         InputError: as `get_field`, or there is no word or a control character.
     """
-    text = " ".join(get_field(file, where, entry, key, str).split())
+    text = clean_text(get_field(file, where, entry, key, str))
     if not text or CONTROL.search(text):
         raise InputError(f"{where} has no usable {key}", path=file, found=repr(text))
     return text

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.core.manifest import SPLITS
+from stages.core.table import clean_text
 from stages.corpus.params import CorpusParams
 from stages.corpus.rows import check_columns, check_file, checked_rows, joined_rows
 from stages.corpus.table import read_text_table
@@ -31,6 +32,7 @@ def read_fsc(params: CorpusParams, root: Path) -> pd.DataFrame:
         table = read_text_table(file)
         check_columns(file, table.columns, _COLUMNS)
         rows = table[list(_COLUMNS)].rename(columns=_RENAMED)
-        rows["intent"] = rows["action"] + "|" + rows["object"] + "|" + rows["location"]
+        slots = rows[["action", "object", "location"]].map(clean_text)
+        rows["intent"] = slots.agg("|".join, axis=1)
         parts.append(checked_rows(params, root, file, rows.assign(split=split)))
     return joined_rows(params, root, parts)

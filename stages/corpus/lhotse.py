@@ -62,7 +62,8 @@ def read_lhotse(
             path = _source(listed, place, recording)
             _check_whole(file, number, one, recording)
             intent = _intent(file, number, one, params.intent_key)
-            rows.append((path, split, one.speaker or "", one.text or "", intent))
+            speaker, text = as_text(one.speaker), as_text(one.text)
+            rows.append((path, split, speaker, text, intent))
         columns = ["path", "split", "speaker", "text", "intent"]
         table = pd.DataFrame(rows, columns=columns, dtype=str)
         tables.append(checked_rows(params, root, file, table, first=1))

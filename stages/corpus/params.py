@@ -44,7 +44,7 @@ READ_BY = {
     "speaker_column": ("table", "datasets"),
     "text_column": ("table", "datasets"),
     "intent_column": ("table", "datasets"),
-    "outside_paths": ("table", "lhotse", "datasets"),
+    "outside_paths": _GIVEN,
     "prefix": ("lhotse",),
     "intent_key": ("lhotse",),
     "parts": ("lhotse", "datasets"),
@@ -105,10 +105,10 @@ class CorpusParams:
             and `datasets`: names of the columns. An empty speaker_column means that
             speakers are unknown. split_column is read if `splits` is given, by
             `datasets` only if the folder has no parts.
-        outside_paths: `table`, `lhotse` and `datasets`: `allow` recordings outside the
-            corpus root, or `refuse` them. The manifest has their paths relative to the
-            root, so you can move both together only. DVC does not notice when they
-            change, because it watches the root.
+        outside_paths: all but `demo`: `allow` recordings outside the corpus root, by
+            their paths or in linked folders, or `refuse` them. The manifest has their
+            paths relative to the root, so you can move both together only. DVC does
+            not notice when they change, because it watches the root.
         prefix: `lhotse`: start of the manifests' names, relative to the corpus root:
             `slurp`, `manifests/slurp`; can be empty.
         intent_key: `lhotse`: key of the intent in a supervision's `custom`.
@@ -192,7 +192,7 @@ class CorpusParams:
             "prefix": TEXT_OR_NOTHING,
             "parts": Rule(
                 lambda parts: (
-                    each(TEXT).allows(parts)
+                    each(TEXT_OR_NOTHING).allows(parts)
                     and (self.splits != "given" or len(parts) == 3)
                 ),
                 "train, valid and test in this order, or with made splits any parts",

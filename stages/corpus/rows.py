@@ -13,21 +13,23 @@ import pandas as pd
 
 from stages.core.errors import InputError
 from stages.core.manifest import SPLITS
+from stages.core.table import clean_text
 from stages.corpus.entry import CONTROL
-from stages.corpus.params import READ_BY, CorpusParams
+from stages.corpus.params import CorpusParams
+from stages.corpus.paths import ALLOW, COPY
 
 COLUMNS = ("path", "split", "speaker", "text", "intent", "file", "row")
 
 
 def check_file(file: Path, corpus: str, fix: str) -> None:
     """Raise InputError if a file of a release is missing."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise InputError(f"not a {corpus} folder: no such file", path=file, fix=fix)
 
 
 def check_folder(folder: Path, fix: str) -> None:
     """Raise InputError if a folder of recordings is missing."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError("no such folder of recordings", path=folder, fix=fix)
 
 
@@ -81,15 +83,12 @@ def path_from_root(
     if found.is_absolute() and allowed:
         found = Path(os.path.relpath(found, root.resolve()))
     elif found.is_absolute() or (found.parts[:1] == ("..",) and not allowed):
-        fix = "link the recordings' folder into the corpus root"
-        if params.adapter in READ_BY["outside_paths"]:
-            fix += ", or set corpus.outside_paths to allow"
         raise InputError(
             f"row {number} leaves the corpus root",
             path=file,
             found=repr(path),
             expected="a path below the corpus root",
-            fix=fix,
+            fix=f"{COPY}; or {ALLOW}",
         )
     return found.as_posix()
 
@@ -116,22 +115,23 @@ def checked_rows(
     Raises:
         InputError: a row has a missing or invalid field, or its path leaves the root.
     """
-    # Otherwise two spellings of a speaker are two speakers, of an intent two intents.
-    fields = ("speaker", "text", "intent")
-    rows = rows.assign(**{field: rows[field].str.strip(" ") for field in fields})
-    rows = rows[["path", "split", *fields]]
-    paths: list[str] = []
-    for number, row in enumerate(rows.itertuples(index=False), first):
-        for field in ("path", "text", "intent"):
-            if not getattr(row, field).strip():
-                raise InputError(f"row {number} has no {field}", path=file)
-        for field in ("path", *fields):
-            if CONTROL.search(getattr(row, field)):
+    fields = ("split", "speaker", "text", "intent")
+    rows = rows[["path", *fields]]
+    for field in rows:
+        for number, value in enumerate(rows[field], first):
+            if CONTROL.search(value):
                 raise InputError(
                     f"row {number} has a control character in its {field}",
                     path=file,
-                    found=repr(getattr(row, field)),
+                    found=repr(value),
                 )
+    # Otherwise two spellings of a speaker are two speakers, of an intent two intents.
+    rows = rows.assign(**{field: rows[field].map(clean_text) for field in fields})
+    paths: list[str] = []
+    for number, row in enumerate(rows.itertuples(index=False), first):
+        for field in ("path", "text", "intent"):
+            if not clean_text(getattr(row, field)):
+                raise InputError(f"row {number} has no {field}", path=file)
         if params.splits == "given" and row.split not in SPLITS:
             raise InputError(
                 f"row {number} has an unknown split",

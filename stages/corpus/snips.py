@@ -25,6 +25,7 @@ import pandas as pd
 
 from stages.core.errors import InputError
 from stages.core.hashing import hash_bytes
+from stages.core.table import clean_text
 from stages.core.text import normalise_text
 from stages.corpus.entry import get_field, get_file_name, get_text, read_object
 from stages.corpus.params import FOLDS, CorpusParams
@@ -106,7 +107,8 @@ def _folds(intents: dict[str, str]) -> dict[str, int]:
 def _add_queries(file: Path, intents: dict[str, str]) -> None:
     """Add the intent of each query, by its normalised text, to `intents`."""
     by_intent = get_field(file, "the file", _read(file), "intents", dict)
-    for intent, part in by_intent.items():
+    for name, part in by_intent.items():
+        intent = clean_text(name)
         utterances = get_field(file, f"intent {intent!r}", part, "utterances", list)
         for number, utterance in enumerate(utterances, 1):
             where = f"utterance {number} of {intent!r}"

@@ -1,11 +1,13 @@
 """A corpus described by the user's own table: CSV, TSV, JSON lines or Parquet."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
 
 from stages.core.errors import ConfigurationError, InputError, needs_extra
-from stages.corpus.entry import as_text, not_utf8, read_lines
+from stages.core.table import read_columns
+from stages.corpus.entry import as_text, read_lines
 from stages.corpus.params import CorpusParams
 from stages.corpus.rows import check_columns, checked_rows, joined_rows
 
@@ -33,7 +35,7 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
             expected="a path relative to the root, below it",
         )
     file = root / given
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise InputError(
             "no such table",
             path=file,
@@ -81,37 +83,9 @@ def read_text_table(file: Path) -> pd.DataFrame:
     """Read a TSV file, or with any other suffix CSV, with every field a string.
 
     Raises:
-        InputError: it is not UTF-8 or not a table.
+        InputError: it is not UTF-8 or not a table; names the line.
     """
-    separator = "\t" if file.suffix.lower() == ".tsv" else ","
-    try:
-        # Read the heading as a row. Otherwise pandas uses the first fields of rows that
-        # are longer than the heading as an index, and shifts the others.
-        table = pd.read_csv(
-            file,
-            sep=separator,
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            skip_blank_lines=False,  # they count as rows in error messages
-        )
-    except UnicodeDecodeError:
-        raise not_utf8(file) from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"not a readable table ({reason})", path=file) from None
-    blank = (table == "").all(axis=1).to_numpy()
-    # Blank lines at the end are harmless; elsewhere a row may have been lost.
-    table = table.iloc[: len(blank) - int(blank[::-1].argmin())]
-    if blank.all() or blank[: len(table)].any():
-        number = int(blank.argmax()) + 1
-        raise InputError(f"line {number} is empty", path=file, fix="remove it")
-    names = table.iloc[0].tolist()
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise InputError(f"column {repeated[0]!r} is repeated", path=file)
-    return table.iloc[1:].set_axis(names, axis=1).reset_index(drop=True)
+    return pd.DataFrame(read_columns(file), dtype=str)
 
 
 def _read_json_lines(file: Path) -> pd.DataFrame:
@@ -127,11 +101,12 @@ def _read_json_lines(file: Path) -> pd.DataFrame:
 
 def _read_parquet(file: Path) -> pd.DataFrame:
     with needs_extra("parquet"):
-        import pyarrow  # noqa: F401  # pandas reads Parquet with it
+        import pyarrow.parquet  # type: ignore[import-untyped]
     try:
-        table = pd.read_parquet(file)
+        columns = pyarrow.parquet.read_table(file).to_pydict()
     # pyarrow has exceptions of its own for a damaged file.
     except Exception as error:
         reason = " ".join(str(error).split())
         raise InputError(f"not a readable table ({reason})", path=file) from error
-    return table.astype(object).where(table.notna(), "").astype(str)
+    fields = {name: list(map(as_text, values)) for name, values in columns.items()}
+    return pd.DataFrame(fields, dtype=str)

@@ -1,0 +1,136 @@
+"""Read CSV and TSV files that people or their spreadsheets made, and their texts.
+
+By the usual rules a field in quotation marks can hold line breaks, so an unpaired mark
+makes one field of all rows up to the next. Here every line is a row.
+"""
+
+import csv
+import re
+import unicodedata
+from pathlib import Path
+
+from stages.core.errors import InputError
+
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+_JOINERS = "\u200c\u200d"
+# What Unicode's DerivedCoreProperties.txt lets a program ignore, but for the joiners,
+# which Persian and Indic words need, and for what changes the character before it.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff"
+    "\uffa0]"
+)
+
+
+def clean_text(text: str) -> str:
+    """`text` in NFC, without what nobody sees, with single plain spaces in it."""
+    text = " ".join(_INVISIBLE.sub("", text).split())
+    return unicodedata.normalize("NFC", text.strip(_JOINERS + " "))
+
+
+def read_columns(file: Path, *, quoted: bool = True) -> dict[str, list[str]]:
+    """The columns of a TSV file, or with any other suffix CSV, by their names.
+
+    The heading is line 1. Fields that a row lacks at its end are empty. Columns without
+    a name are left out, and so are empty lines at the end.
+
+    Args:
+        file: the table.
+        quoted: whether a field can be in quotation marks.
+
+    Raises:
+        InputError: it is not UTF-8, or a line is not a row; names the line.
+    """
+    separator = "\t" if file.suffix.lower() == ".tsv" else ","
+    try:
+        lines = file.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise not_utf8(file) from None
+    rows: list[list[str]] = []
+    blank = 0
+    for number, line in enumerate(lines, 1):
+        row = _read_row(file, number, line, separator, quoted)
+        if not any(row):
+            blank = blank or number
+            continue
+        if blank:
+            raise empty_line(file, blank)
+        rows.append(row)
+    if not rows:
+        raise InputError("not a readable table (it is empty)", path=file)
+    names = [clean_text(name) for name in rows[0]]
+    _check_names(file, names, separator)
+    width = len(names)
+    for number, row in enumerate(rows, 1):
+        if any(row[width:]):
+            raise InputError(
+                f"not a readable table (row {number} has {len(row)} fields)",
+                path=file,
+                expected=f"{width}, as in the heading",
+                fix=f"put a field with {_SEPARATORS[separator]} in quotation marks",
+            )
+        row += [""] * (width - len(row))
+    return {
+        name: [row[place] for row in rows[1:]]
+        for place, name in enumerate(names)
+        if name
+    }
+
+
+def _read_row(
+    file: Path, number: int, line: str, separator: str, quoted: bool
+) -> list[str]:
+    reader = csv.reader(
+        [line],
+        delimiter=separator,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        strict=True,
+    )
+    try:
+        return next(reader, [])
+    except csv.Error as error:
+        raise InputError(
+            f"not a readable table (line {number} has an unpaired quotation mark, or a "
+            "line break in a field)",
+            path=file,
+            found=f"{line[:60]!r}, {error}",
+            expected="each row on one line",
+            fix='double a quotation mark inside a field: "the ""red"" one"; put a '
+            "space in place of a line break",
+        ) from None
+
+
+def _check_names(file: Path, names: list[str], separator: str) -> None:
+    for name in names:
+        if name and names.count(name) > 1:
+            raise InputError(f"column {name!r} is repeated", path=file)
+    for other, word in _SEPARATORS.items():
+        if len(names) == 1 and other != separator and other in names[0]:
+            wanted = _SEPARATORS[separator]
+            raise InputError(
+                f"its fields are separated by {word}",
+                path=file,
+                expected=wanted,
+                fix=f"save it with {wanted}, or with tabs and the suffix .tsv",
+            )
+
+
+def empty_line(file: Path, number: int) -> InputError:
+    """The error for an empty line before another row, where one may have been lost."""
+    return InputError(f"line {number} is empty", path=file, fix="remove it")
+
+
+def not_utf8(file: Path) -> InputError:
+    """The error for a file that is not UTF-8; names its first invalid line."""
+    content = file.read_bytes()
+    fix = "save it as UTF-8, in Excel as «CSV UTF-8»"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return InputError("not UTF-8 text", path=file, found="UTF-16", fix=fix)
+    what, found = "not UTF-8 text", None
+    for number, line in enumerate(content.split(b"\n"), 1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            what = f"line {number} is not UTF-8 text"
+            found = f"{line[max(0, error.start - 20) : error.end + 20]!r}"
+            break
+    return InputError(what, path=file, found=found, fix=fix)
