@@ -5,12 +5,16 @@
     2    bad input, named in one line on stderr, or wrong usage
     130  interrupted by Ctrl-C, 143 by SIGTERM: finished work is kept
 
-Any other exception is a bug and keeps its traceback. A command imports its stage when
+An error of the operating system (a full disk, a name that is too long) counts as bad
+input; with -v, its traceback is logged. Any other exception is a bug and keeps its
+traceback. A command imports its stage when
 it runs, so that `--help` does not wait for torch.
 """
 
 import errno
 import logging
+import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -44,8 +48,19 @@ if TYPE_CHECKING:
     from stages.core.runtime import RunOptions
     from stages.student.inputs import Sources
 
-# OS errors that the user can fix: a full or read-only disk, permissions.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+log = logging.getLogger(__name__)
+
+_FIXES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "correct the permissions"
+    ),
+    errno.EIO: "check the disk",
+    errno.ENOMEM: "free memory, or use fewer --workers",
+}
+
+# In messages of libraries written in Rust (safetensors, tokenizers), and of torch.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)|\bError code (\d+) \(")
 
 
 # They keep nothing to resume from.
@@ -66,14 +81,16 @@ class _Pipeline(click.Group):
         except PipelineError as error:
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
             ctx.exit(2)
-        except OSError as error:
-            if error.errno not in _DISK_ERRORS:
+        except Exception as error:
+            number = _os_error(error)
+            # Click ends quietly when what reads its output has gone.
+            if number is None or number == errno.EPIPE:
                 raise
-            click.echo(
-                f"error: {error}; fix: free disk space or correct the permissions, "
-                "then run the command again; finished work is kept",
-                err=True,
-            )
+            log.info("the error's traceback", exc_info=True)
+            what = " ".join(str(error).split()) or os.strerror(number)
+            if number in _FIXES:
+                what += f"; fix: {_FIXES[number]}, then run the command again"
+            click.echo(f"error: {what}; finished work is kept", err=True)
             ctx.exit(2)
         except KeyboardInterrupt as interrupt:
             line = "interrupted"
@@ -81,6 +98,16 @@ class _Pipeline(click.Group):
                 line += ": finished work is kept; run the command again to resume"
             click.echo(line, err=True)
             ctx.exit(143 if isinstance(interrupt, _Terminated) else 130)
+
+
+def _os_error(error: Exception) -> int | None:
+    """The number of an error of the operating system; None for any other error."""
+    if isinstance(error, OSError):
+        return error.errno
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    found = _OS_ERROR.search(str(error))
+    return int(found[1] or found[2]) if found else None
 
 
 @contextmanager

@@ -72,6 +72,11 @@ class Layout:
         return CorpusFiles(self.folder)
 
     @property
+    def recordings(self) -> Path:
+        """Durations and hashes of the recordings, cached between runs."""
+        return self.folder / "recordings.json"
+
+    @property
     def audio(self) -> Path:
         """Recordings that are not files in the corpus's own folder."""
         return self.folder / "audio"

@@ -33,7 +33,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cache.contents import info
-from pipeline.cache.maintenance import verify
+from pipeline.cache.verification import verify_cache
 from stages.cache.digest import read_digest, write_digest
 from stages.cache.store import CacheReader, CacheWriter
 from stages.core.errors import CacheError
@@ -76,7 +76,7 @@ def test_any_lengths_and_part_sizes_round_trip(
         np.testing.assert_array_equal(np.diff(offsets), lengths)
         assert all(reader[key].dtype == dtype for key in keys(rows))
         assert all(len(part.stem) == 32 for part in parts(Path(folder)))
-        assert verify(Path(folder), pairs(rows)) == []
+        assert verify_cache(Path(folder), pairs(rows)) == []
 
 
 def test_parts_are_cut_at_the_size_asked_for_and_sorted_by_id(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_utterances_of_one_key_share_features(tmp_path: Path) -> None:
     (found,) = info(tmp_path)
     assert (len(found.parts), found.utterances) == (1, 1)
     rows = [("first", key), ("second", key), ("third", key)]
-    assert verify(tmp_path, rows) == []
+    assert verify_cache(tmp_path, rows) == []
     write_digest(tmp_path / "digest", tmp_path, HEADER.fingerprint, rows)
     digest = read_digest(tmp_path / "digest")
     assert digest.rows == {id: (key, hash_array(frames)) for id, _ in rows}
@@ -172,8 +172,9 @@ def test_the_digest_does_not_tell_how_the_cache_was_filled(tmp_path: Path) -> No
     differing = set(text.splitlines()) ^ set(
         (tmp_path / "c.digest").read_bytes().splitlines()
     )
-    assert len(differing) == 2
-    assert all(line.startswith(ROWS[0][0].encode()) for line in differing)
+    # The utterance's lines, and the first lines with the checksums.
+    ids = {line.rsplit(b" ", 2)[0] for line in differing if line[:1] != b"{"}
+    assert len(differing) == 4 and ids == {ROWS[0][0].encode()}
 
 
 def test_a_digest_names_what_it_lacks(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_what_is_no_digest_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(CacheError, match=r"no digest.*cache-targets"):
         read_digest(path)
     path.write_text(text)
-    with pytest.raises(CacheError, match=r"targets.digest: not a digest.*cache-tar"):
+    with pytest.raises(CacheError, match=r"targets.digest: damaged, .*cache-tar"):
         read_digest(path)
 
 
@@ -221,7 +222,7 @@ def test_an_exception_loses_nothing_complete(
         assert writer.missing(keys(ROWS)) == keys(ROWS[4:])
         for row in ROWS[4:]:
             writer.add(*row)
-    assert verify(tmp_path, pairs(ROWS)) == []
+    assert verify_cache(tmp_path, pairs(ROWS)) == []
     assert before.items() < contents(tmp_path).items()
 
 
@@ -268,7 +269,7 @@ def test_a_killed_writer_loses_at_most_the_part_in_hand(
     assert len(list(tmp_path.glob(".*.tmp"))) == 1
     before = contents(tmp_path)
     assert len(before) == 2
-    assert verify(tmp_path) == []
+    assert verify_cache(tmp_path) == []
     with CacheWriter(tmp_path, HEADER) as writer:
         assert not list(tmp_path.glob(".*.tmp"))
         missing = writer.missing(keys(ROWS))
@@ -276,7 +277,7 @@ def test_a_killed_writer_loses_at_most_the_part_in_hand(
         for row in ROWS:
             if row[1] in missing:
                 writer.add(*row)
-    assert verify(tmp_path, pairs(ROWS)) == []
+    assert verify_cache(tmp_path, pairs(ROWS)) == []
     assert before.items() < contents(tmp_path).items()
 
 
@@ -309,9 +310,9 @@ def test_a_disk_that_refuses_is_one_error_of_ours(
         with pytest.raises(CacheError, match="No space left"):
             fill(tmp_path, ROWS)
     assert not list(tmp_path.glob(".*.tmp"))
-    assert verify(tmp_path, pairs(ROWS[:2])) == []
+    assert verify_cache(tmp_path, pairs(ROWS[:2])) == []
     fill(tmp_path, ROWS)
-    assert verify(tmp_path, pairs(ROWS)) == []
+    assert verify_cache(tmp_path, pairs(ROWS)) == []
 
 
 def test_a_folder_that_cannot_be_made_is_one_error_of_ours(tmp_path: Path) -> None:
@@ -333,7 +334,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path, value: float) 
     ):
         writer.add(*ROWS[0])
         writer.add("corpus/bad", "bad", frames)
-    assert verify(tmp_path, pairs(ROWS[:1])) == []
+    assert verify_cache(tmp_path, pairs(ROWS[:1])) == []
     assert "bad" not in CacheReader(tmp_path)
 
 
@@ -362,7 +363,7 @@ def test_a_changed_utterance_is_cached_under_its_new_key(tmp_path: Path) -> None
     changed = (id, "changed", frames + 1)
     fill(tmp_path, [changed])
     rows = [changed, *ROWS[1:]]
-    assert verify(tmp_path, pairs(rows)) == []
+    assert verify_cache(tmp_path, pairs(rows)) == []
     np.testing.assert_array_equal(CacheReader(tmp_path)["changed"], frames + 1)
 
 
@@ -389,11 +390,11 @@ def test_features_of_another_encoder_are_not_used(
     np.testing.assert_array_equal(reader[ROWS[0][1]], BAD)
     assert ROWS[1][1] not in reader
 
-    assert verify(directory, pairs(ROWS[:4])) == []
+    assert verify_cache(directory, pairs(ROWS[:4])) == []
     digest = tmp_path / "acoustic.digest"
     write_digest(digest, directory, OTHER.fingerprint, pairs(ROWS[:1]))
     of_other = read_digest(digest)
-    missing, older = verify(directory, pairs(ROWS[:4]), digest=of_other)
+    missing, older = verify_cache(directory, pairs(ROWS[:4]), digest=of_other)
     assert "3 of 4" in missing and "lacks 3 of 4" in older
     ours, theirs = info(directory)
     assert (ours.header, theirs.header) == (HEADER, OTHER)
@@ -424,7 +425,7 @@ def test_one_fingerprint_means_one_header(
         path.rename(tmp_path / "a" / path.name)
     with pytest.raises(CacheError, match="same fingerprint but another header"):
         CacheReader(tmp_path / "a")
-    assert any("another header" in problem for problem in verify(tmp_path / "a"))
+    assert any("another header" in problem for problem in verify_cache(tmp_path / "a"))
 
 
 def test_missing_features_name_count_keys_and_command(tmp_path: Path) -> None:
@@ -433,7 +434,7 @@ def test_missing_features_name_count_keys_and_command(tmp_path: Path) -> None:
         with pytest.raises(CacheError, match="no such features"):
             CacheReader(directory)
         assert info(directory) == []
-        (problem,) = verify(directory)
+        (problem,) = verify_cache(directory)
         assert str(directory) in problem
     with pytest.raises(CacheError, match=r"run `aln-pipeline cache-targets`$"):
         CacheReader(tmp_path / "targets")
@@ -447,7 +448,7 @@ def test_missing_features_name_count_keys_and_command(tmp_path: Path) -> None:
         assert message.endswith("run `aln-pipeline extract-acoustic`")
     with pytest.raises(CacheError, match="1 of 1"):
         reader["nothing"]
-    (problem,) = verify(tmp_path, pairs(ROWS))
+    (problem,) = verify_cache(tmp_path, pairs(ROWS))
     assert "2 of 10" in problem and ROWS[8][0] in problem
 
 
@@ -468,7 +469,7 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path: Path) -> None:
         bad = bytearray(good)
         bad[place] ^= 0x40
         path.write_bytes(bad)
-        problems = verify(tmp_path, pairs(ROWS))
+        problems = verify_cache(tmp_path, pairs(ROWS))
         assert any(p.startswith(f"{path}: damaged") for p in problems), place
         assert all("\n" not in problem for problem in problems)
         # Reading fails with an error of ours or returns what was written, and nothing
@@ -486,27 +487,38 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path: Path) -> None:
             for _, key, frames in ROWS:
                 np.testing.assert_array_equal(reader[key], frames)
     path.write_bytes(good)
-    assert verify(tmp_path, pairs(ROWS)) == []
+    assert verify_cache(tmp_path, pairs(ROWS)) == []
 
 
 def test_verify_holds_features_against_the_digest(tmp_path: Path) -> None:
     directory, path = tmp_path / "acoustic", tmp_path / "acoustic.digest"
     fill(directory, ROWS)
     write_digest(path, directory, HEADER.fingerprint, pairs(ROWS))
-    whole = path.read_text()
-    first, last = whole.splitlines()[1], whole.splitlines()[-1]
-    assert verify(directory, pairs(ROWS), digest=read_digest(path)) == []
+    digest = read_digest(path)
+    assert verify_cache(directory, pairs(ROWS), digest=digest) == []
 
-    path.write_text(whole.replace(last, last[:-6] + "abcdef"))
-    (problem,) = verify(directory, pairs(ROWS), digest=read_digest(path))
+    id, (key, features) = next(iter(digest.rows.items()))
+    rows = {**digest.rows, id: (key, features[:-6] + "abcdef")}
+    other = dataclasses.replace(digest, rows=rows)
+    (problem,) = verify_cache(directory, pairs(ROWS), digest=other)
     assert "1 features differ from the digest" in problem
     assert "run `aln-pipeline extract-acoustic`" in problem
-    changed = first.replace(first.rsplit(" ", 2)[1], "0" * 64)
-    for text in (whole.replace(first + "\n", ""), whole.replace(first, changed)):
-        path.write_text(text)
-        (problem,) = verify(directory, pairs(ROWS), digest=read_digest(path))
-        assert f"lacks 1 of {len(ROWS)} utterances" in problem
-        assert first.rsplit(" ", 2)[0] in problem
+    for changed in ({}, {id: ("0" * 64, features)}):
+        rows = {name: row for name, row in digest.rows.items() if name != id}
+        other = dataclasses.replace(digest, rows=rows | changed)
+        (problem,) = verify_cache(directory, pairs(ROWS), digest=other)
+        assert f"lacks 1 of {len(ROWS)} utterances" in problem and id in problem
+
+
+def test_a_byte_that_changed_in_a_digest_is_found(tmp_path: Path) -> None:
+    directory, path = tmp_path / "acoustic", tmp_path / "acoustic.digest"
+    fill(directory, ROWS[:2])
+    write_digest(path, directory, HEADER.fingerprint, pairs(ROWS[:2]))
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CacheError, match=r"digest: damaged.*extract-acoustic"):
+            read_digest(path)
 
 
 @pytest.mark.parametrize("region", ["ids", "keys", "offsets", "signature"])
@@ -530,7 +542,7 @@ def test_damage_outside_of_frames_stops_reader_and_writer(
     assert path.read_bytes() == bad
     path.unlink()
     fill(directory, ROWS)
-    assert verify(directory, pairs(ROWS)) == []
+    assert verify_cache(directory, pairs(ROWS)) == []
 
 
 def test_a_truncated_part_is_named_with_the_way_out(tmp_path: Path) -> None:
@@ -541,7 +553,7 @@ def test_a_truncated_part_is_named_with_the_way_out(tmp_path: Path) -> None:
         path.write_bytes(good[:size])
         with pytest.raises(CacheError, match=f"{path}: damaged.*other parts are kept"):
             CacheReader(tmp_path)
-        problems = verify(tmp_path, pairs(ROWS))
+        problems = verify_cache(tmp_path, pairs(ROWS))
         assert any(problem.startswith(f"{path}: damaged") for problem in problems)
 
 
@@ -556,18 +568,18 @@ def test_a_part_cut_or_gone_after_opening_is_an_error_of_ours(tmp_path: Path) ->
             reader[key]
 
 
-def test_a_key_in_two_parts_and_a_wrong_name_are_found(tmp_path: Path) -> None:
+def test_a_key_can_be_in_two_parts_and_a_wrong_name_is_found(tmp_path: Path) -> None:
     fill(tmp_path / "a", ROWS[:2], part_frames=99)
     fill(tmp_path / "b", ROWS[1:3], part_frames=99)
     for path in parts(tmp_path / "b"):
         path.rename(tmp_path / "a" / path.name)
-    (problem,) = verify(tmp_path / "a", pairs(ROWS[:3]))
-    assert f"key {ROWS[1][1]} is also in" in problem
+    assert verify_cache(tmp_path / "a", pairs(ROWS[:3])) == []
     np.testing.assert_array_equal(CacheReader(tmp_path / "a")[ROWS[1][1]], ROWS[1][2])
     path = parts(tmp_path / "a")[0]
     path.rename(path.with_name("0" * 32 + ".h5"))
     assert any(
-        "its name is not the hash" in problem for problem in verify(tmp_path / "a")
+        "its name is not the hash" in problem
+        for problem in verify_cache(tmp_path / "a")
     )
 
 

@@ -134,7 +134,7 @@ def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
     for other, named in (
         ("none", "neither"),
         ("empty", "no parts"),
-        ("text", "not a digest"),
+        ("text", "damaged, or not a digest"),
     ):
         for pair in ((ours, tmp_path / other), (tmp_path / other, known)):
             with pytest.raises(CacheError, match=f"{other}: {named}"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import resource
 import shutil
 import tempfile
 import tracemalloc
@@ -29,7 +30,8 @@ from hypothesis import strategies as st
 
 from pipeline.cache.contents import Cache, info
 from pipeline.cache.garbage import collect, make_plan
-from pipeline.cache.maintenance import export, merge, verify
+from pipeline.cache.maintenance import export, merge
+from pipeline.cache.verification import verify_cache
 from stages.cache.digest import digest_path, read_digest, write_digest
 from stages.cache.export import write_plain
 from stages.cache.format import PART_FRAMES
@@ -73,7 +75,7 @@ def move_parts(source: Path, target: Path) -> None:
 
 def assert_holds(cache: Cache, rows: list[Row]) -> None:
     """The cache has exactly `rows`, undamaged, and the digest of a new one."""
-    assert verify(cache.directory, pairs(rows)) == []
+    assert verify_cache(cache.directory, pairs(rows)) == []
     reader = CacheReader(cache.directory, fingerprint=HEADER.fingerprint)
     for _, key, frames in rows:
         np.testing.assert_array_equal(reader[key], frames)
@@ -112,13 +114,15 @@ def test_what_the_manifest_dropped_goes_and_the_rest_stays(tmp_path: Path) -> No
     assert plan.spare_bytes >= sum(ROWS[place][2].nbytes for place in (0, 3, 8, 9))
 
 
-def test_a_manifest_that_grew_loses_nothing(tmp_path: Path) -> None:
+def test_nothing_is_removed_while_something_is_missing(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "acoustic", ROWS[:5], part_frames=1)
     fill(cache.directory, ROWS[5:8])  # cached, but in no digest yet
-    cache = needing(cache, ROWS)
-    assert make_plan(cache, read_digest(cache.digest)).covered == 8
-    assert collect([cache])[0].plan.dropped == 0
-    assert_holds(cache, ROWS[:8])
+    before = contents(cache.directory)
+    cache = needing(cache, ROWS[3:])
+    assert make_plan(cache, read_digest(cache.digest)).covered == 5
+    with pytest.raises(CacheError, match=r"no features of 2 of 7.*extract-acoustic"):
+        collect([cache])
+    assert contents(cache.directory) == before
 
 
 def test_parts_of_another_encoder_go(tmp_path: Path) -> None:
@@ -232,8 +236,8 @@ def test_killed_at_any_moment_nothing_needed_is_lost(
     reader = CacheReader(cache.directory, fingerprint=fingerprint)
     for _, key, frames in left:
         np.testing.assert_array_equal(reader[key], frames)
-    for problem in verify(cache.directory, pairs(left), digest=read_digest(again)):
-        assert "is also in" in problem
+    digest = read_digest(again)
+    assert verify_cache(cache.directory, pairs(left), digest=digest) == []
 
     collect([needing(cache, left)])
     assert contents(cache.directory) == contents(calm.directory)
@@ -328,14 +332,18 @@ def test_a_full_disk_loses_nothing(
         export(tmp_path / "all.h5", cache)
     monkeypatch.undo()
 
-    # What h5py makes of a disk that fills up before the file is closed.
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("Unable to flush file's cached information")
-
-    monkeypatch.setattr(h5py.Dataset, "__setitem__", fail)
-    with pytest.raises(CacheError, match=r"all\.h5: cannot be written.*free disk"):
-        export(tmp_path / "all.h5", cache)
-    monkeypatch.undo()
+    # A limit of the size of a file, at every kilobyte.
+    export(tmp_path / "all.h5", cache)
+    size = (tmp_path / "all.h5").stat().st_size
+    (tmp_path / "all.h5").unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in range(0, size, 1024):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        try:
+            with pytest.raises(CacheError, match=r"all\.h5: cannot be written.*free d"):
+                export(tmp_path / "all.h5", cache)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert contents(cache.directory) == before
     assert {path.name for path in tmp_path.iterdir()} == {"acoustic", "acoustic.digest"}
 
@@ -423,7 +431,7 @@ def test_an_export_replaces_nothing_unasked(tmp_path: Path) -> None:
         export(tmp_path / "acoustic", cache, force=True)
     with pytest.raises(ConfigurationError, match="is a cache"):
         export(tmp_path / "acoustic" / "all.h5", cache)
-    assert verify(cache.directory, pairs(ROWS)) == []
+    assert verify_cache(cache.directory, pairs(ROWS)) == []
 
 
 def test_an_export_that_cannot_be_whole_is_refused(tmp_path: Path) -> None:
@@ -482,7 +490,7 @@ def test_a_key_twice_in_the_other_is_taken_once(tmp_path: Path) -> None:
     move_parts(tmp_path / "more", tmp_path / "other")
     done = merge(tmp_path / "acoustic", tmp_path / "other", kind="acoustic")
     assert (done.utterances, done.known) == (4, 1)
-    assert verify(tmp_path / "acoustic", pairs(ROWS[:4])) == []
+    assert verify_cache(tmp_path / "acoustic", pairs(ROWS[:4])) == []
 
 
 @pytest.mark.parametrize("place", [0, -1])

@@ -117,8 +117,9 @@ def test_a_result_that_is_read_must_be_whole_and_of_its_inputs(tmp_path: Path) -
     (output / "seeds" / "1.csv").write_text("Weights")
     with pytest.raises(CacheError, match="not as its stage wrote it"):
         require(output, {}, fix="train")
-    (output / "identity.json").write_text('{"files": {}}')
-    with pytest.raises(CacheError, match="no finished result"):
+    path = output / "identity.json"
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
+    with pytest.raises(CacheError, match=r"wrote it: identity\.json is damaged"):
         require(output, {}, fix="train")
 
 

@@ -1,5 +1,6 @@
 """The manifest is read as it was written; an inconsistent one is refused."""
 
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from stages.core.errors import InputError
 from stages.core.manifest import (
     COLUMNS,
     QUARANTINE_COLUMNS,
+    read_conditions,
     read_intents,
     read_manifest,
     read_quarantine,
@@ -100,50 +102,39 @@ def test_an_inconsistent_manifest_is_not_written(
     assert not path.exists()
 
 
-HEADING = ",".join(COLUMNS).encode()
+READERS = {
+    "manifest.csv": (read_manifest, "corpus", "prepare-corpus"),
+    "intents.json": (read_intents, "corpus", "prepare-corpus"),
+    "conditions.csv": (read_conditions, "corpus", "prepare-corpus"),
+    "quarantine.csv": (read_quarantine, "quarantine", "extract-acoustic"),
+}
 
 
-@pytest.mark.parametrize(
-    "content, complaint",
-    [
-        (b"", "not a readable table"),
-        (b"id,path\na,b\n", "has other columns; found id, path"),
-        (b"\xff\xfe\x00", "not a readable table"),
-        (HEADING + b"\na,b,train,s,t,i,long,h\n", "'?long'?"),
-        (HEADING + b"\na,b,train,s,t,i,1,h,more\nb\n", "not a readable table"),
-        (None, "no such file"),
-    ],
-)
-def test_a_manifest_that_is_not_readable(
-    tmp_path: Path, content: bytes | None, complaint: str
+@pytest.mark.parametrize("name", READERS)
+def test_a_changed_file_is_refused_with_the_command_that_writes_it(
+    tmp_path: Path, name: str
 ) -> None:
-    path = tmp_path / "manifest.csv"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(
-        InputError, match=rf"manifest\.csv: .*{complaint}.*run `aln-pipeline prepare-"
-    ):
-        read_manifest(path)
-
-
-@pytest.mark.parametrize("content", [None, "", "{", '{"a": 0}', "[1]", '"on"'])
-def test_a_list_of_intents_that_is_not_readable(
-    tmp_path: Path, content: str | None
-) -> None:
-    path = tmp_path / "intents.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(InputError, match=r"intents\.json: .*run `aln-pipeline prep"):
-        read_intents(path)
-
-
-@pytest.mark.parametrize("content", [None, "", "id,path\n1,2\n", 'id,"\n'])
-def test_a_quarantine_that_is_not_readable(tmp_path: Path, content: str | None) -> None:
-    path = tmp_path / "quarantine.csv"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(InputError, match=r"quarantine\.csv: .*extract-acoustic"):
-        read_quarantine(path)
+    read, sums, command = READERS[name]
+    corpus = CorpusFiles(tmp_path)
+    write_manifest(corpus.manifest, table().assign(condition="close"))
+    rows = [dict.fromkeys(QUARANTINE_COLUMNS, "x")]
+    write_quarantine(corpus.quarantine, pd.DataFrame(rows))
+    path, checksums = tmp_path / name, tmp_path / f"{sums}.sha256"
+    whole = path.read_bytes()
+    read(path)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=rf"{name}: not as .*{command}"):
+            read(path)
+    path.unlink()
+    with pytest.raises(InputError, match=rf"{name}: no such file.*{command}"):
+        read(path)
+    path.write_bytes(whole)
+    read(path)
+    subprocess.run(["sha256sum", "--check", checksums], cwd=tmp_path, check=True)
+    checksums.unlink()
+    with pytest.raises(InputError, match=rf"{name}: no checksum of it.*{command}"):
+        read(path)
 
 
 def quarantine(corpus: CorpusFiles, *recordings: tuple[str, str]) -> None:

@@ -79,25 +79,37 @@ def info(settings: Settings) -> None:
 @_kinds
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings, kinds: tuple[str, ...]) -> None:
-    """Check every checksum, and that every utterance of the manifest is cached."""
-    from pipeline.cache import maintenance
+    """Check every checksum, and that every utterance of the manifest is cached.
+
+    Without --kind also the tables of the corpus, transcripts, trained models and their
+    scores.
+    """
+    from pipeline.cache.verification import verify_cache, verify_files
     from stages.cache.digest import read_digest
 
+    layout = settings.layout
     problems, checked = [], []
-    for kind, one in _needed_caches(settings.layout, kinds):
-        rows = [(id, key) for key, ids in one.needed.items() for id in ids]
+    for kind, directory in _present(layout, kinds):
+        try:
+            needed = _cache(layout, kind, directory)
+        except PipelineError as error:
+            problems.append(str(error))
+            continue
         digest = None
         try:
-            digest = read_digest(one.digest)
+            digest = read_digest(needed.digest)
         except CacheError as error:
             problems.append(str(error))
-        problems += maintenance.verify(one.directory, rows, digest=digest)
-        content = _CONTENT.get(kind, f"{one.directory.name} of {{:,}}")
-        checked.append(content.format(len(rows)))
+        problems += verify_cache(directory, needed.rows, digest=digest)
+        content = _CONTENT.get(kind, f"{directory.name} of {{:,}}")
+        checked.append(content.format(len(needed.rows)))
+    if set(kinds) == set(ALL_KINDS):
+        problems += verify_files(layout)
+    problems = list(dict.fromkeys(problems))
     for problem in problems:
         click.echo(problem, err=True)
     state = f"{len(problems)} problems" if problems else "complete, no damage"
-    click.echo(f"{settings.layout.folder}: {', '.join(checked)}: {state}")
+    click.echo(f"{layout.folder}: {', '.join(checked)}: {state}")
     ctx.exit(1 if problems else 0)
 
 
@@ -115,7 +127,7 @@ def gc(settings: Settings, kinds: tuple[str, ...], dry_run: bool) -> None:
     from pipeline.cache.garbage import collect
 
     layout = settings.layout
-    caches = [one for _, one in _needed_caches(layout, kinds)]
+    caches = [_cache(layout, *one) for one in _present(layout, kinds)]
     for one in caches:
         _check_owned(layout, one.directory)
     collected = collect(caches, dry_run=dry_run)
@@ -205,16 +217,14 @@ def merge(settings: Settings, other: Path, kind: str) -> None:
     click.echo(text)
 
 
-def _needed_caches(
-    layout: Layout, kinds: Sequence[str]
-) -> Iterator[tuple[str, "Cache"]]:
+def _present(layout: Layout, kinds: Sequence[str]) -> Iterator[tuple[str, Path]]:
     """The caches of some kinds; of degradations and of rejection only finished ones."""
     from stages.cache.digest import digest_path
 
     for kind in sorted(set(kinds)):
         for directory in layout.caches(kind):
             if kind in KINDS or digest_path(directory).exists():
-                yield kind, _cache(layout, kind, directory)
+                yield kind, directory
 
 
 def _cache(

@@ -28,6 +28,11 @@ class Cache:
         """The digest of the cache."""
         return digest_path(self.directory)
 
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Id and key of every utterance that is needed."""
+        return [(id, key) for key, ids in self.needed.items() for id in ids]
+
 
 @dataclass(frozen=True)
 class Contents:

@@ -6,12 +6,13 @@ utterance that is needed, some of them twice, and the next call continues. A pro
 that reads at the same time can find a part missing, which is reported as an error.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cache.contents import Cache, check_part
+from pipeline.cache.contents import Cache
+from pipeline.cache.verification import verify_cache
 from stages.cache.digest import Digest, read_digest
 from stages.cache.format import (
     PART_FRAMES,
@@ -24,6 +25,7 @@ from stages.cache.format import (
     unwritable,
     write_part,
 )
+from stages.core.errors import CacheError
 from stages.core.files import locked
 
 Row = tuple[str, Part, int]
@@ -81,7 +83,7 @@ def collect(caches: Sequence[Cache], *, dry_run: bool = False) -> list[Collected
         dry_run: compute everything, but write nothing and take no lock.
 
     Raises:
-        CacheError: no digest, a damaged part (of any encoder), another process is
+        CacheError: whatever `cache verify` reports of these caches, another process is
             writing, or the disk cannot be written.
     """
     with ExitStack() as stack:
@@ -90,27 +92,24 @@ def collect(caches: Sequence[Cache], *, dry_run: bool = False) -> list[Collected
             for cache in caches:
                 stack.enter_context(locked(cache.directory))
         digests = [read_digest(cache.digest) for cache in caches]
-        plans = [
-            make_plan(cache, digest, check_part)
-            for cache, digest in zip(caches, digests, strict=True)
-        ]
+        for cache, digest in zip(caches, digests, strict=True):
+            if problems := verify_cache(cache.directory, cache.rows, digest=digest):
+                raise CacheError(f"{problems[0]} (nothing is removed before that)")
+        plans = list(map(make_plan, caches, digests))
         return [_carry_out(plan, dry_run=dry_run) for plan in plans]
 
 
-def make_plan(
-    cache: Cache, digest: Digest, read: Callable[[Path], Part] = read_part
-) -> Plan:
+def make_plan(cache: Cache, digest: Digest) -> Plan:
     """Decide what to do with each part.
 
     Args:
         cache: the cache.
         digest: names the current encoder.
-        read: reads a part.
 
     Raises:
         CacheError: a part is damaged, or has another header than the digest.
     """
-    parts = [read(path) for path in part_paths(cache.directory)]
+    parts = [read_part(path) for path in part_paths(cache.directory)]
     current = digest.header.fingerprint
     ours = [part for part in parts if part.header.fingerprint == current]
     kept, moved, old = [], [], []

@@ -1,4 +1,4 @@
-"""Maintenance of a cache: verify it, fill it from another one, export it."""
+"""Maintenance of a cache: fill it from another one, export it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,10 @@ from pipeline.cache.contents import (
     find_parts,
 )
 from pipeline.cache.garbage import join
-from stages.cache.digest import Digest, digest_path, read_digest
+from stages.cache.digest import digest_path, read_digest
 from stages.cache.export import write_plain
 from stages.cache.format import (
     Header,
-    Part,
     check_header,
     command,
     no_features,
@@ -28,8 +27,6 @@ from stages.cache.format import (
 from stages.cache.store import CacheReader
 from stages.core.errors import CacheError, ConfigurationError
 from stages.core.files import locked
-from stages.core.hashing import hash_array
-from stages.core.text import name_some
 
 
 @dataclass(frozen=True)
@@ -41,81 +38,6 @@ class Merged:
     utterances: int
     known: int  # utterances that were cached already
     foreign: list[Header]  # of encoders that were not taken
-
-
-def verify(
-    directory: Path,
-    rows: Sequence[tuple[str, str]] = (),
-    *,
-    digest: Digest | None = None,
-) -> list[str]:
-    """Check every checksum; return the problems, one line each, naming the file.
-
-    Args:
-        directory: the cache.
-        rows: (id, key) of the utterances that must be there.
-        digest: the encoder and the hashes of their features; None to accept any.
-    """
-    paths = part_paths(directory)
-    if not paths:
-        return [f"{directory}: no features; fix: run {command(directory)}"]
-    problems: list[str] = []
-    headers: dict[str, Header] = {}
-    holders: dict[tuple[str, str], str] = {}
-    changed: list[str] = []
-    for path in paths:
-        try:
-            part = check_part(path)
-            code = part.header.fingerprint
-            check_header(part, headers.setdefault(code, part.header))
-        except CacheError as error:
-            problems.append(str(error))
-            continue
-        for key in part.keys:
-            if (code, key) in holders:
-                problems.append(
-                    f"{path}: key {key} is also in {holders[code, key]}; "
-                    "fix: run `aln-pipeline cache gc`"
-                )
-            holders[code, key] = path.name
-        if digest is not None and code == digest.header.fingerprint:
-            changed += _changed(part, dict(digest.rows.values()))
-    header = None if digest is None else digest.header
-    present = {k for code, k in holders if header is None or code == header.fingerprint}
-    if absent := [id for id, key in rows if key not in present]:
-        problems.append(str(no_features(directory, absent, len(rows))))
-    fix = f"fix: run {command(directory, header.kind if header else None)}"
-    if digest is not None and (unknown := _unknown(rows, digest)):
-        problems.append(
-            f"{directory}: the digest lacks {len(unknown)} of {len(rows)} utterances "
-            f"of the manifest ({name_some(unknown)}); {fix}"
-        )
-    if changed:
-        problems.append(
-            f"{directory}: {len(changed)} features differ from the digest "
-            f"({name_some(changed)}); {fix}"
-        )
-    return problems
-
-
-def _changed(part: Part, expected: Mapping[str, str]) -> list[str]:
-    """Keys, shortened, whose features do not have the expected hash."""
-    frames = part.map_frames()
-    spans = zip(part.keys, part.offsets[:-1], part.offsets[1:], strict=True)
-    return [
-        f"{key:.12}"
-        for key, start, stop in spans
-        if key in expected and hash_array(frames[start:stop]) != expected[key]
-    ]
-
-
-def _unknown(rows: Sequence[tuple[str, str]], digest: Digest) -> list[str]:
-    """Ids of rows that are not in the digest."""
-    # The digest has its own ids for texts, so these are compared by key.
-    if digest.header.kind == "targets":
-        known = {key for key, _ in digest.rows.values()}
-        return [id for id, key in rows if key not in known]
-    return [id for id, key in rows if digest.rows.get(id, ("",))[0] != key]
 
 
 def merge(directory: Path, other: Path, *, kind: str) -> Merged:
@@ -238,10 +160,9 @@ def export(
         if key in cache.needed and (texts or id in cache.needed[key])
     ]
     found = {key if texts else id for id, key in rows}
-    wanted = [(id, key) for key, ids in cache.needed.items() for id in ids]
-    absent = sorted(id for id, key in wanted if (key if texts else id) not in found)
+    absent = sorted(id for id, key in cache.rows if (key if texts else id) not in found)
     if absent:
-        raise no_features(cache.digest, absent, len(wanted), digest.header.kind)
+        raise no_features(cache.digest, absent, len(cache.rows), digest.header.kind)
     added = {
         name: [values[id] for id, _ in rows] for name, values in (columns or {}).items()
     }

@@ -17,6 +17,7 @@ from stages.baseline1.language_model import bigram_arpa, ngram_arpa
 from stages.baseline1.lexicon import build_lexicon, lexicon_text
 from stages.baseline1.params import REVISION, Baseline1Params
 from stages.baseline1.recogniser import Recogniser, Transcribe, recogniser_fingerprint
+from stages.core.checksums import check_sum, write_sums
 from stages.core.errors import InputError
 from stages.core.files import write_text
 from stages.core.hashing import fingerprint, hash_bytes, hash_file
@@ -178,7 +179,10 @@ def _write_lexicon(
     work: Path,
     workers: int,
 ) -> Path:
-    """The lexicon's file, made once, because that takes half a minute."""
+    """The lexicon's file, made once, because that takes half a minute.
+
+    Its checksum is next to it.
+    """
     identity = {
         "words": list(words),
         "accents": list(params.accents),
@@ -186,7 +190,10 @@ def _write_lexicon(
         "revision": REVISION,
     }
     path = work / f"lexicon-{fingerprint(identity)[:12]}.txt"
-    if not path.is_file():
+    sums = f"{path.stem}.sha256"
+    try:
+        check_sum(path, sums, fix="")
+    except InputError:
         lexicon = build_lexicon(
             words,
             accents=params.accents,
@@ -194,13 +201,15 @@ def _write_lexicon(
             workers=workers,
         )
         write_text(path, lexicon_text(lexicon))
+        write_sums(path.with_name(sums), [path.name])
     return path
 
 
 def _write_model(work: Path, arpa: str) -> Path:
     """The file of a language model, named after its content."""
-    path = work / f"language-model-{hash_bytes(arpa.encode())[:12]}.arpa"
-    if not path.is_file():
+    content = arpa.encode()
+    path = work / f"language-model-{hash_bytes(content)[:12]}.arpa"
+    if not path.is_file() or path.read_bytes() != content:
         write_text(path, arpa)
     return path
 

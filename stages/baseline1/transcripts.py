@@ -2,13 +2,14 @@
 
     <directory>/<recogniser's fingerprint, 32 digits>.tsv
         # <recogniser's name>
-        <SHA-256 of the recording><tab><id><tab><transcript, possibly empty>
+        <SHA-256 of the recording><tab><id><tab><transcript, possibly empty><tab><sum>
 
         models/   lexicons and language models of the encoder's beam search
 
-Each line is flushed when it is complete, so a killed run loses only the utterances in
-progress, and the next run resumes there. The id is for people; a recording that is
-renamed, or occurs twice in the corpus, is transcribed once.
+The sum is the first 16 digits of the SHA-256 of the line before it. Each line is
+flushed when it is complete, so a killed run loses only the utterances in progress, and
+the next run resumes there. The id is for people; a recording that is renamed, or occurs
+twice in the corpus, is transcribed once.
 """
 
 import re
@@ -19,8 +20,9 @@ from typing import IO
 
 from stages.core.errors import CacheError
 from stages.core.files import locked
+from stages.core.hashing import hash_bytes
 
-_LINE = re.compile(r"([0-9a-f]{64})\t([^\t]*)\t([^\t\ufffd]*)")
+_LINE = re.compile(r"(([0-9a-f]{64})\t[^\t]*\t([^\t]*))\t([0-9a-f]{16})")
 
 
 class Transcripts(dict[str, str]):
@@ -31,7 +33,8 @@ class Transcripts(dict[str, str]):
     def add(self, key: str, id: str, text: str) -> None:
         """Add the transcript of a recording."""
         text = " ".join(text.split())
-        self.stream.write(f"{key}\t{' '.join(id.split())}\t{text}\n")
+        line = f"{key}\t{' '.join(id.split())}\t{text}"
+        self.stream.write(f"{line}\t{_sum(line)}\n")
         self.stream.flush()
         self[key] = text
 
@@ -48,7 +51,7 @@ def open_transcripts(
     path = directory / f"{fingerprint[:32]}.tsv"
     with locked(directory):
         whole = _repair(path)
-        transcripts = Transcripts(_parse(path, whole))
+        transcripts = Transcripts(parse(path, whole))
         with open(path, "a", encoding="utf-8") as stream:
             if not whole:
                 stream.write(f"# {' '.join(name.split())}\n")
@@ -65,20 +68,33 @@ def _repair(path: Path) -> str:
     if len(whole) < len(data):
         with open(path, "r+b") as stream:
             stream.truncate(len(whole))
-    return whole.decode("utf-8", "replace")  # with U+FFFD, which no transcript has
+    return whole.decode("utf-8", "replace")  # then the line's sum is wrong
 
 
-def _parse(path: Path, text: str) -> Iterator[tuple[str, str]]:
+def parse(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """The recording's hash and the transcript of each line.
+
+    Args:
+        path: the file, for messages.
+        text: its content, up to the end of a line.
+
+    Raises:
+        CacheError: a damaged line.
+    """
     for number, line in enumerate(text.split("\n")[:-1], 1):
         if line.startswith("#"):
             continue
         found = _LINE.fullmatch(line)
-        if found is None:
+        if found is None or found[4] != _sum(found[1]):
             raise CacheError(
-                f"line {number} is not a transcript",
+                f"line {number} is damaged, or not a transcript",
                 path=path,
                 found=repr(line[:60]),
-                expected="hash, id and text, separated by tabs",
+                expected="hash, id, text and sum, separated by tabs",
                 fix="delete that line; its recording is transcribed again",
             )
-        yield found[1], found[3]
+        yield found[2], found[3]
+
+
+def _sum(line: str) -> str:
+    return hash_bytes(line.encode())[:16]

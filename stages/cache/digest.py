@@ -1,8 +1,9 @@
 """The digest: the hashes of all features of a corpus, on which later stages depend.
 
 `<directory>.digest` is next to the cache `<directory>/`: one line of JSON with the
-header, then a line `id key hash-of-features` for each utterance, sorted. It does not
-depend on the order, the parts or the number of runs that filled the cache.
+header, the hash of all other lines (`rows`) and the checksum of these (`sha256`), then
+a line `id key hash-of-features` for each utterance, sorted. It does not depend on the
+order, the parts or the number of runs that filled the cache.
 """
 
 import json
@@ -20,8 +21,10 @@ from stages.cache.format import (
     unwritable,
 )
 from stages.cache.store import CacheReader
+from stages.core.checksums import seal, unseal
 from stages.core.errors import CacheError
 from stages.core.files import write_text
+from stages.core.hashing import hash_bytes
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,10 @@ def write_digest(
         check_id(path, id)
     # With checksums, so that damaged features do not get into the digest.
     hashes = reader.hashes(dict.fromkeys(key for _, key in rows))
-    lines = [json.dumps(describe_header(reader.header), sort_keys=True)]
-    lines += [f"{id} {key} {hashes[key]}" for id, key in rows]
+    text = "".join(f"{id} {key} {hashes[key]}\n" for id, key in rows)
+    head = seal({**describe_header(reader.header), "rows": hash_bytes(text.encode())})
     try:
-        write_text(path, "\n".join(lines) + "\n")
+        write_text(path, f"{json.dumps(head, sort_keys=True)}\n{text}")
     except OSError as error:
         raise unwritable(path, error) from error
 
@@ -73,16 +76,20 @@ def read_digest(path: Path) -> Digest:
     """Read a digest.
 
     Raises:
-        CacheError: the file is missing or not a digest.
+        CacheError: the file is missing, damaged or not a digest.
     """
     fix = f"run {COMMANDS.get(path.stem, 'the stage that writes it')}"
     try:
-        first, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        header = parse_header(json.loads(first))
-        triples = [line.rsplit(" ", 2) for line in lines]
+        first, text = path.read_bytes().split(b"\n", 1)
+        head = unseal(json.loads(first))
+        if hash_bytes(text) != head["rows"]:
+            raise ValueError("its lines do not match their hash")
+        header = parse_header(head)
+        triples = [line.rsplit(" ", 2) for line in text.decode().split("\n")[:-1]]
         rows = {id: (key, features) for id, key, features in triples}
     except FileNotFoundError:
         raise CacheError("no digest", path=path, fix=fix) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise CacheError(f"not a digest ({error})", path=path, fix=fix) from error
+        what = f"damaged, or not a digest ({error})"
+        raise CacheError(what, path=path, fix=fix) from error
     return Digest(header, rows)

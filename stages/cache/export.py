@@ -57,7 +57,9 @@ def write_plain(
     try:
         with (
             atomic_path(path) as temporary,
-            h5py.File(temporary, "w", libver=LIBVER) as file,
+            # Through a stream: on a full disk, HDF5's own driver ends the process.
+            temporary.open("w+b") as stream,
+            h5py.File(stream, "w", libver=LIBVER) as file,
         ):
             for name, value in attributes.items():
                 file.attrs[name] = value
@@ -82,6 +84,5 @@ def write_plain(
                 matrices = [reader[key] for key in keys[first:last]]
                 frames[offsets[first] : offsets[last]] = np.concatenate(matrices)
                 first = last
-    # When the disk is full, h5py raises RuntimeError on closing.
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise unwritable(path, error) from error

@@ -1,15 +1,31 @@
-"""Write files that are either complete or absent, and lock folders."""
+"""Write files that are either complete or absent, and lock folders.
 
+What is being written has a name of its own next to its final name,
+`.<name>.<host>-<process>.tmp`. If the process is killed, the next one that writes to
+the same folder removes it.
+"""
+
+import ctypes
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stages.core.errors import CacheError
+
+_TEMPORARY = re.compile(r"\.(.+)\.([^/]+)-(\d+)\.(tmp|old)", re.DOTALL)
+
+# Of linux/fcntl.h and linux/fs.h.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+# renameat2 where the file system cannot exchange.
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -24,6 +40,7 @@ def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
             thousands of them takes seconds, not minutes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_once(path.parent.resolve())
     temporary = _hidden(path, "tmp")
     try:
         yield temporary
@@ -42,20 +59,85 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     If the block raises, the temporary folder is removed and `folder` is unchanged.
     """
-    temporary, previous = _hidden(folder, "tmp"), _hidden(folder, "old")
-    for leftover in (temporary, previous):  # of a killed process with the same number
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep(folder.parent)
+    temporary = _hidden(folder, "tmp")
+    _remove(temporary)  # of a killed process with the same number
+    temporary.mkdir()
     try:
         yield temporary
-        for path in sorted(temporary.iterdir()):
+        for path in [*sorted(temporary.rglob("*")), temporary]:
             flush_path(path)
         if folder.exists():
-            os.replace(folder, previous)
-        os.replace(temporary, folder)
+            exchange(temporary, folder)
+        else:
+            os.replace(temporary, folder)
+        flush_path(folder.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
+        _remove(temporary)
+
+
+def exchange(a: Path, b: Path) -> None:
+    """Swap two folders.
+
+    At once where the system can (Linux, but not on NFS). Elsewhere with three renames:
+    if the process is killed between them, the next `sweep` puts `b` back.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None:
+        paths = _AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b)
+        if renameat2(*paths, _RENAME_EXCHANGE) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in _NO_EXCHANGE:
+            raise OSError(number, os.strerror(number), str(b))
+    previous = _hidden(b, "old")
+    os.replace(b, previous)
+    try:
+        os.replace(a, b)
+    except BaseException:
+        os.replace(previous, b)
+        raise
+    os.replace(previous, a)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine were writing in `folder`.
+
+    What they were about to replace is put back, if it is not there.
+    """
+    for leftover in sorted(folder.glob(".*.*")):
+        found = _TEMPORARY.fullmatch(leftover.name)
+        if not found or found[2] != os.uname().nodename or _is_running(int(found[3])):
+            continue
+        final = folder / found[1]
+        if found[4] == "old" and not final.exists():
+            os.replace(leftover, final)
+        else:
+            _remove(leftover)
+
+
+@cache
+def _sweep_once(folder: Path) -> None:
+    """`sweep`, once in a process: some folders get thousands of files."""
+    sweep(folder)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's, or not a number of one
+        pass
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -86,7 +168,8 @@ def locked(folder: Path) -> Iterator[None]:
     Temporary files and folders that a killed process left in it are removed.
 
     Raises:
-        CacheError: another process holds the lock, or the folder is not writable.
+        CacheError: another process holds the lock, the folder is not writable, or its
+            file system has no locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,15 +187,18 @@ def locked(folder: Path) -> Iterator[None]:
                 path=folder,
                 fix="wait until it ends, or stop it; finished work is kept",
             ) from None
+        except OSError as error:
+            raise CacheError(
+                f"its file system has no locks ({error})",
+                path=folder,
+                fix="put cache/ on a local disk, for example with a link",
+            ) from None
         try:
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")
             stream.flush()
             for leftover in sorted(folder.glob(".*.tmp")):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                else:
-                    leftover.unlink(missing_ok=True)
+                _remove(leftover)
             yield
         finally:
             # Empty, since DVC hashes the folder. Closing the file is not enough to
@@ -123,4 +209,5 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _hidden(path: Path, suffix: str) -> Path:
     """A name next to `path` that no other running process uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{suffix}")
+    process = f"{os.uname().nodename}-{os.getpid()}"
+    return path.with_name(f".{path.name}.{process}.{suffix}")

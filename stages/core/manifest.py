@@ -12,17 +12,23 @@ Columns of the manifest, one row per utterance, sorted by id:
     audio_sha256  hash of the audio file
 
 `intents.json` is the sorted list of the intents in train; the index of an intent is its
-class number. Neither file contains a time or an absolute path.
+class number. `conditions.csv` has the columns id and condition: how a recording was
+made, where that is known. No file contains a time or an absolute path.
 
 `quarantine.csv`, which extract-acoustic writes, lists the recordings that it set aside:
 id, path, audio_sha256 and reason. Later stages read the manifest without them.
+
+`corpus.sha256` has the checksums of the first three, `quarantine.sha256` that of the
+last. They are checked whenever one of these is read.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from stages.core.checksums import check_sum, write_sums
 from stages.core.errors import InputError
 from stages.core.files import atomic_path, write_json
 
@@ -38,23 +44,32 @@ COLUMNS = (
 )
 SPLITS = ("train", "valid", "test")
 QUARANTINE_COLUMNS = ("id", "path", "audio_sha256", "reason")
+CONDITION_COLUMNS = ("id", "condition")
+CORPUS_SUMS, QUARANTINE_SUMS = "corpus.sha256", "quarantine.sha256"
 _PREPARE = "run `aln-pipeline prepare-corpus`"
 _EXTRACT = "run `aln-pipeline extract-acoustic`"
 
 
 def write_manifest(path: Path, table: pd.DataFrame) -> None:
-    """Check `table` and write it, sorted by id, and `intents.json` next to it.
+    """Check `table` and write it, sorted by id, and the files that go with it.
+
+    Args:
+        path: the manifest.
+        table: columns `COLUMNS` and, where it is known, condition.
 
     Raises:
         InputError: an id is not unique, a split is unknown or empty, or an intent is
             not in train; names the file and the row.
     """
-    table = table.loc[:, list(COLUMNS)].sort_values("id", ignore_index=True)
+    table = table.sort_values("id", ignore_index=True)
     _check(path, table)
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
+    _write_table(path, table, COLUMNS)
     intents = sorted(table.loc[table["split"] == "train", "intent"].unique())
     write_json(path.with_name("intents.json"), intents)
+    known = table.reindex(columns=list(CONDITION_COLUMNS)).dropna()
+    _write_table(path.with_name("conditions.csv"), known, CONDITION_COLUMNS)
+    names = (path.name, "intents.json", "conditions.csv")
+    write_sums(path.with_name(CORPUS_SUMS), names)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -63,7 +78,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     Raises:
         InputError: the file is missing or not a manifest.
     """
-    return _read_table(path, COLUMNS, _PREPARE)
+    return _read_table(path, COLUMNS, CORPUS_SUMS, _PREPARE)
 
 
 def read_conditions(path: Path) -> pd.DataFrame:
@@ -72,7 +87,7 @@ def read_conditions(path: Path) -> pd.DataFrame:
     Raises:
         InputError: the file is missing or not such a table.
     """
-    return _read_table(path, ("id", "condition"), _PREPARE)
+    return _read_table(path, CONDITION_COLUMNS, CORPUS_SUMS, _PREPARE)
 
 
 def read_usable(manifest: Path, quarantine: Path) -> pd.DataFrame:
@@ -94,9 +109,8 @@ def read_usable(manifest: Path, quarantine: Path) -> pd.DataFrame:
 
 def write_quarantine(path: Path, table: pd.DataFrame) -> None:
     """Write the quarantined recordings, with `QUARANTINE_COLUMNS`, sorted by id."""
-    table = table.loc[:, list(QUARANTINE_COLUMNS)].sort_values("id")
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+    _write_table(path, table.sort_values("id"), QUARANTINE_COLUMNS)
+    write_sums(path.with_name(QUARANTINE_SUMS), [path.name])
 
 
 def read_quarantine(path: Path) -> pd.DataFrame:
@@ -105,7 +119,7 @@ def read_quarantine(path: Path) -> pd.DataFrame:
     Raises:
         InputError: the file is missing or not such a list.
     """
-    return _read_table(path, QUARANTINE_COLUMNS, _EXTRACT)
+    return _read_table(path, QUARANTINE_COLUMNS, QUARANTINE_SUMS, _EXTRACT)
 
 
 def read_intents(path: Path) -> list[str]:
@@ -114,32 +128,29 @@ def read_intents(path: Path) -> list[str]:
     Raises:
         InputError: the file is missing or not a JSON list of strings.
     """
-    try:
-        intents = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            "the list of intents does not exist", path=path, fix=_PREPARE
-        ) from None
-    except ValueError as error:
-        raise InputError(f"not JSON ({error})", path=path, fix=_PREPARE) from error
-    if not isinstance(intents, list) or not all(isinstance(i, str) for i in intents):
-        raise InputError("not a list of intents", path=path, fix=_PREPARE)
+    check_sum(path, CORPUS_SUMS, fix=_PREPARE)
+    intents: list[str] = json.loads(path.read_text(encoding="utf-8"))
     return intents
 
 
-def _read_table(path: Path, columns: tuple[str, ...], fix: str) -> pd.DataFrame:
+def _write_table(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(
+            temporary,
+            columns=list(columns),
+            index=False,
+            float_format="%.4f",
+            lineterminator="\n",
+        )
+
+
+def _read_table(
+    path: Path, columns: tuple[str, ...], sums: str, fix: str
+) -> pd.DataFrame:
     """A CSV file with exactly these columns: seconds as float, all others as str."""
-    if not path.is_file():
-        raise InputError("no such file", path=path, fix=fix)
+    check_sum(path, sums, fix=fix)
     types = {name: float if name == "seconds" else str for name in columns}
-    try:
-        table = pd.read_csv(path, dtype=types, keep_default_na=False)
-    except ValueError as error:
-        raise InputError(
-            f"not a readable table ({error})", path=path, fix=fix
-        ) from error
-    check_columns(path, table, columns, fix)
-    return table
+    return pd.read_csv(path, dtype=types, keep_default_na=False)
 
 
 def check_columns(

@@ -1,9 +1,10 @@
 """Identify the result of a stage, to compute it only once.
 
 A result is a folder with an `identity.json`: the stage, its `REVISION`, the parameters,
-the hash of each input and the hash of each file in the folder. If a stage finds the
-identity that it is about to compute, and the files are unchanged, it returns at once.
-Device and number of workers are not part of it: results differ by rounding at most.
+the hash of each input, the hash of each file in the folder, and its own checksum. If a
+stage finds the identity that it is about to compute, and the files are unchanged, it
+returns at once. Device and number of workers are not part of it: results differ by
+rounding at most.
 
 A replaced result is copied to the folder `kept/` of the corpus, under the hash of its
 identity. It is restored from there when its parameters and inputs return. (DVC's run
@@ -11,18 +12,21 @@ cache does this only for outputs that DVC deletes before a run.)
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stages.core.checksums import seal, unseal
 from stages.core.errors import CacheError
-from stages.core.files import whole_folder, write_json
+from stages.core.files import sweep, whole_folder, write_json
 from stages.core.hashing import fingerprint, hash_file
 
+log = logging.getLogger(__name__)
+
 IDENTITY = "identity.json"
-_FIELDS = ("parameters", "inputs", "files")
 
 
 def identify(
@@ -82,7 +86,26 @@ def record(
         found = (path for path in folder.rglob("*") if path.is_file())
         files = (path.relative_to(folder).as_posix() for path in found)
     hashes = {name: hash_file(folder / name) for name in files if name != IDENTITY}
-    write_json(folder / IDENTITY, {**identity, "files": hashes})
+    write_json(folder / IDENTITY, seal({**identity, "files": hashes}))
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the result in `folder`; None if it is as it was written.
+
+    Also None where there is no `identity.json`, and so no result.
+    """
+    if not (folder / IDENTITY).is_file():
+        return None
+    found = read_identity(folder)
+    if found is None:
+        return f"{IDENTITY} is damaged"
+    for name, expected in found["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"no {name}"
+        if hash_file(path) != expected:
+            return f"{name} has changed"
+    return None
 
 
 def is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
@@ -90,11 +113,7 @@ def is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
     found = read_identity(folder)
     if found is None or {**found, "files": None} != {**identity, "files": None}:
         return False
-    files = {name: folder / name for name in found["files"]}
-    return all(
-        path.is_file() and hash_file(path) == found["files"][name]
-        for name, path in files.items()
-    )
+    return damage(folder) is None
 
 
 def find(output: Path, identity: Mapping[str, Any], kept: Path) -> bool:
@@ -105,8 +124,11 @@ def find(output: Path, identity: Mapping[str, Any], kept: Path) -> bool:
         identity: of `identify`.
         kept: folder of the results that others replaced.
     """
+    sweep(output.parent)
     if is_finished(output, identity):
         return True
+    if problem := damage(output):
+        log.warning("%s: %s; replaced", output, problem)
     there = kept / name_of(identity)
     if not is_finished(there, identity):
         return False
@@ -142,11 +164,11 @@ def require(folder: Path, inputs: Mapping[str, Path], *, fix: str) -> dict[str, 
         CacheError: there is no result, a file in it has changed, or it was made from
             something else.
     """
+    if problem := damage(folder):
+        raise CacheError(f"not as its stage wrote it: {problem}", path=folder, fix=fix)
     found = read_identity(folder)
     if found is None:
         raise CacheError("no finished result here", path=folder, fix=fix)
-    if not is_finished(folder, found):
-        raise CacheError("not as its stage wrote it", path=folder, fix=fix)
     for name, path in inputs.items():
         if found["inputs"].get(name) != hash_input(path):
             what = f"made from another {name} than {path}"
@@ -179,10 +201,8 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:
-    """The identity recorded in `folder`; None where there is no readable one."""
+    """The identity recorded in `folder`; None where there is none, or a damaged one."""
     try:
-        found: dict[str, Any] = json.loads((folder / IDENTITY).read_text("utf-8"))
-        whole = all(isinstance(found[name], dict) for name in _FIELDS)
-    except (OSError, ValueError, KeyError, TypeError):
+        return unseal(json.loads((folder / IDENTITY).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
         return None
-    return found if whole and found["files"] else None

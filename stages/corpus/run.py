@@ -1,14 +1,15 @@
 """The corpus stage: an adapter reads a corpus, and its rows become the manifest.
 
 Reads a corpus root, or for the demo the phrases and voices in `data/demo/`. Writes
-`manifest.csv`, `intents.json` and `conditions.csv` (columns id and condition; empty if
-conditions are unknown), and recordings that are not files in the root (the demo's, and
-embedded ones) to `audio/`. For ATIS it also writes `unmatched.csv`, for the user only.
-Later stages depend on the manifest alone; it has the hash of every recording.
+`manifest.csv`, `intents.json`, `conditions.csv` and their checksums (see
+`stages/core/manifest.py`), and recordings that are not files in the root (the demo's,
+and embedded ones) to `audio/`. For ATIS it also writes `unmatched.csv`, for the user
+only. Later stages depend on the manifest alone; it has the hash of every recording.
 """
 
 import itertools
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from stages.corpus.demo import read_demo
 from stages.corpus.fsc import read_fsc
 from stages.corpus.lhotse import read_lhotse
 from stages.corpus.params import CorpusParams
+from stages.corpus.paths import check_links, missing_fix, path_on_disk, short_path
 from stages.corpus.recordings import inspect_recordings
 from stages.corpus.slurp import read_slurp
 from stages.corpus.snips import read_snips
@@ -97,6 +99,7 @@ def run(
     if params.adapter == "demo":
         root = audio
         table = read_demo(params, data / "demo", audio, workers)
+        _check_intents(root, table)
     else:
         root = _check_root(params, root)
         corpus = read_corpus(params, root)
@@ -122,10 +125,9 @@ def run(
     )
     table["seconds"] = [one.seconds for one in recordings]
     table["audio_sha256"] = [one.sha256 for one in recordings]
+    _warn_of_copies(table)
     manifest = output / "manifest.csv"
     write_manifest(manifest, table)
-    conditions = table.reindex(columns=["id", "condition"]).dropna()
-    _write_csv(output / "conditions.csv", conditions.sort_values("id"))
     return Summary(
         manifest,
         {name: int((table["split"] == name).sum()) for name in SPLITS},
@@ -142,6 +144,7 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
     Raises:
         InputError: the corpus is incomplete or inconsistent; names file and row.
     """
+    check_links(params, root)
     notes: tuple[str, ...] = ()
     unmatched = contents = None
     match params.adapter:
@@ -174,6 +177,9 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
         )
     if "where" not in table:
         table["where"] = ""
+    if contents is None:
+        table["path"] = [path_on_disk(root, path) for path in table["path"]]
+    _check_intents(root, table)
     return Corpus(table, notes, unmatched, contents)
 
 
@@ -191,6 +197,17 @@ def _check_root(params: CorpusParams, root: Path | None) -> Path:
             f"data/{params.name}",
         )
     return root
+
+
+def _check_intents(root: Path, table: pd.DataFrame) -> None:
+    intents = table.loc[table["split"] == "train", "intent"].unique()
+    if len(intents) == 1:
+        raise InputError(
+            f"train has a single intent, {intents[0]!r}",
+            path=root,
+            expected="two or more to choose from",
+            fix="add utterances of other intents, or check which column is the intent",
+        )
 
 
 def _check(root: Path, table: pd.DataFrame) -> None:
@@ -214,17 +231,15 @@ def _check(root: Path, table: pd.DataFrame) -> None:
                 + f"; {repeated.sum()} such rows in all",
                 fix=fix,
             )
-    missing = [
-        place
-        for place, path in zip(places, table["path"], strict=True)
-        if not (root / path).is_file()
-    ]
-    if missing:
+    absent = [not os.path.isfile(root / path) for path in table["path"]]
+    if any(absent):
+        missing = list(itertools.compress(places, absent))
         raise InputError(
             f"{len(missing)} of {len(table)} recordings do not exist",
             path=root,
             found=f"no {name_some(missing)}",
-            fix="complete the corpus, or pass its folder with --root",
+            fix=missing_fix(root, table["path"][absent])
+            or "complete the corpus, or pass its folder with --root",
         )
     counts = table["split"].value_counts()
     for split in SPLITS:
@@ -241,7 +256,7 @@ def _check(root: Path, table: pd.DataFrame) -> None:
 def _places(table: pd.DataFrame) -> list[str]:
     """Each recording, with the file and row that list it if known."""
     return [
-        f"{row.path} ({row.where})" if getattr(row, "where", "") else row.path
+        short_path(row.path) + (f" ({row.where})" if getattr(row, "where", "") else "")
         for row in table.itertuples()
     ]
 
@@ -264,6 +279,33 @@ def _warn(table: pd.DataFrame) -> None:
         names = [f"{row.intent}: {row.place}" for row in single.itertuples()]
         log.warning(
             "%d intents have a single utterance: %s", len(single), name_some(names)
+        )
+
+
+def _warn_of_copies(table: pd.DataFrame) -> None:
+    """Warn about files with the same bytes but two intents, or in train and test."""
+    table = table.assign(place=_places(table))
+    copied = table["audio_sha256"].duplicated(keep=False) & (table["seconds"] > 0)
+    labels, leaks = [], []
+    for _, same in table[copied].groupby("audio_sha256"):
+        places = same.drop_duplicates("intent").set_index("intent")["place"]
+        if len(places) > 1:
+            names = [f"{intent}: {place}" for intent, place in places.items()]
+            labels.append(" and ".join(names))
+        places = same.drop_duplicates("split").set_index("split")["place"]
+        if {"train", "test"} <= {*places.index}:
+            leaks.append(f"{places['train']} and {places['test']}")
+    if labels:
+        log.warning(
+            "%d recordings have a copy with another intent: %s",
+            len(labels),
+            name_some(labels),
+        )
+    if leaks:
+        log.warning(
+            "%d recordings of train have a copy in test: %s",
+            len(leaks),
+            name_some(leaks),
         )
 
 

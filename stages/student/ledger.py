@@ -1,9 +1,10 @@
 """The ledger: the scores of each student trained on a corpus, one file per student.
 
 `<folder>/<hash of its identity>.json` has the student's identity (stage, revision,
-parameters, inputs; see `stages/core/results.py`), `seeds` with the scores of each, and
-their means and deviations, in percent. A student has one entry whichever command
-trained it: a stage, a sweep, or a DVC experiment in a copy of the repository.
+parameters, inputs; see `stages/core/results.py`), `seeds` with the scores of each,
+their means and deviations, in percent, and its own checksum. A student has one entry
+whichever command trained it: a stage, a sweep, or a DVC experiment in a copy of the
+repository.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from stages.core.checksums import seal, unseal
 from stages.core.errors import CacheError
 from stages.core.files import write_json
 from stages.core.results import name_of
@@ -31,7 +33,7 @@ _SCORES = {
 def record(folder: Path, identity: Mapping[str, Any], scores: Mapping[str, Any]) -> Any:
     """Write the entry of a student; returns it."""
     entry = {**identity, **scores}
-    write_json(_path(folder, identity), entry)
+    write_json(_path(folder, identity), seal(entry))
     return entry
 
 
@@ -120,9 +122,7 @@ def _path(folder: Path, entry: Mapping[str, Any]) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        entry: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        for name in _SCORES.values():
-            _spread(entry, name)
+        entry = unseal(json.loads(path.read_text("utf-8")))
         if _path(path.parent, entry) != path:
             raise ValueError("its name does not match its contents")
     except (ValueError, KeyError, TypeError) as error:

@@ -1,0 +1,78 @@
+"""Checksums, so that a damaged file is not believed.
+
+Two forms. A JSON object has its own checksum in a field (`seal`). Tables, which other
+programs read too, have theirs in a file next to them, in the format of `sha256sum`, so
+that `sha256sum --check` works as well (`write_sums`).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import InputError
+from stages.core.files import write_text
+from stages.core.hashing import fingerprint, hash_file
+
+_FIELD = "sha256"
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value`, JSON-able, with its checksum in the field `sha256`."""
+    return {**value, _FIELD: fingerprint(value)}
+
+
+def unseal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value that `seal` got.
+
+    Raises:
+        ValueError: it has no checksum, or another one.
+        TypeError: not an object.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError("not an object")
+    bare = {name: one for name, one in value.items() if name != _FIELD}
+    if value.get(_FIELD) != fingerprint(bare):
+        raise ValueError("its checksum does not match its content")
+    return bare
+
+
+def write_sums(path: Path, names: Sequence[str]) -> None:
+    """Write the SHA-256 of each of the files `names`, which are next to `path`."""
+    lines = [f"{hash_file(path.with_name(name))}  {name}\n" for name in names]
+    write_text(path, "".join(lines))
+
+
+def check_sum(file: Path, sums: str, *, fix: str) -> None:
+    """Check a file against the sums next to it.
+
+    Args:
+        file: the file.
+        sums: the name of the file that `write_sums` wrote.
+        fix: the command that writes both.
+
+    Raises:
+        InputError: the file is missing or has changed, or its sum is missing.
+    """
+    if not file.is_file():
+        raise InputError("no such file", path=file, fix=fix)
+    path = file.with_name(sums)
+    if not path.is_file():
+        raise InputError("no checksum of it", path=file, expected=path, fix=fix)
+    if _read_sums(path).get(file.name) != hash_file(file):
+        what = f"not as it was written, by its checksum in {sums}"
+        raise InputError(what, path=file, fix=fix)
+
+
+def changed_files(path: Path) -> list[str]:
+    """The files that are missing, or not as the sums in `path` say."""
+    return [
+        name
+        for name, expected in _read_sums(path).items()
+        if not (file := path.with_name(name)).is_file() or hash_file(file) != expected
+    ]
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    """The sums in a file, by name."""
+    lines = path.read_bytes().decode("utf-8", "replace").splitlines()
+    return {line[66:]: line[:64] for line in lines}
