@@ -456,6 +456,29 @@ def test_snips_has_a_row_for_each_recording(snips: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "adapter, file, old, new",
+    [
+        ("slurp", "dataset/slurp/devel.jsonl", '"set"', '"\u200bset\u00a0"'),
+        ("slurp", "dataset/slurp/metadata.json", "FO-460", "FO-\u00ad460\ufeff"),
+        ("slurp", "dataset/slurp/test.jsonl", "it’s dark", "it’s\u00a0\u200b dark"),
+        ("timers", "train-real.csv", "'SetTimer'", "'Set\u200bTimer\u00a0'"),
+        ("timers", "train-real.csv", "ann", "\u2060ann"),
+        ("snips", f"{CLOSE}/{DATASET}", "SwitchLightOn", "Switch\u200bLightOn\u00a0"),
+        ("snips", f"{CLOSE}/{METADATA}", '"w0"', '"w0\u200b"'),
+    ],
+)
+def test_one_label_in_two_spellings_is_one_label(
+    request: pytest.FixtureRequest, adapter: str, file: str, old: str, new: str
+) -> None:
+    root = request.getfixturevalue(adapter)
+    before = listed(adapter, root)
+    text = (root / file).read_text("utf-8")
+    assert old in text
+    (root / file).write_text(text.replace(old, new, 1), "utf-8")
+    assert listed(adapter, root) == before
+
+
+@pytest.mark.parametrize(
     "field, close, far", [("close", 13, 0), ("far", 0, 12), ("both", 13, 12)]
 )
 def test_snips_folds_are_hashes_of_wordings(

@@ -23,8 +23,8 @@ _INVISIBLE = re.compile(
 
 def clean_text(text: str) -> str:
     """`text` in NFC, without what nobody sees, with single plain spaces in it."""
-    text = " ".join(_INVISIBLE.sub("", text).split())
-    return unicodedata.normalize("NFC", text.strip(_JOINERS + " "))
+    words = (word.strip(_JOINERS) for word in _INVISIBLE.sub("", text).split())
+    return unicodedata.normalize("NFC", " ".join(filter(None, words)))
 
 
 def read_columns(file: Path, *, quoted: bool = True) -> dict[str, list[str]]:
@@ -57,8 +57,8 @@ def read_columns(file: Path, *, quoted: bool = True) -> dict[str, list[str]]:
         rows.append(row)
     if not rows:
         raise InputError("not a readable table (it is empty)", path=file)
+    _check_heading(file, rows[0], separator)
     names = [clean_text(name) for name in rows[0]]
-    _check_names(file, names, separator)
     width = len(names)
     for number, row in enumerate(rows, 1):
         if any(row[width:]):
@@ -99,12 +99,13 @@ def _read_row(
         ) from None
 
 
-def _check_names(file: Path, names: list[str], separator: str) -> None:
-    for name in names:
-        if name and names.count(name) > 1:
+def _check_heading(file: Path, heading: list[str], separator: str) -> None:
+    names = [clean_text(name) for name in heading]
+    for name in filter(None, names):
+        if names.count(name) > 1:
             raise InputError(f"column {name!r} is repeated", path=file)
     for other, word in _SEPARATORS.items():
-        if len(names) == 1 and other != separator and other in names[0]:
+        if len(heading) == 1 and other != separator and other in heading[0]:
             wanted = _SEPARATORS[separator]
             raise InputError(
                 f"its fields are separated by {word}",

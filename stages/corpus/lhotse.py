@@ -65,7 +65,7 @@ def read_lhotse(
             speaker, text = as_text(one.speaker), as_text(one.text)
             rows.append((path, split, speaker, text, intent))
         columns = ["path", "split", "speaker", "text", "intent"]
-        table = pd.DataFrame(rows, columns=columns, dtype=str)
+        table = pd.DataFrame(rows, columns=columns, dtype=object)
         tables.append(checked_rows(params, root, file, table, first=1))
         unused = len(recordings) - tables[-1]["path"].nunique()
         if unused:

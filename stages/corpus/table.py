@@ -96,7 +96,8 @@ def _read_json_lines(file: Path) -> pd.DataFrame:
                 f"{where} is not an object", path=file, found=type(row).__name__
             )
         rows.append({name: as_text(value) for name, value in row.items()})
-    return pd.DataFrame(rows, dtype=str).fillna("")
+    # Not `str`, which half a character, such as "\\ud83d", cannot be in.
+    return pd.DataFrame(rows, dtype=object).fillna("")
 
 
 def _read_parquet(file: Path) -> pd.DataFrame:
