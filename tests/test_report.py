@@ -1,6 +1,5 @@
 """The report: figures computed by hand, choices, figures, identity, bad input."""
 
-import csv
 import io
 import json
 import shutil
@@ -12,21 +11,28 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from matplotlib.image import imread
 from scipy.stats import bootstrap
 from sklearn.metrics import f1_score
 
 from stages.core import metrics
+from stages.core.checksums import write_sums
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import PipelineError
-from stages.core.manifest import read_manifest, write_manifest, write_quarantine
+from stages.core.manifest import (
+    CORPUS_SUMS,
+    read_manifest,
+    write_manifest,
+    write_quarantine,
+)
 from stages.core.results import identify, record
 from stages.core.runtime import RunOptions
 from stages.core.text import normalise_text
 from stages.report import markdown
 from stages.report import run as stage
 from stages.report.corpus_table import corpus_table, table1_differences
-from stages.report.figures import confusion_figure, history_figure
+from stages.report.figures import confusion_figure, history_figure, styled
 from stages.report.params import ReportParams
 from stages.report.projection import capped_perplexity, project
 from stages.report.recognition import intent_word_errors
@@ -67,6 +73,7 @@ PREDICTION_COLUMNS = ["id", "split", "intent", "predicted", "confidence"]
 def build_manifest(folder: Path) -> pd.DataFrame:
     """Two wordings of each intent in train, two more in valid and test."""
     rows = []
+    conditions = ["clean", "noise | 5 dB"]
     for split, count in PER_SPLIT.items():
         for number in range(count):
             intent = INTENTS[number % len(INTENTS)]
@@ -81,18 +88,12 @@ def build_manifest(folder: Path) -> pd.DataFrame:
                     "intent": intent,
                     "seconds": 1.5 + number / 10,
                     "audio_sha256": "0" * 64,
+                    "condition": conditions[number % 2] if split == "test" else None,
                 }
             )
     table = pd.DataFrame(rows)
     write_manifest(folder / "manifest.csv", table)
-    conditions = ["clean", "noise | 5 dB"]
-    with open(folder / "conditions.csv", "w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["id", "condition"])
-        for row in rows:
-            if row["split"] == "test":
-                writer.writerow([row["id"], conditions[int(row["id"][-2:]) % 2]])
-    return table
+    return table.drop(columns="condition")
 
 
 def mislabel(intents: pd.Series, errors: int) -> list[str]:
@@ -101,6 +102,11 @@ def mislabel(intents: pd.Series, errors: int) -> list[str]:
         INTENTS[(INTENTS.index(intent) + (place < errors)) % len(INTENTS)]
         for place, intent in enumerate(intents)
     ]
+
+
+def seal_corpus(folder: Path) -> None:
+    """The sums of the corpus' tables, after a change."""
+    write_sums(folder / CORPUS_SUMS, ["manifest.csv", "intents.json", "conditions.csv"])
 
 
 def predict(table: pd.DataFrame, confidence: float, **errors: int) -> pd.DataFrame:
@@ -808,6 +814,7 @@ def test_many_speakers_are_cut_short_and_unknown_ones_counted(
 ):
     def section(speakers: pd.Series) -> str:
         edit_csv(copied / "manifest.csv", lambda table: table.assign(speaker=speakers))
+        seal_corpus(copied)
         finish_all(copied)
         report(copied, tmp_path / "report", ReportParams(tsne_intents=1))
         page = (tmp_path / "report" / "results.md").read_text()
@@ -922,6 +929,7 @@ def test_what_was_not_measured_is_not_in_the_report(copied, tmp_path):
     report(copied, output)
     (output / "notes.txt").write_text("mine")
     (copied / "conditions.csv").write_text("id,condition\n")
+    seal_corpus(copied)
     absent = {"encoder_scores": None, "robustness": None, "rejection": None}
     report(copied, output, name="mine", **absent)
     assert not (output / "robustness.png").exists()
@@ -1033,8 +1041,8 @@ def change_file(path: Path) -> None:
             "rejection: not as its stage .*dvc repro rejection",
         ),
         (
-            lambda g: edit_csv(g / "conditions.csv", lambda t: t[["id"]]),
-            "found id; expected id, condition.*prepare-corpus",
+            lambda g: change_file(g / "conditions.csv"),
+            "conditions.csv: not as it was written.*prepare-corpus",
         ),
     ],
 )
@@ -1102,11 +1110,56 @@ def test_a_confusion_matrix_of_31_intents_fits_its_picture():
             "predicted": intents * 3 + intents[1:] + intents[:1],
         }
     )
-    picture = imread(io.BytesIO(confusion_figure(table, intents, "Confusion")))
+    with styled():
+        figure = confusion_figure(table, intents, "Confusion")
+    picture = imread(io.BytesIO(figure))
     height, width = picture.shape[:2]
     assert 31 * 35 < min(height, width) <= max(height, width) < 2200
     edges = [picture[:3], picture[-3:], picture[:, :3], picture[:, -3:]]
     assert all((edge == 1).all() for edge in edges), "something is cut off"
+
+
+HOSTILE = [
+    *("$x$ $\\frac{1$", "a`b", "``", "<script>alert(1)</script>", "[x](http://a.b)"),
+    *("a|b", "**bold**", "\u202e\u0627\u0628\u200f", "back\\", "# head", "_silence_"),
+    300 * "W",
+]
+
+
+def test_hostile_labels_break_neither_page_nor_figures(
+    written, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setitem(globals(), "INTENTS", HOSTILE)
+    monkeypatch.setitem(PER_SPLIT, "train", len(HOSTILE))
+    (tmp_path / "given").mkdir()
+    given = build(tmp_path / "given")
+    scores = given / "baseline1" / "scores.json"
+    scores.write_text(json.dumps({"recogniser": "<i>*mine*</i> [a](b)"}))
+    finish_all(given)
+    output = tmp_path / "report"
+    report(given, output, ReportParams(tsne_intents=10))
+
+    def tokens(folder: Path) -> list:
+        parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+        blocks = parser.parse((folder / "results.md").read_text())
+        return blocks + [one for block in blocks for one in block.children or ()]
+
+    found, usual = tokens(output), tokens(written[0])
+    # Only our own headings, emphasis and pictures.
+    for kind in ("heading_open", "strong_open", "em_open", "image", "link_open"):
+        assert sum(one.type == kind for one in found) == sum(
+            one.type == kind for one in usual
+        )
+    assert not {"html_block", "html_inline", "s_open"} & {one.type for one in found}
+    shown = [one.content for one in found if one.type == "code_inline"]
+    for intent in HOSTILE:  # scores, word errors
+        assert shown.count(intent) == 2
+    assert not caplog.records
+    for path in output.glob("*.png"):
+        picture = imread(path)
+        assert max(picture.shape) < 2200, path
+        edges = [picture[:3], picture[-3:], picture[:, :3], picture[:, -3:]]
+        assert all((edge == 1).all() for edge in edges), path
 
 
 def test_pictures_do_not_follow_a_users_settings():
@@ -1118,8 +1171,9 @@ def test_pictures_do_not_follow_a_users_settings():
         columns=list(HISTORY_COLUMNS),
     )
     systems = [System("aln-0.5", "aln", 0.5, history, history)]
-    plain = history_figure(systems)
-    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 20}):
+    with styled():
+        plain = history_figure(systems)
+    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 20}), styled():
         assert history_figure(systems) == plain
 
 

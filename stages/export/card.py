@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from stages.core.markdown import escape
+
 _TEMPLATE = Path(__file__).with_name("card.md")
 
 _EXPLANATIONS = {
@@ -46,7 +48,7 @@ def model_card(about: dict[str, Any], measured: Mapping[str, Any], report: Path)
         measured=measured,
         utterances=f"{trained['utterances']['train']:,}",
         speakers=f"{trained['speakers']['train']:,}",
-        encoder=trained["encoder"],
+        encoder=escape(trained["encoder"]),
         explanation=_EXPLANATIONS[about["student"].split("-")[0]],
     )
     return str(card).rstrip() + "\n"

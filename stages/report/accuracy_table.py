@@ -1,5 +1,6 @@
 """The page's first table of results: accuracy and macro-F1 by system, with notes."""
 
+from stages.core.markdown import escape
 from stages.report.findings import Findings
 from stages.report.markdown import (
     format_difference,
@@ -102,6 +103,6 @@ def _recognition_note(found: Findings) -> str:
         f"{rate:.2f}% on {CORPORA[name]}" for name, rate in WORD_ERROR_RATE.items()
     )
     return (
-        f"Recognised text: {found.recogniser}, word error rate on test "
+        f"Recognised text: {escape(found.recogniser)}, word error rate on test "
         f"{found.word_errors['test'].rate:.2f}%; the paper's is {rates}."
     )

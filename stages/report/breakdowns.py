@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from stages.core.markdown import code, escape
 from stages.report.findings import Findings
 from stages.report.markdown import (
-    code,
-    escape,
     format_interval,
     format_short_table,
     format_spread,

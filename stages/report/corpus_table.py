@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from stages.core.manifest import SPLITS
+from stages.core.markdown import code
 from stages.core.text import normalise_text
 from stages.report.markdown import format_count, format_difference, format_table
 from stages.report.published import CORPORA, TABLE1
@@ -44,7 +45,7 @@ def describe_corpus(manifest: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 def corpus_table(corpus: str, table1: Mapping[str, Mapping[str, Any]]) -> str:
     """Table 1 for this corpus next to the paper's, and the differences."""
-    columns = [(f"`{corpus}` {split}", table1[split]) for split in SPLITS]
+    columns = [(f"{code(corpus)} {split}", table1[split]) for split in SPLITS]
     columns += [
         (f"{CORPORA[name]} {split} (paper)", counts)
         for name, splits in TABLE1.items()

@@ -5,7 +5,10 @@ display and neither follow nor change the user's matplotlib settings.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +23,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from stages.report.findings import Findings
+from stages.report.fonts import BASE, families
 from stages.report.params import MOST_INTENTS
 from stages.report.projection import Projection
 from stages.report.published import published_accuracy
@@ -30,7 +34,8 @@ INK = "#22272e"
 FAINT = "#8b939c"
 RULE = "#dfe3e8"
 STYLE = {
-    "font.family": "DejaVu Sans",
+    "font.family": BASE,
+    "text.parse_math": False,  # labels can have dollar signs
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -79,7 +84,8 @@ _RIGHT = LinearSegmentedColormap.from_list("right", ["#ffffff", "#6fa3cc", "#1d4
 _WRONG = LinearSegmentedColormap.from_list(
     "wrong", [(0.0, "#ffffff"), (0.05, "#faecd9"), (0.4, "#e0a052"), (1.0, "#a85f12")]
 )
-_LONGEST_LABEL = 40
+_LONGEST_LABEL = 40  # columns
+_LONGEST_SIDE = 60.0  # inches
 # A legend on the right of the title's line.
 _NEXT_TO_TITLE: dict[str, Any] = {
     "loc": "lower right",
@@ -96,21 +102,33 @@ _NEXT_TO_TITLE: dict[str, Any] = {
 def draw(found: Findings) -> dict[str, bytes]:
     """Every figure of the report, by file name."""
     students = found.students
-    files = {
-        "accuracy.png": accuracy_figure(found),
-        "confusion.png": confusion_figure(
-            found.chosen.test,
-            list(found.intents.index),
-            f"Confusion on test, {found.chosen.title}",
-        ),
-        "figure2.png": projection_figure(found.projection),
-        "history.png": history_figure(students),
-    }
-    if found.robustness:
-        files["robustness.png"] = robustness_figure(
-            students, found.robustness, found.corpus
-        )
+    intents = list(found.intents.index)
+    degradations = [scores.degradation for scores in found.robustness]
+    with styled(found.corpus, *map(_label, intents), *degradations):
+        files = {
+            "accuracy.png": accuracy_figure(found),
+            "confusion.png": confusion_figure(
+                found.chosen.test,
+                intents,
+                f"Confusion on test, {found.chosen.title}",
+            ),
+            "figure2.png": projection_figure(found.projection),
+            "history.png": history_figure(students),
+        }
+        if found.robustness:
+            files["robustness.png"] = robustness_figure(
+                students, found.robustness, found.corpus
+            )
     return files
+
+
+@contextmanager
+def styled(*labels: str) -> Iterator[None]:
+    """Draw in our style, with fonts that have the characters of `labels`."""
+    style = {**STYLE, "font.family": families(labels)}
+    with matplotlib.style.context(["default", style]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # `families` warns
+        yield
 
 
 def confusion_figure(test: pd.DataFrame, intents: Sequence[str], title: str) -> bytes:
@@ -118,72 +136,70 @@ def confusion_figure(test: pd.DataFrame, intents: Sequence[str], title: str) -> 
     counts = pd.crosstab(test["intent"], test["predicted"]).reindex(
         index=list(intents), columns=list(intents), fill_value=0
     )
+    labels = [_label(intent) for intent in intents]
     counted = counts.to_numpy(dtype=float)
     shares = 100 * counted / np.maximum(counted.sum(axis=1, keepdims=True), 1)
     size = len(intents)
-    side = max(0.27 * size, 2.0)
+    side = min(max(0.27 * size, 2.0), _LONGEST_SIDE)
     right = np.eye(size, dtype=bool)
-    with matplotlib.style.context(["default", STYLE]):
-        figure, axes = _canvas(side, side)
-        for hidden, colours in ((~right, _RIGHT), (right, _WRONG)):
-            axes.imshow(
-                np.ma.masked_array(shares, hidden), cmap=colours, vmin=0, vmax=100
-            )
-        for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
-            axes.text(
-                column,
-                row,
-                f"{shares[row, column]:.0f}",
-                ha="center",
-                va="center",
-                fontsize=6,
-                color="white" if shares[row, column] > 50 else INK,
-            )
-        labels = [_label(intent) for intent in intents]
-        axes.set_xticks(range(size), labels, rotation=90, fontsize=7)
-        axes.set_yticks(range(size), labels, fontsize=7)
-        axes.set_xticks(np.arange(0.5, size - 1), minor=True)
-        axes.set_yticks(np.arange(0.5, size - 1), minor=True)
-        axes.grid(which="minor", linewidth=0.5)
-        axes.tick_params(which="both", length=0)
-        axes.spines[:].set_visible(True)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("actual")
-        axes.set_title(f"{title}, % of the actual intent")
-        return _png(figure)
+    figure, axes = _canvas(side, side)
+    for hidden, colours in ((~right, _RIGHT), (right, _WRONG)):
+        axes.imshow(np.ma.masked_array(shares, hidden), cmap=colours, vmin=0, vmax=100)
+    for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
+        axes.text(
+            column,
+            row,
+            f"{shares[row, column]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="white" if shares[row, column] > 50 else INK,
+        )
+    axes.set_xticks(range(size), labels, rotation=90, fontsize=7)
+    axes.set_yticks(range(size), labels, fontsize=7)
+    axes.set_xticks(np.arange(0.5, size - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, size - 1), minor=True)
+    axes.grid(which="minor", linewidth=0.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(True)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("actual")
+    axes.set_title(f"{title}, % of the actual intent")
+    return _png(figure)
 
 
 def projection_figure(projection: Projection) -> bytes:
     """Figure 2: the embeddings of teacher and student, one plot per epoch."""
-    panels, shown = projection.panels, projection.shown
-    with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(4.2 * len(panels), 4.2))
-        width = 1 / len(panels)
-        for place, (title, points) in enumerate(panels.items()):
-            axes = figure.add_axes((place * width, 0, 0.95 * width, 1))
-            axes.set_title(title)
-            _scatter(axes, *points, projection)
-        axes.legend(
-            handles=[
-                _dot("^", INK, r"BERT, $E_{\mathrm{lang}}$", size=6),
-                _dot("o", FAINT, r"student, $\hat{E}_{\mathrm{lang}}$", size=5),
-            ],
-            **_NEXT_TO_TITLE,
-        )
-        labels = [_label(intent) for intent in shown]
-        figure.legend(
-            handles=[
-                Patch(color=colour, label=label)
-                for label, colour in zip(labels, INTENT_COLOURS, strict=False)
-            ],
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.01),
-            ncols=3 if max(map(len, labels)) < 32 else 2,
-            fontsize=8,
-            handlelength=1.0,
-            handleheight=0.8,
-        )
-        return _png(figure)
+    panels = projection.panels
+    labels = [_label(intent) for intent in projection.shown]
+    figure = Figure(figsize=(4.2 * len(panels), 4.2))
+    width = 1 / len(panels)
+    for place, (title, points) in enumerate(panels.items()):
+        axes = figure.add_axes((place * width, 0, 0.95 * width, 1))
+        axes.set_title(title)
+        _scatter(axes, *points, projection)
+    marks = axes.legend(
+        handles=[
+            _dot("^", INK, r"BERT, $E_{\mathrm{lang}}$", size=6),
+            _dot("o", FAINT, r"student, $\hat{E}_{\mathrm{lang}}$", size=5),
+        ],
+        **_NEXT_TO_TITLE,
+    )
+    for text in marks.get_texts():
+        text.set_parse_math(True)
+    figure.legend(
+        handles=[
+            Patch(color=colour, label=label)
+            for label, colour in zip(labels, INTENT_COLOURS, strict=False)
+        ],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.01),
+        ncols=3 if max(map(_columns, labels)) < 32 else 2,
+        fontsize=8,
+        handlelength=1.0,
+        handleheight=0.8,
+    )
+    return _png(figure)
 
 
 def _scatter(
@@ -223,39 +239,38 @@ def accuracy_figure(found: Findings) -> bytes:
     Numbers have the deviation over seeds, test's bars the interval over utterances.
     """
     systems = found.systems
-    with matplotlib.style.context(["default", STYLE]):
-        figure, axes = _canvas(5.0, 0.7 * len(systems))
-        for place, system in enumerate(systems):
-            _accuracy_bars(axes, place, system, found.rows[system.name])
-            low, high = found.rows[system.name]["test_interval"]
-            mean = found.rows[system.name]["test_accuracy"]
-            axes.errorbar(
-                mean,
-                place - 0.19,
-                # Rounding can put the mean just outside the resamples' percentiles.
-                xerr=[[max(mean - low, 0)], [max(high - mean, 0)]],
-                color=INK,
-                elinewidth=0.8,
-                capsize=2,
-            )
-        handles: list[Patch | Line2D] = [
-            Patch(color=INK, label="test"),
-            Patch(color=_paler(INK, 0.55), label="valid"),
-            _dot("_", INK, "95% interval", size=9, edge=INK),
-        ]
-        if _mark_published(axes, systems, found.corpus):
-            handles.append(_dot("D", "white", "the paper, test", size=4.5, edge=INK))
-        axes.set_yticks(range(len(systems)), [system.title for system in systems])
-        axes.invert_yaxis()
-        axes.set_xlim(0, 118)
-        axes.set_xticks(range(0, 101, 20))
-        axes.set_xlabel("accuracy (%)")
-        axes.grid(axis="x")
-        axes.tick_params(length=0)
-        axes.spines[["left", "bottom"]].set_visible(False)
-        axes.set_title(f"Intent accuracy, {found.corpus}")
-        axes.legend(handles=handles, **_NEXT_TO_TITLE)
-        return _png(figure)
+    figure, axes = _canvas(5.0, 0.7 * len(systems))
+    for place, system in enumerate(systems):
+        _accuracy_bars(axes, place, system, found.rows[system.name])
+        low, high = found.rows[system.name]["test_interval"]
+        mean = found.rows[system.name]["test_accuracy"]
+        axes.errorbar(
+            mean,
+            place - 0.19,
+            # Rounding can put the mean just outside the resamples' percentiles.
+            xerr=[[max(mean - low, 0)], [max(high - mean, 0)]],
+            color=INK,
+            elinewidth=0.8,
+            capsize=2,
+        )
+    handles: list[Patch | Line2D] = [
+        Patch(color=INK, label="test"),
+        Patch(color=_paler(INK, 0.55), label="valid"),
+        _dot("_", INK, "95% interval", size=9, edge=INK),
+    ]
+    if _mark_published(axes, systems, found.corpus):
+        handles.append(_dot("D", "white", "the paper, test", size=4.5, edge=INK))
+    axes.set_yticks(range(len(systems)), [system.title for system in systems])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 118)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("accuracy (%)")
+    axes.grid(axis="x")
+    axes.tick_params(length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_title(f"Intent accuracy, {found.corpus}")
+    axes.legend(handles=handles, **_NEXT_TO_TITLE)
+    return _png(figure)
 
 
 def _accuracy_bars(
@@ -300,27 +315,26 @@ def _mark_published(axes: Axes, systems: Sequence[System], corpus: str) -> bool:
 
 def history_figure(systems: Sequence[System]) -> bytes:
     """Valid accuracy by epoch, mean over seeds, one line per student."""
-    with matplotlib.style.context(["default", STYLE]):
-        figure, axes = _canvas(4.6, 3.2)
-        for system in systems:
-            curve = system.history.groupby("epoch")["valid_accuracy"].mean()
-            axes.plot(
-                curve.index,
-                curve,
-                color=_system_colour(system, systems),
-                linewidth=1.5,
-                marker="o" if len(curve) == 1 else None,
-                label=system.title,
-            )
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("valid accuracy (%)")
-        axes.grid()
-        axes.tick_params(length=0)
-        axes.margins(x=0.01)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axes.set_title("Training")
-        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=1.4)
-        return _png(figure)
+    figure, axes = _canvas(4.6, 3.2)
+    for system in systems:
+        curve = system.history.groupby("epoch")["valid_accuracy"].mean()
+        axes.plot(
+            curve.index,
+            curve,
+            color=_system_colour(system, systems),
+            linewidth=1.5,
+            marker="o" if len(curve) == 1 else None,
+            label=system.title,
+        )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("valid accuracy (%)")
+    axes.grid()
+    axes.tick_params(length=0)
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set_title("Training")
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=1.4)
+    return _png(figure)
 
 
 def robustness_figure(
@@ -334,40 +348,39 @@ def robustness_figure(
     (clean,) = (s for s in scores if s.degradation == CLEAN)
     others = [s for s in scores if s.snr is None and s is not clean]
     widths = [3.4] * len(noises) + [0.9] * len(others)
-    with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(1, 1))
-        first = figure.add_axes((0, 0, widths[0], 3.2))
-        panels, left = [first], 0.0
-        for before, width in pairwise(widths):
-            left += before + 0.2
-            panels.append(figure.add_axes((left, 0, width, 3.2), sharey=first))
-        for noise, axes in zip(noises, panels, strict=False):
-            noisy = [s for s in scores if s.degradation == noise]
-            _noise_lines(axes, students, clean, noisy)
-        for other, axes in zip(others, panels[len(noises) :], strict=True):
-            _points_without_noise(axes, students, other)
-        for axes in panels:
-            axes.grid(axis="y")
-            axes.tick_params(length=0, labelleft=axes is first)
-        first.set_ylabel("test accuracy (%)")
-        first.set_title(f"Robustness, {corpus}")
-        panels[-1].legend(
-            handles=[
-                Line2D(
-                    [],
-                    [],
-                    color=_system_colour(student, students),
-                    marker="o",
-                    markersize=3.5,
-                    label=student.title,
-                )
-                for student in students
-            ],
-            loc="center left",
-            bbox_to_anchor=(1.05, 0.5),
-            handlelength=1.4,
-        )
-        return _png(figure)
+    figure = Figure(figsize=(1, 1))
+    first = figure.add_axes((0, 0, widths[0], 3.2))
+    panels, left = [first], 0.0
+    for before, width in pairwise(widths):
+        left += before + 0.2
+        panels.append(figure.add_axes((left, 0, width, 3.2), sharey=first))
+    for noise, axes in zip(noises, panels, strict=False):
+        noisy = [s for s in scores if s.degradation == noise]
+        _noise_lines(axes, students, clean, noisy)
+    for other, axes in zip(others, panels[len(noises) :], strict=True):
+        _points_without_noise(axes, students, other)
+    for axes in panels:
+        axes.grid(axis="y")
+        axes.tick_params(length=0, labelleft=axes is first)
+    first.set_ylabel("test accuracy (%)")
+    first.set_title(f"Robustness, {corpus}")
+    panels[-1].legend(
+        handles=[
+            Line2D(
+                [],
+                [],
+                color=_system_colour(student, students),
+                marker="o",
+                markersize=3.5,
+                label=student.title,
+            )
+            for student in students
+        ],
+        loc="center left",
+        bbox_to_anchor=(1.05, 0.5),
+        handlelength=1.4,
+    )
+    return _png(figure)
 
 
 def _noise_lines(
@@ -490,5 +503,15 @@ def _paler(colour: str, share: float) -> tuple[float, float, float]:
 
 def _label(intent: str) -> str:
     """An intent as a figure shows it: slots separated, long names cut."""
-    text = intent.replace("|", " · ")
-    return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
+    text = " ".join(intent.replace("|", " · ").split())
+    if _columns(text) <= _LONGEST_LABEL:
+        return text
+    while _columns(text) >= _LONGEST_LABEL:
+        text = text[:-1]
+    return text + "…"
+
+
+def _columns(text: str) -> int:
+    """The width of a text: a Chinese character is as wide as two Latin letters."""
+    wide = (unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + sum(wide)

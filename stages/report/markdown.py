@@ -22,16 +22,6 @@ def format_short_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return f"{table}\n\nand {more:,} more." if more > 0 else table
 
 
-def escape(text: str) -> str:
-    """Text for a table's cell."""
-    return text.replace("|", r"\|")
-
-
-def code(text: str) -> str:
-    """Text for a table's cell, in a fixed-width font; a dash if there is none."""
-    return f"`{escape(text)}`" if text else _NONE
-
-
 def format_count(value: float | None) -> str:
     """An integer as it is, another number to two places, None as a dash."""
     if value is None:

@@ -5,6 +5,7 @@ The first table of results, accuracy by system, is in `accuracy_table.py`.
 
 from collections.abc import Mapping
 
+from stages.core.markdown import code, escape
 from stages.report.accuracy_table import accuracy_section
 from stages.report.breakdowns import (
     intent_sections,
@@ -16,7 +17,7 @@ from stages.report.breakdowns import (
 from stages.report.confidence import calibration_sections, rejection_sections
 from stages.report.corpus_table import corpus_table
 from stages.report.findings import Findings
-from stages.report.markdown import code, escape, format_short_table
+from stages.report.markdown import format_short_table
 from stages.report.sections import (
     encoder_sections,
     recognition_sections,
@@ -52,7 +53,7 @@ orientation."""
 def page(found: Findings) -> str:
     """The whole page."""
     sections = [
-        f"# Intent classification from speech: `{found.corpus}`",
+        f"# Intent classification from speech: {code(found.corpus)}",
         INTRODUCTIONS.get(found.corpus, OTHER_CORPUS),
         "## Corpus",
         corpus_table(found.corpus, found.table1),

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from stages.core.markdown import code, escape
 from stages.core.word_errors import WordErrors
 from stages.report.findings import Findings
 from stages.report.markdown import (
-    code,
-    escape,
     format_p,
     format_percent,
     format_spread,
@@ -58,7 +57,7 @@ def recognition_sections(found: Findings) -> list[str]:
     """The recogniser's word errors: by split, by intent, and the most frequent."""
     compared = [
         [
-            f"`{found.corpus}`",
+            code(found.corpus),
             found.rows["baseline1_text"]["test_accuracy"],
             found.rows["baseline1_asr"]["test_accuracy"],
             found.word_errors["test"].rate,
@@ -81,7 +80,7 @@ def recognition_sections(found: Findings) -> list[str]:
     ]
     sections = [
         "## Speech recognition",
-        f"Baseline-1's recogniser: {found.recogniser}. Test accuracy from the "
+        f"Baseline-1's recogniser: {escape(found.recogniser)}. Test accuracy from the "
         "ground-truth text and from the recogniser's output, and its word error rate, "
         "in percent, as in the paper's Table 2:",
         format_table(

@@ -1,0 +1,124 @@
+"""Labels of a corpus on paper: Markdown and fonts."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.ttLib.tables._g_l_y_f import Glyph
+from markdown_it import MarkdownIt
+from matplotlib import font_manager
+
+from stages.core.markdown import code, escape
+from stages.export.card import model_card
+from stages.report.fonts import BASE, families
+
+LABELS = [
+    *("$x$", "a`b", "``", "` `", "`|`", "<script>", "&lt;", "[x](y)", "![x](y)"),
+    *("|", "a|b", r"a\|b", r"a\\|", "**", "*a*", "_a_", "__a__", "a_b", "~~a~~"),
+    *("\\", "back\\", r"\*a\*", "# a", "- a", "1. a", "> a", "---", "<http://a.b>"),
+    *("\u202eright to left\u200f", "😀", "你好", 300 * "x", "two\nlines"),
+]
+
+
+def texts(markdown: str) -> list[list[tuple[str, str]]]:
+    """Kind and content of what each paragraph or cell contains."""
+    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    blocks = [one.children for one in parser.parse(markdown) if one.type == "inline"]
+    found = []
+    for block in blocks:
+        parts: list[tuple[str, str]] = []
+        for one in block or []:
+            if parts and one.type == parts[-1][0] == "text":
+                parts[-1] = ("text", parts[-1][1] + one.content)
+            else:
+                parts.append((one.type, one.content))
+        found.append(parts)
+    return found
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_label_is_shown_as_it_is(label):
+    shown = " ".join(label.split())
+    table = f"| a | b | c |\n|---|---|---|\n| {code(label)} | {escape(label)} | end |"
+    cells = texts(table)[3:]
+    assert cells == [[("code_inline", shown)], [("text", shown)], [("text", "end")]]
+    assert texts(f"A word, {escape(label)}.") == [[("text", f"A word, {shown}.")]]
+
+
+def test_a_dollar_starts_no_formula_on_github():
+    assert escape("$x$") == r"\$x\$"
+
+
+def test_a_label_without_text_is_a_dash():
+    assert code(" ") == code("") == "–"
+
+
+def test_a_model_card_shows_the_name_of_an_encoder_as_it_is(tmp_path):
+    encoder = "<b>x</b> *y* [z](http://a.b) $q$"
+    about = {
+        "trained_on": {
+            "corpus": "mine",
+            "encoder": encoder,
+            "utterances": {"train": 1},
+            "speakers": {"train": 1},
+        },
+        "seeds": [1],
+        "student": "baseline2",
+        "intents": [],
+        "frame_step": 160,
+        "sample_rate": 16_000,
+        "accuracy": {"valid": 1.0, "test": 1.0, "test_with_rejection": 1.0},
+        "weights": "float32",
+        "temperature": 1.0,
+        "rejection": {"score": "energy", "quietest": 0.1, "share": 0.05},
+    }
+    measured = dict.fromkeys(("test_ece", "test_ece_calibrated", "test_rejected"), 1.0)
+    (tmp_path / "results.json").write_text('{"systems": {}}')
+    card = model_card(about, {**measured, "others": {}}, tmp_path)
+    (shown,) = [
+        part for parts in texts(card) for part in parts if "Speech encoder" in part[1]
+    ]
+    assert shown == ("text", f"Speech encoder, frozen: {encoder}.")
+
+
+def write_font(path: Path, family: str, characters: str) -> None:
+    """A font that draws all `characters` as nothing."""
+    names = [f"one{place}" for place in range(len(characters))]
+    font = FontBuilder(1000)
+    font.setupGlyphOrder([".notdef", *names])
+    font.setupCharacterMap(dict(zip(map(ord, characters), names, strict=True)))
+    font.setupGlyf({name: Glyph() for name in (".notdef", *names)})
+    font.setupHorizontalMetrics({name: (500, 0) for name in (".notdef", *names)})
+    font.setupHorizontalHeader()
+    font.setupNameTable({"familyName": family, "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+
+
+def test_fonts_are_added_for_the_characters_that_need_them(
+    tmp_path, monkeypatch, caplog
+):
+    fonts = font_manager.fontManager
+    own = [font for font in fonts.ttflist if font.name == BASE]
+    monkeypatch.setattr(fonts, "ttflist", own)
+    with caplog.at_level(logging.WARNING):
+        assert families(["lights on", "größer\u200b", "€"]) == [BASE]
+    assert not caplog.records
+    assert families(["你好", "नमस्ते"]) == [BASE]
+    (line,) = caplog.messages
+    assert "CJK, DEVANAGARI" in line and "你" in line
+    assert "apt install fonts-noto-cjk fonts-noto-core" in line
+    caplog.clear()
+    for family, characters in (
+        ("B Few", "你"),
+        ("C Most", "你好"),
+        ("D Most", "你好"),
+        ("Last Resort High", "你好नमस्ते"),
+        ("E Other", "नमस्ते"),
+    ):
+        write_font(tmp_path / f"{family}.ttf", family, characters)
+        fonts.addfont(tmp_path / f"{family}.ttf")
+    assert families(["你好", "नमस्ते"]) == [BASE, "E Other", "C Most"]
+    assert not caplog.records
