@@ -17,7 +17,7 @@ from stages.corpus.atis import Joined, read_atis
 from stages.corpus.atis_words import match_key, transcript_keys
 from stages.corpus.params import CorpusParams
 from stages.corpus.run import read_corpus, run
-from stages.corpus.sphere import check_uncompressed, sphere_compression
+from stages.corpus.sphere import check_uncompressed, compression_of
 
 SPON = "atis2/12_2_1/atis2/spon/train/mit/4e0/1/"
 TRAIN = "atis3/sp_trn/"
@@ -522,7 +522,7 @@ def test_compression_is_found_in_the_header_or_the_first_samples(
 ) -> None:
     file = tmp_path / "a.wav"
     file.write_bytes(content)
-    assert sphere_compression(file) == compression
+    assert compression_of(file) == compression
 
 
 def test_libsndfile_reads_shortened_samples_as_noise_if_the_header_omits_it(

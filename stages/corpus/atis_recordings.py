@@ -22,7 +22,7 @@ from pathlib import Path
 from stages.core.errors import InputError
 from stages.corpus.atis_labels import Labels, Unmatched
 from stages.corpus.atis_words import transcript_keys
-from stages.corpus.sphere import sphere_compression
+from stages.corpus.sphere import compression_of
 
 _AUDIO = (".wav", ".sph", ".flac")
 _TRANSCRIPTS = (".lsn", ".sro", ".snr", ".nli")
@@ -170,7 +170,7 @@ def choose_recordings(
         best = [one for one in files if one.microphone == order[min(ranks)]]
         if len(best) > 1:
             # An unpacked copy comes before its original.
-            best.sort(key=lambda one: sphere_compression(root / one.path) != "")
+            best.sort(key=lambda one: compression_of(root / one.path) != "")
         # The copy's folder can lack the release.
         release = max(one.release for one in files)
         found[key].append(replace(best[0], release=release))

@@ -1,8 +1,11 @@
 """Durations and hashes of a corpus's recordings, cached between runs.
 
+Each is decoded by the function that extraction uses, so what that would refuse is
+refused here, and the duration is that of what can be decoded.
+
 `recordings.json` in the corpus's folder has each file's size, modification time and
 change time (which no tool can set back). A file is read again only if one of them
-differs. No later stage depends on this file.
+differs, or if the cache does not match its own checksum. No later stage depends on it.
 """
 
 import json
@@ -10,13 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
 from stages.core.errors import InputError, RecordingError
 from stages.core.files import write_json
-from stages.core.hashing import hash_file
+from stages.core.hashing import fingerprint, hash_bytes
 from stages.core.runtime import progress
-from stages.speech.loading import not_audio
+from stages.speech.loading import decode, read_recording
 
 _Note = dict
 """What `recordings.json` has of a recording: stamp (size, times), seconds, sha256."""
@@ -45,12 +46,12 @@ def inspect_recordings(
         paths: relative to `root`.
         remembered: the file that caches the results.
         workers: number of threads.
-        on_error: with `quarantine`, a file that is empty or not audio lasts 0 seconds;
+        on_error: with `quarantine`, a recording that cannot be used lasts 0 seconds;
             extraction quarantines it.
 
     Raises:
-        InputError: a file is missing.
-        RecordingError: a file is empty or not audio.
+        InputError: a file is missing or unreadable.
+        RecordingError: a recording cannot be used.
     """
     known = _read(remembered)
     notes: dict[str, _Note] = {}
@@ -63,7 +64,7 @@ def inspect_recordings(
             found = progress(
                 pool.map(inspect, paths),
                 total=len(paths),
-                description="reading headers",
+                description="reading recordings",
                 unit="file",
             )
             for path, note in zip(paths, found, strict=True):
@@ -71,9 +72,9 @@ def inspect_recordings(
     finally:
         # After an error too, so a repeated run does not read these files again.
         if notes != known:
-            write_json(
-                remembered, {**known, **notes} if len(notes) < len(paths) else notes
-            )
+            kept = {**known, **notes} if len(notes) < len(paths) else notes
+            checked = {"sha256": fingerprint(kept), "recordings": kept}
+            write_json(remembered, checked)
     return [Recording(notes[path]["seconds"], notes[path]["sha256"]) for path in paths]
 
 
@@ -91,32 +92,22 @@ def _inspect(file: Path, known: _Note | None, on_error: str) -> _Note:
     # A file of 0 seconds was not readable; `on_error` may have changed since.
     if known is not None and known["stamp"] == stamp and known["seconds"]:
         return known
+    data = read_recording(file)
     try:
-        seconds = _seconds(file)
+        wave, rate = decode(data, file)
+        seconds = len(wave) / rate
     except RecordingError:
         if on_error == "stop":
             raise
         seconds = 0.0
-    return {"stamp": stamp, "seconds": seconds, "sha256": hash_file(file)}
-
-
-def _seconds(file: Path) -> float:
-    try:
-        header = soundfile.info(file)
-    except soundfile.LibsndfileError as error:
-        fix = "convert the file, drop its row, or use --on-error quarantine"
-        raise not_audio(file, error, fix) from None
-    if header.frames == 0:
-        raise RecordingError(
-            "the recording is empty",
-            path=file,
-            fix="drop its row, or use --on-error quarantine",
-        )
-    return header.frames / header.samplerate
+    return {"stamp": stamp, "seconds": seconds, "sha256": hash_bytes(data)}
 
 
 def _read(remembered: Path) -> dict:
+    """The notes, if they are as they were written."""
     try:
-        return json.loads(remembered.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = json.loads(remembered.read_text("utf-8"))
+        notes = found["recordings"]
+        return notes if found["sha256"] == fingerprint(notes) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}

@@ -2,16 +2,30 @@
 
 import io
 import math
+import os
 import re
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import soundfile
 
 from stages.core.errors import InputError, RecordingError
 from stages.core.hashing import hash_bytes
+from stages.speech.sizes import (
+    CUT_OFF,
+    FIX,
+    SLACK,
+    after_tags,
+    check_size,
+    mp3_counts,
+    with_known_size,
+)
+from stages.speech.sphere import compressed_sphere, sphere_compression
 
 SAMPLE_RATE = 16_000
 """Of every wave that an encoder gets, hertz."""
@@ -38,22 +52,25 @@ RESAMPLING = "torchaudio sinc_interp_hann, width 6, rolloff 0.99"
 _ZEROS = 6  # zero crossings on each side of the kernel
 _ROLLOFF = 0.99  # cut-off, as a share of the lower Nyquist frequency
 
-_FIX = "restore the file; in a corpus, drop its row or use --on-error quarantine"
-
 _LARGEST_SAMPLE = 40_000
 """Accepts files whose floats are in the range of 16-bit integers."""
 
-# libsndfile's log line about a size that it corrected (WAV, AU, AIFF), and the number
-# of samples in a SPHERE header.
-_FIXED = re.compile(r"^\s*(?:data|Data Size|SSND)\s*: (\d+) \(should be (\d+)\)", re.M)
 _SPHERE_COUNT = re.compile(rb"^sample_count -i (\d+)", re.M)
 
-_UNKNOWN_SIZE = 0x7FFF0000
-"""Programs that do not know the size when they write the header write at least this."""
+_MP3_SLACK = 2 * 1152
+"""Samples that can be missing: some programs count a frame that has none."""
 
-_SLACK = 1024
-"""Bytes or frames that can be missing; plus a fiftieth of the frames, since the length
-of an MP3 file can be an estimate."""
+_LONGEST_SECONDS = 24 * 3600
+"""A header that states more is not believed."""
+
+_RATES = range(1000, 10_000_001)
+"""Hertz; below there is no speech, and a second would become many times as long."""
+
+_BLOCK = 2**20
+"""Samples of all channels that are decoded at once."""
+
+_CANCELLED = 0.01
+"""Of the level that the average of unrelated channels has."""
 
 _LARGEST_KERNEL = 50_000_000
 """Taps of all phases; a rate with few common factors would need gigabytes."""
@@ -68,17 +85,47 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
 
     Raises:
         InputError: the file is missing or has other bytes.
-        RecordingError: not audio, cut off (if the header has a size; OGG has none),
-            empty, with NaN or far too large values, or with a rate that cannot be
+        RecordingError: not audio, cut off (if that can be seen), empty, with NaN or far
+            too large values, with channels that cancel, or with a rate that cannot be
             resampled.
     """
-    return decode_audio(_read(path, sha256), path)
+    data = read_recording(path)
+    if sha256 is not None and hash_bytes(data) != sha256:
+        raise InputError(
+            "the recording changed since the manifest was written",
+            path=path,
+            fix="run `aln-pipeline prepare-corpus`, then this command again",
+        )
+    return decode_audio(data, path)
 
 
 def decode_audio(data: bytes, path: Path | str) -> np.ndarray:
     """As `load_audio`, from the bytes of a file; `path` is for messages."""
-    samples, rate = _decode(path, data)
-    return resample(samples.mean(axis=1), rate)
+    return resample(*decode(data, path))
+
+
+def read_recording(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        InputError: it is missing, unreadable or not a file.
+    """
+    try:
+        # A named pipe would be waited for.
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind == stat.S_IFREG:
+            return path.read_bytes()
+        found = "a folder" if kind == stat.S_IFDIR else "a pipe, socket or device"
+    except OSError as error:
+        found = error.strerror or str(error)
+    raise InputError(
+        "the recording cannot be read",
+        path=path,
+        found=found,
+        expected="a file",
+        fix="correct the path or restore the file; the demo's are written by "
+        "`aln-pipeline prepare-corpus`",
+    )
 
 
 def kernel_taps(rate: int) -> int:
@@ -132,54 +179,115 @@ def _kernel(step: int, phases: int) -> tuple[np.ndarray, int]:
     return kernel.astype(np.float32), reach
 
 
-def _read(path: Path, sha256: str | None) -> bytes:
+def decode(data: bytes, path: Path | str) -> tuple[np.ndarray, int]:
+    """The samples (samples,) float32 of a file, channels averaged, and their rate.
+
+    Raises:
+        RecordingError: as `load_audio`.
+    """
+    if compression := sphere_compression(data):
+        raise compressed_sphere(path, compression)
+    check_size(data, path)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            "the recording cannot be read",
-            path=path,
-            found=error.strerror,
-            fix="correct the path or restore the file; the demo's are written by "
-            "`aln-pipeline prepare-corpus`",
-        ) from None
-    if sha256 is not None and hash_bytes(data) != sha256:
-        raise InputError(
-            "the recording changed since the manifest was written",
-            path=path,
-            fix="run `aln-pipeline prepare-corpus`, then this command again",
-        )
-    return data
-
-
-def not_audio(
-    path: Path | str, error: soundfile.LibsndfileError, fix: str
-) -> RecordingError:
-    """An error for a file that libsndfile does not read."""
-    return RecordingError(
-        "not an audio file that libsndfile reads",
-        path=path,
-        found=error.error_string,
-        expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
-        fix=fix,
-    )
-
-
-def _decode(path: Path | str, data: bytes) -> tuple[np.ndarray, int]:
-    """The samples (samples, channels) of an audio file, checked, and their rate."""
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            # Named, since some codings cannot be sought in.
-            samples = file.read(file.frames, dtype="float32", always_2d=True)
-            rate, frames, log = file.samplerate, file.frames, file.extra_info
+        with _opened(with_known_size(data)) as file:
+            samples = _read_all(file)
+            rate, frames = file.samplerate, file.frames
     except soundfile.LibsndfileError as error:
-        raise not_audio(path, error, _FIX) from None
-    if _missing_samples(data, len(samples), frames, log) > _SLACK:
-        raise RecordingError("the recording is cut off", path=path, fix=_FIX)
+        raise RecordingError(
+            "not an audio file that libsndfile reads",
+            path=path,
+            found=error.error_string,
+            expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
+            fix=FIX,
+        ) from None
+    if data.startswith(b"NIST_1A") and (count := _SPHERE_COUNT.search(data[:4096])):
+        frames = int(count[1])
+    slack = _MP3_SLACK if file.format == "MP3" else SLACK
+    if slack < frames - len(samples) and frames <= _LONGEST_SECONDS * rate:
+        raise RecordingError(
+            CUT_OFF,
+            path=path,
+            found=f"{len(samples):,} samples",
+            expected=f"{frames:,}, from the header",
+            fix=FIX,
+        )
     if len(samples) == 0:
-        raise RecordingError("the recording is empty", path=path, fix=_FIX)
+        raise RecordingError("the recording is empty", path=path, fix=FIX)
     check_samples(samples, rate, path)
-    return samples, rate
+    return average(samples, path), rate
+
+
+class _Bytes(io.BytesIO):
+    """A file in memory; a place that it cannot have is not moved to."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """As `io.BytesIO.seek`. An error would be printed, not raised, by cffi."""
+        with suppress(ValueError, OverflowError):
+            return super().seek(offset, whence)
+        return self.tell()
+
+
+class _Forwards(soundfile.SoundFile):
+    """An audio file that is only read forwards, as some codings require."""
+
+    def seekable(self) -> bool:
+        """No: soundfile would seek before and after it reads."""
+        return False
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[soundfile.SoundFile]:
+    """The file in `data`, of which everything can be read.
+
+    If an MP3 file does not state the number of its frames, libsndfile estimates it by
+    the size of the first one and reads no more. From a pipe it reads all.
+    """
+    with _Forwards(_Bytes(data)) as file:
+        counts = mp3_counts(data)
+        if file.format != "MP3" or (counts is not None and counts[0]):
+            yield file
+            return
+    reading, writing = os.pipe()
+    feeder = Thread(target=_feed, args=(writing, data[after_tags(data) :]))
+    feeder.start()
+    try:
+        with _Forwards(reading, closefd=False) as file:
+            yield file
+    finally:
+        os.close(reading)
+        feeder.join()
+
+
+def _feed(writing: int, data: bytes) -> None:
+    with suppress(BrokenPipeError), open(writing, "wb") as stream:
+        stream.write(data)
+
+
+def _read_all(file: soundfile.SoundFile) -> np.ndarray:
+    """All samples of a file, (samples, channels), whatever its header states."""
+    size = max(1, min(file.frames, _BLOCK // file.channels))
+    blocks = [file.read(size, "float32", always_2d=True)]
+    while len(blocks[-1]):
+        blocks.append(file.read(size, "float32", always_2d=True))
+    return np.concatenate(blocks)
+
+
+def average(samples: np.ndarray, path: Path | str) -> np.ndarray:
+    """The mean (samples,) float32 of channels, (samples, channels).
+
+    Raises:
+        RecordingError: they cancel, as do two of opposite phase.
+    """
+    mean = samples.astype(np.float32, copy=False).mean(axis=1)
+    channels = samples.shape[1]
+    if channels > 1 and level(mean) * channels**0.5 < _CANCELLED * level(samples):
+        raise RecordingError(
+            "the channels cancel each other when they are averaged",
+            path=path,
+            found=f"{channels} channels, probably of opposite phase",
+            fix="keep one channel, e.g. `sox IN.wav OUT.wav remix 1`",
+        )
+    return mean
 
 
 def check_samples(samples: np.ndarray, rate: int, path: Path | str) -> None:
@@ -188,6 +296,14 @@ def check_samples(samples: np.ndarray, rate: int, path: Path | str) -> None:
     Raises:
         RecordingError: a rate that cannot be resampled, or values that are no samples.
     """
+    if rate not in _RATES:
+        raise RecordingError(
+            "not a sample rate of speech",
+            path=path,
+            found=f"{rate} Hz",
+            expected=f"{_RATES[0]:,} to {_RATES[-1]:,}",
+            fix=FIX,
+        )
     if kernel_taps(rate) > _LARGEST_KERNEL:
         raise RecordingError(
             "the sample rate has too small a common factor with 16 kHz",
@@ -202,27 +318,8 @@ def check_samples(samples: np.ndarray, rate: int, path: Path | str) -> None:
             path=path,
             found=f"a largest magnitude of {np.abs(samples).max():g}",
             expected="numbers, with full scale at 1",
-            fix=_FIX,
+            fix=FIX,
         )
-
-
-def _missing_samples(data: bytes, read: int, frames: int, log: str) -> int:
-    """How many samples or bytes the header promises beyond those in the file.
-
-    Args:
-        data: the file.
-        read: frames that could be read.
-        frames: frames that libsndfile expected.
-        log: of libsndfile, which corrects the size of a file that was cut off.
-    """
-    missing = frames - read - frames // 50
-    if found := _FIXED.search(log):
-        promised, there = map(int, found.groups())
-        if promised < _UNKNOWN_SIZE:
-            missing = promised - there
-    if data.startswith(b"NIST_1A") and (count := _SPHERE_COUNT.search(data[:4096])):
-        missing = int(count[1]) - read
-    return missing
 
 
 Change = Callable[[np.ndarray, str], np.ndarray]

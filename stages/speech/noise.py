@@ -10,9 +10,9 @@ import pandas as pd
 from scipy import signal
 
 from stages.core.errors import ConfigurationError, InputError, RecordingError
-from stages.core.hashing import fingerprint, hash_file
+from stages.core.hashing import fingerprint, hash_bytes
 from stages.speech import effects
-from stages.speech.loading import SUFFIXES, load_audio
+from stages.speech.loading import SUFFIXES, load_audio, read_recording
 
 _TALKERS = 6
 _TRACK = 10  # recordings of train, one after another, in a talker's track
@@ -141,7 +141,7 @@ def read_folder(parameter: str, name: str, known: str) -> Recordings:
 
     Raises:
         ConfigurationError: not a folder; the message lists the `known` values.
-        InputError: no recordings in it.
+        InputError: no recordings in it, or one cannot be read.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -150,14 +150,18 @@ def read_folder(parameter: str, name: str, known: str) -> Recordings:
             found=repr(name),
             expected=f"{known}, or a folder of recordings",
         )
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.is_dir()
+    ]
     if not paths:
         raise InputError(
             "no recordings in this folder or below it",
             path=folder,
             expected=f"files that end in {', '.join(SUFFIXES)}",
         )
-    hashes = {hash_file(path): path for path in sorted(paths)}
+    hashes = {hash_bytes(read_recording(path)): path for path in sorted(paths)}
     return tuple((hashes[sha256], sha256) for sha256 in sorted(hashes))
 
 
