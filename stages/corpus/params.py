@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 from stages.core.errors import ConfigurationError
 from stages.core.rules import (
     SEED,
-    TEXT,
     TEXT_OR_NOTHING,
     Rule,
     among,
