@@ -123,6 +123,8 @@ UNLISTED = {
     "data/tiny": "recordings: the manifest has their hashes",
     "cache/tiny/acoustic": "parts: the digest has their hashes",
     "cache/tiny/targets": "parts: the digest has their hashes",
+    "cache/tiny/corpus.sha256": "of files that are listed",
+    "cache/tiny/quarantine.sha256": "of a file that is listed",
     "cache/tiny/recordings.json": "durations and hashes, remembered",
     "cache/tiny/results": "the ledger, which only people read",
     "cache/tiny/kept": "results that others replaced",

@@ -21,7 +21,7 @@ from stages.cache.digest import Digest, digest_path, read_digest
 from stages.cache.format import unwritable
 from stages.cache.store import CacheReader
 from stages.core.corpus_files import CorpusFiles
-from stages.core.errors import CacheError, InputError
+from stages.core.errors import CacheError
 from stages.core.files import atomic_path
 from stages.core.manifest import read_intents
 from stages.core.results import hash_input, identify
@@ -101,12 +101,6 @@ class Inputs:
         corpus = sources.corpus
         table = corpus.read_usable()
         self.intents = read_intents(corpus.intents)
-        if self.intents != sorted(table[table["split"] == "train"]["intent"].unique()):
-            raise InputError(
-                "not the intents of the manifest next to it",
-                path=corpus.intents,
-                fix="run `aln-pipeline prepare-corpus`",
-            )
         self.tables = {split: rows for split, rows in table.groupby("split")}
         self.acoustic = _open_features(sources.acoustic, table)
         self.targets: CacheReader | None = None
