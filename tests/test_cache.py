@@ -557,6 +557,24 @@ def test_a_truncated_part_is_named_with_the_way_out(tmp_path: Path) -> None:
         assert any(problem.startswith(f"{path}: damaged") for problem in problems)
 
 
+def test_a_part_that_another_program_has_open_is_not_called_damaged(
+    tmp_path: Path,
+) -> None:
+    fill(tmp_path, ROWS)
+    path = parts(tmp_path)[0]
+    good = path.read_bytes()
+    with h5py.File(path, "r+"), pytest.raises(CacheError, match="it open") as caught:
+        CacheReader(tmp_path)
+    assert "close it there" in str(caught.value)
+    assert "damaged" not in str(caught.value)
+    assert path.read_bytes() == good
+    # One that was killed leaves a mark in the file.
+    killed = "import h5py, os, sys; file = h5py.File(sys.argv[1], 'r+'); os._exit(0)"
+    subprocess.run([sys.executable, "-c", killed, str(path)], check=True)
+    with pytest.raises(CacheError, match=r"was killed .* it open.*h5clear -s"):
+        CacheReader(tmp_path)
+
+
 def test_a_part_cut_or_gone_after_opening_is_an_error_of_ours(tmp_path: Path) -> None:
     fill(tmp_path, ROWS)
     reader = CacheReader(tmp_path)

@@ -276,6 +276,13 @@ def damaged(path: Path, why: object) -> CacheError:
     clause = " ".join(str(why).split())  # HDF5's messages have several lines
     if isinstance(why, OSError) and why.errno:
         return CacheError(f"cannot be read ({clause})", path=path)
+    if "already open" in clause or "locking flag" in clause:
+        return CacheError(
+            f"another program has, or was killed while it had, it open ({clause})",
+            path=path,
+            fix="close it there, or after a kill run `h5clear -s` on it, or delete it "
+            f"and run {command(path.parent)}",
+        )
     return CacheError(
         f"damaged, or not a part of version {VERSION} ({clause})",
         path=path,
