@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import shutil
@@ -808,3 +809,39 @@ def test_settings_that_an_encoder_lacks_are_refused(hubert, arguments, complaint
     assert result.exit_code == 2, result.output
     assert complaint in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EIO, "Input/output error", "a"), "'a'; fix: check the disk"),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), "too long; finished work"),
+        (OSError(errno.ENOTDIR, "Not a directory", "b"), "'b'; finished work"),
+        (RuntimeError("No space left (os error 28)"), "(os error 28); fix: free disk"),
+        (MemoryError(), "Cannot allocate memory; fix: free memory"),
+    ],
+)
+def test_an_error_of_the_system_is_one_line(given, monkeypatch, error, expected):
+    import stages.corpus.run
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stages.corpus.run, "run", fail)
+    assert expected in refused("prepare-corpus")
+    done = pipeline("-v", "prepare-corpus")
+    assert done.exit_code == 2 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no number"), RuntimeError("a bug"), BrokenPipeError(errno.EPIPE)]
+)
+def test_other_errors_keep_their_traceback(given, monkeypatch, error):
+    import stages.corpus.run
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stages.corpus.run, "run", fail)
+    done = pipeline("prepare-corpus")
+    assert done.exit_code == 1 and not done.stderr
