@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.core.checksums import seal, unseal
 from stages.core.errors import InputError, RecordingError
 from stages.core.files import write_json
-from stages.core.hashing import fingerprint, hash_bytes
+from stages.core.hashing import hash_bytes
 from stages.core.runtime import progress
 from stages.speech.loading import decode, read_recording
 
@@ -73,8 +74,7 @@ def inspect_recordings(
         # After an error too, so a repeated run does not read these files again.
         if notes != known:
             kept = {**known, **notes} if len(notes) < len(paths) else notes
-            checked = {"sha256": fingerprint(kept), "recordings": kept}
-            write_json(remembered, checked)
+            write_json(remembered, seal({"recordings": kept}))
     return [Recording(notes[path]["seconds"], notes[path]["sha256"]) for path in paths]
 
 
@@ -106,8 +106,6 @@ def _inspect(file: Path, known: _Note | None, on_error: str) -> _Note:
 def _read(remembered: Path) -> dict:
     """The notes, if they are as they were written."""
     try:
-        found = json.loads(remembered.read_text("utf-8"))
-        notes = found["recordings"]
-        return notes if found["sha256"] == fingerprint(notes) else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return unseal(json.loads(remembered.read_text("utf-8")))["recordings"]
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
