@@ -1,0 +1,1 @@
+"""Kills, failing disks, damaged files and two writers at once; docs/reliability.md."""

@@ -1,0 +1,144 @@
+"""The commands that are disturbed, and how each must leave its files."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+CACHE = Path("cache/tiny")
+FINAL = (("export", "model"),)
+"""What is run after the whole line, before anything is disturbed."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, run on a copy of the finished folder.
+
+    Attributes:
+        command: what is disturbed.
+        before: commands that are run first.
+        change: what is changed in the folder before these.
+        killed: the last of these is killed once there is such a file, a glob.
+    """
+
+    command: tuple[str, ...]
+    before: tuple[tuple[str, ...], ...] = ()
+    change: Callable[[Path], object] | None = None
+    killed: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended; a status below 0 is a signal's number."""
+
+    status: int
+    stdout: str
+    stderr: str
+    log: str
+    seconds: float
+
+    def problem(self) -> str:
+        """What is wrong with this end; empty for 0, or 2 with one line of error."""
+        lines = self.stderr.splitlines()
+        errors = sum(line.startswith("error: ") for line in lines)
+        if "Traceback" in self.stderr or (self.status, errors) not in ((0, 0), (2, 1)):
+            return f"status {self.status}, {errors} errors, {lines[-1:]}"
+        return ""
+
+
+def _drop_row(folder: Path) -> None:
+    table = folder / "data" / "tiny" / "table.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(lines[:1] + lines[2:]))
+
+
+def _other_cache(folder: Path) -> None:
+    (folder / CACHE / "acoustic").rename(folder / "other")
+
+
+SMALLER = "--set=student.gru_width=3"
+HALF = "--set=acoustic.dtype=float16"
+COMMANDS = {
+    "prepare-corpus": Case(("prepare-corpus",), change=_drop_row),
+    "extract-acoustic": Case(("extract-acoustic", HALF)),
+    "train-teacher": Case(("train-teacher", "--set=teacher.intent_epochs=2")),
+    "cache-targets": Case(("cache-targets", "--set=targets.pooling=cls")),
+    "baseline1": Case(("baseline1", "--set=baseline1.vocabulary=30")),
+    "train-student": Case(("train-student", "aln", SMALLER)),
+    "restored student": Case(
+        ("train-student", "baseline2"), (("train-student", "baseline2", SMALLER),)
+    ),
+    "sweep": Case(("sweep", SMALLER)),
+    "robustness": Case(("robustness", "--set=robustness.t60=0.3")),
+    "rejection": Case(("rejection", "--set=rejection.seed=2")),
+    "report": Case(("report", "--set=report.seed=2")),
+    "export": Case(("export", "baseline2", "model")),
+    "results": Case(("results", "--csv", "report/results.csv")),
+    "cache gc": Case(("cache", "gc"), (("extract-acoustic", HALF),)),
+    "cache merge": Case(("cache", "merge", "other"), change=_other_cache),
+    "cache export": Case(
+        ("cache", "export", "x.h5", "--force"),
+        (("cache", "export", "x.h5", "--split", "test"),),
+    ),
+}
+_WHOLE = ("teacher", "baseline1", "student/*")
+"""Folders in the cache that are replaced as a whole."""
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """The hash of each file below `folder`, by name.
+
+    Not of locks, nor of recordings.json, which has the files' times.
+    """
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (".lock", "recordings.json")
+    }
+
+
+def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """The files that differ, that are missing or too many."""
+    names = found.keys() | expected.keys()
+    return sorted(name for name in names if found.get(name) != expected.get(name))
+
+
+def lost(folder: Path, old: dict[str, str], new: dict[str, str]) -> list[str]:
+    """The outputs that are neither as they were nor as they should become."""
+    found = snapshot(folder)
+    bad = [
+        name
+        for name in old.keys() & new.keys()
+        if found.get(name) not in (old[name], new[name])
+    ]
+    groups = [folder / "model"]
+    groups += [path for name in _WHOLE for path in (folder / CACHE).glob(name)]
+    for group in groups:
+        prefix = f"{group.relative_to(folder).as_posix()}/"
+        states = [
+            {name: value for name, value in files.items() if name.startswith(prefix)}
+            for files in (found, old, new)
+        ]
+        if states[0] not in states[1:]:
+            bad.append(prefix)
+    for name in {n.rpartition("/")[0] for n in old.keys() & new.keys()}:
+        if not (folder / name).is_dir():
+            bad.append(f"{name}/")
+    return sorted(bad)
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Temporary files and folders."""
+    return [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.rglob(".*"))
+        if path.suffix in (".tmp", ".old")
+    ]
+
+
+def copy(source: Path, target: Path) -> Path:
+    """A fresh copy of `source` at `target`."""
+    if target.exists():
+        shutil.rmtree(target)
+    return Path(shutil.copytree(source, target))

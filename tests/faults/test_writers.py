@@ -1,0 +1,31 @@
+"""Two processes run the same command at once."""
+
+from collections import Counter
+
+import pytest
+
+from faults.commands import COMMANDS, differences, leftovers, snapshot
+from faults.conftest import Laboratory
+
+pytestmark = pytest.mark.slow
+
+ROUNDS = 3
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_two_writers_lose_nothing(
+    laboratory: Laboratory, counts: Counter[str], name: str
+) -> None:
+    case = COMMANDS[name]
+    _, new, _ = laboratory.expected(case)
+    problems = []
+    for number in range(ROUNDS):
+        folder = laboratory.copy(case)
+        answers = laboratory.run(folder, case.command, case.command)
+        problems += [f"{number}: {one.problem()}" for one in answers if one.problem()]
+        if all(answer.status for answer in answers):
+            problems.append(f"{number}: both refused, {answers}")
+        found = differences(snapshot(folder), new) + leftovers(folder)
+        problems += [f"{number}: {bad}" for bad in found]
+    counts["rounds of two writers"] += ROUNDS
+    assert not problems, "\n".join(problems)
