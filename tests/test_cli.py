@@ -287,7 +287,7 @@ def test_cache_gc_removes_what_the_corpus_no_longer_needs(finished, snapshot):
     assert "nothing to remove" in pipeline("cache", "gc").stdout
     old = before["cache/tiny/acoustic.digest"].decode().splitlines()
     new = (CACHE / "acoustic.digest").read_text().splitlines()
-    assert new == [line for line in old if "/play-" not in line]
+    assert new[1:] == [line for line in old[1:] if "/play-" not in line]
 
 
 def test_cache_gc_without_a_digest_names_the_command(finished, snapshot):

@@ -20,7 +20,7 @@ import soundfile
 import torch
 from click.testing import CliRunner
 
-from pipeline.cache.maintenance import verify
+from pipeline.cache.verification import verify_cache
 from pipeline.cli import main
 from stages.acoustic import encoding
 from stages.acoustic.checkpoint import frozen_encoder, load_checkpoint, save_checkpoint
@@ -648,7 +648,7 @@ def test_killed_at_any_moment_a_run_loses_no_part_and_no_bit(
         # Finished parts are unchanged and every part is whole.
         assert before.items() <= found.items()
         if found:
-            assert verify(directory) == []
+            assert verify_cache(directory) == []
         before = found
         if corpus.digest.exists():
             assert corpus.digest.read_bytes() == expected

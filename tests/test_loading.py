@@ -12,7 +12,13 @@ import torchaudio
 
 from stages.core.errors import InputError, RecordingError
 from stages.core.hashing import hash_file
-from stages.speech.loading import decode, decode_audio, load_audio, resample
+from stages.speech.loading import (
+    SAMPLE_RATE,
+    decode,
+    decode_audio,
+    load_audio,
+    resample,
+)
 
 
 def sine(hertz: float, rate: int, seconds: float = 0.5) -> np.ndarray:
@@ -317,3 +323,11 @@ def test_a_rate_that_would_need_gigabytes_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", sine(440, 44_101), 44_101)
     with pytest.raises(InputError, match=r"a\.wav: the sample rate.*44101 Hz"):
         load_audio(path)
+
+
+def test_decoding_stops_at_the_longest_recording() -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(600 * SAMPLE_RATE), SAMPLE_RATE, format="FLAC")
+    assert len(decode_audio(buffer.getvalue(), "hours")) == 600 * SAMPLE_RATE
+    some = decode_audio(buffer.getvalue(), "hours", longest=20)
+    assert 20 < len(some) / SAMPLE_RATE < 100

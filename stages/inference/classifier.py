@@ -23,6 +23,7 @@ from stages.core.hashing import hash_bytes
 from stages.core.runtime import open_onnx
 from stages.speech.loading import (
     SAMPLE_RATE,
+    average,
     check_samples,
     decode_audio,
     level,
@@ -334,7 +335,7 @@ def _from_array(audio: np.ndarray, sample_rate: int | None) -> np.ndarray:
             expected="(samples,) or (samples, channels)",
         )
     check_samples(channels, int(sample_rate), _ARRAY)
-    return resample(channels.astype(np.float32).mean(axis=1), int(sample_rate))
+    return resample(average(channels, _ARRAY), int(sample_rate))
 
 
 def _batches(lengths: Sequence[int], together: bool) -> list[list[int]]:

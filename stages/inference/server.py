@@ -233,7 +233,10 @@ class _Service:
     def _classify(self, data: bytes, reject: bool) -> Answer:
         try:
             self._check_header(data)
-            wave = decode_audio(data, "the recording")
+            longest = self._limits.seconds
+            wave = decode_audio(data, "the recording", longest)
+            if len(wave) > longest * SAMPLE_RATE:
+                raise HTTPException(413, f"the recording is longer than {longest:g} s")
             found = self._classifier(wave, SAMPLE_RATE, reject=reject)
         except PipelineError as error:
             raise HTTPException(400, error.reason) from None
@@ -246,19 +249,17 @@ class _Service:
     def _check_header(self, data: bytes) -> None:
         """Check what the header declares, before anything is decoded.
 
-        Decoding gives no more than that, so a small file cannot become a large array.
+        A small file cannot become a large array: decoding stops at the longest
+        recording, of so many samples a second.
         """
         if not data:
             raise HTTPException(400, "the body is empty; it must be an audio file")
         try:
             with soundfile.SoundFile(io.BytesIO(data)) as file:
-                frames, rate, channels = file.frames, file.samplerate, file.channels
+                rate, channels = file.samplerate, file.channels
         except soundfile.LibsndfileError:
             known = "expected WAV, FLAC, OGG, MP3 or NIST SPHERE"
             raise HTTPException(400, f"not an audio file; {known}") from None
-        longest = self._limits.seconds
-        if frames > longest * rate:
-            raise HTTPException(413, f"the recording is longer than {longest:g} s")
         if kernel_taps(rate) > _KERNEL:
             advice = "convert it to 16,000 Hz"
             raise HTTPException(

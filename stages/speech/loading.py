@@ -99,9 +99,18 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
     return decode_audio(data, path)
 
 
-def decode_audio(data: bytes, path: Path | str) -> np.ndarray:
-    """As `load_audio`, from the bytes of a file; `path` is for messages."""
-    return resample(*decode(data, path))
+def decode_audio(
+    data: bytes, path: Path | str, longest: float | None = None
+) -> np.ndarray:
+    """As `load_audio`, from the bytes of a file.
+
+    Args:
+        data: the file.
+        path: for messages.
+        longest: after so many seconds decoding may stop; the result is then longer
+            than that. A small file can be hours of silence.
+    """
+    return resample(*decode(data, path, longest))
 
 
 def read_recording(path: Path) -> bytes:
@@ -179,8 +188,12 @@ def _kernel(step: int, phases: int) -> tuple[np.ndarray, int]:
     return kernel.astype(np.float32), reach
 
 
-def decode(data: bytes, path: Path | str) -> tuple[np.ndarray, int]:
+def decode(
+    data: bytes, path: Path | str, longest: float | None = None
+) -> tuple[np.ndarray, int]:
     """The samples (samples,) float32 of a file, channels averaged, and their rate.
+
+    Arguments are those of `decode_audio`.
 
     Raises:
         RecordingError: as `load_audio`.
@@ -190,8 +203,9 @@ def decode(data: bytes, path: Path | str) -> tuple[np.ndarray, int]:
     check_size(data, path)
     try:
         with _opened(with_known_size(data)) as file:
-            samples = _read_all(file)
             rate, frames = file.samplerate, file.frames
+            most = math.inf if longest is None else longest * rate
+            samples = _read(file, most)
     except soundfile.LibsndfileError as error:
         raise RecordingError(
             "not an audio file that libsndfile reads",
@@ -203,7 +217,8 @@ def decode(data: bytes, path: Path | str) -> tuple[np.ndarray, int]:
     if data.startswith(b"NIST_1A") and (count := _SPHERE_COUNT.search(data[:4096])):
         frames = int(count[1])
     slack = _MP3_SLACK if file.format == "MP3" else SLACK
-    if slack < frames - len(samples) and frames <= _LONGEST_SECONDS * rate:
+    whole = len(samples) <= most
+    if whole and slack < frames - len(samples) and frames <= _LONGEST_SECONDS * rate:
         raise RecordingError(
             CUT_OFF,
             path=path,
@@ -263,11 +278,14 @@ def _feed(writing: int, data: bytes) -> None:
         stream.write(data)
 
 
-def _read_all(file: soundfile.SoundFile) -> np.ndarray:
-    """All samples of a file, (samples, channels), whatever its header states."""
+def _read(file: soundfile.SoundFile, most: float) -> np.ndarray:
+    """All samples of a file, (samples, channels), whatever its header states.
+
+    Those of a longer file than `most` end somewhere after that.
+    """
     size = max(1, min(file.frames, _BLOCK // file.channels))
     blocks = [file.read(size, "float32", always_2d=True)]
-    while len(blocks[-1]):
+    while len(blocks[-1]) and size * len(blocks) <= most:
         blocks.append(file.read(size, "float32", always_2d=True))
     return np.concatenate(blocks)
 
