@@ -26,11 +26,11 @@ _BELOW_1 = between(0, 1, below=True)
 _ABOVE_0_BELOW_1 = between(0, 1, above=True, below=True)
 _RULES = {
     "revision": TEXT_OR_NOTHING,
-    "scratch_hidden_size": between(1, 8192),
-    "scratch_layers": between(1, 100),
-    "scratch_heads": between(1, 8192),
-    "scratch_intermediate_size": between(1, 32_768),
-    "scratch_vocabulary_size": between(1, 1_000_000),
+    "scratch_hidden_size": between(1, 2048),
+    "scratch_layers": between(1, 48),
+    "scratch_heads": between(1, 2048),
+    "scratch_intermediate_size": between(1, 8192),
+    "scratch_vocabulary_size": between(1, 100_000),
     "max_tokens": between(3, 100_000),  # [CLS], one piece, [SEP]
     "mlm_learning_rate": _ABOVE_0_BELOW_1,
     "mlm_epochs": between(0, 100_000),
