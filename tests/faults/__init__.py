@@ -1,1 +1,1 @@
-"""Kills, failing disks, damaged files and two writers at once; docs/reliability.md."""
+"""Kills, failing disks, damaged files, two processes at once: docs/reliability.md."""

@@ -1,6 +1,7 @@
 """The commands that are disturbed, and how each must leave its files."""
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ COMMANDS = {
         (("cache", "export", "x.h5", "--split", "test"),),
     ),
 }
-_WHOLE = ("teacher", "baseline1", "student/*")
-"""Folders in the cache that are replaced as a whole."""
+_WHOLE = re.compile(r"(cache/tiny/(teacher|baseline1|student/[^/]+)|model)/")
+"""Folders that are replaced as a whole."""
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -92,7 +93,9 @@ def snapshot(folder: Path) -> dict[str, str]:
     Not of locks, nor of recordings.json, which has the files' times.
     """
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(folder).as_posix(): hashlib.sha256(
+            path.read_bytes()
+        ).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in (".lock", "recordings.json")
     }
@@ -112,19 +115,13 @@ def lost(folder: Path, old: dict[str, str], new: dict[str, str]) -> list[str]:
         for name in old.keys() & new.keys()
         if found.get(name) not in (old[name], new[name])
     ]
-    groups = [folder / "model"]
-    groups += [path for name in _WHOLE for path in (folder / CACHE).glob(name)]
-    for group in groups:
-        prefix = f"{group.relative_to(folder).as_posix()}/"
+    for prefix in {match[0] for name in old if (match := _WHOLE.match(name))}:
         states = [
             {name: value for name, value in files.items() if name.startswith(prefix)}
             for files in (found, old, new)
         ]
         if states[0] not in states[1:]:
             bad.append(prefix)
-    for name in {n.rpartition("/")[0] for n in old.keys() & new.keys()}:
-        if not (folder / name).is_dir():
-            bad.append(f"{name}/")
     return sorted(bad)
 
 

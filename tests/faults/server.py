@@ -68,7 +68,11 @@ def _become(job: dict[str, Any], command: list[str], note: Path) -> NoReturn:
     status = 70
     try:
         signal.setitimer(signal.ITIMER_REAL, job["seconds"])  # SIGALRM ends the process
-        for number, name in ((0, os.devnull), (1, f"{note}.stdout"), (2, f"{note}.stderr")):
+        for number, name in (
+            (0, os.devnull),
+            (1, f"{note}.stdout"),
+            (2, f"{note}.stderr"),
+        ):
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT, 0o600), number)
         os.chdir(job["folder"])
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))

@@ -13,7 +13,7 @@ ROUNDS = 3
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_two_writers_lose_nothing(
+def test_two_processes_lose_nothing(
     laboratory: Laboratory, counts: Counter[str], name: str
 ) -> None:
     case = COMMANDS[name]
@@ -27,5 +27,5 @@ def test_two_writers_lose_nothing(
             problems.append(f"{number}: both refused, {answers}")
         found = differences(snapshot(folder), new) + leftovers(folder)
         problems += [f"{number}: {bad}" for bad in found]
-    counts["rounds of two writers"] += ROUNDS
+    counts["rounds of two processes"] += ROUNDS
     assert not problems, "\n".join(problems)
