@@ -845,3 +845,40 @@ def test_other_errors_keep_their_traceback(given, monkeypatch, error):
     monkeypatch.setattr(stages.corpus.run, "run", fail)
     done = pipeline("prepare-corpus")
     assert done.exit_code == 1 and not done.stderr
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "manifest.csv",
+        "intents.json",
+        "conditions.csv",
+        "quarantine.csv",
+        "corpus.sha256",
+        "quarantine.sha256",
+        "recordings.json",
+        "acoustic.digest",
+        "targets.digest",
+        "teacher/config.json",
+        "teacher/identity.json",
+        "baseline1/transcripts.csv",
+        "student/aln-1/model-1.safetensors",
+        "student/aln-1/metrics.json",
+        "transcripts/*.tsv",
+        "transcripts/models/lexicon-*.txt",
+        "transcripts/models/lexicon-*.sha256",
+        "results/*.json",
+    ],
+)
+def test_cache_verify_finds_a_changed_byte(finished, path):
+    file = sorted(CACHE.glob(path))[0]
+    assert pipeline("cache", "verify").exit_code == 0
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    done = pipeline("cache", "verify")
+    assert done.exit_code == 1
+    named = file.name if "sha256" not in path else path.split(".")[0].split("-")[0]
+    assert any(
+        named in line or file.parent.name in line for line in done.stderr.splitlines()
+    )

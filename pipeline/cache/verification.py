@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.cache.contents import check_part
 from pipeline.layout import Layout
+from stages.baseline1.lexicon import check_lexicon
 from stages.baseline1.transcripts import parse
 from stages.cache.digest import Digest
 from stages.cache.format import (
@@ -16,9 +17,15 @@ from stages.cache.format import (
     no_features,
     part_paths,
 )
-from stages.core.checksums import changed_files, unseal
-from stages.core.errors import CacheError
+from stages.core.checksums import unseal
+from stages.core.errors import CacheError, InputError
 from stages.core.hashing import hash_array
+from stages.core.manifest import (
+    read_conditions,
+    read_intents,
+    read_manifest,
+    read_quarantine,
+)
 from stages.core.results import IDENTITY, damage
 from stages.core.text import name_some
 
@@ -29,9 +36,19 @@ def verify_files(layout: Layout) -> Iterator[str]:
     These are the tables of the corpus, results (also replaced ones), transcripts, and
     the scores of students.
     """
-    for sums in sorted(layout.folder.rglob("*.sha256")):
-        for name in changed_files(sums):
-            yield f"{sums.with_name(name)}: not as it was written, by {sums}"
+    corpus = layout.corpus_files
+    tables = {
+        corpus.manifest: read_manifest,
+        corpus.intents: read_intents,
+        corpus.conditions: read_conditions,
+        corpus.quarantine: read_quarantine,
+    }
+    lexicons = sorted(layout.transcripts.glob("models/lexicon-*.txt"))
+    for path in filter(Path.is_file, [*tables, *lexicons]):
+        try:
+            tables.get(path, check_lexicon)(path)
+        except InputError as error:
+            yield str(error)
     for identity in sorted(layout.folder.rglob(IDENTITY)):
         if problem := damage(identity.parent):
             yield f"{identity.parent}: not as its stage wrote it: {problem}"

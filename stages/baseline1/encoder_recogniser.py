@@ -14,10 +14,9 @@ from torchaudio.models.decoder import ctc_decoder
 
 from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
 from stages.baseline1.language_model import bigram_arpa, ngram_arpa
-from stages.baseline1.lexicon import build_lexicon, lexicon_text
+from stages.baseline1.lexicon import build_lexicon, check_lexicon, write_lexicon
 from stages.baseline1.params import REVISION, Baseline1Params
 from stages.baseline1.recogniser import Recogniser, Transcribe, recogniser_fingerprint
-from stages.core.checksums import check_sum, write_sums
 from stages.core.errors import InputError
 from stages.core.files import write_text
 from stages.core.hashing import fingerprint, hash_bytes, hash_file
@@ -179,10 +178,7 @@ def _write_lexicon(
     work: Path,
     workers: int,
 ) -> Path:
-    """The lexicon's file, made once, because that takes half a minute.
-
-    Its checksum is next to it.
-    """
+    """The lexicon's file, made once, because that takes half a minute."""
     identity = {
         "words": list(words),
         "accents": list(params.accents),
@@ -190,9 +186,8 @@ def _write_lexicon(
         "revision": REVISION,
     }
     path = work / f"lexicon-{fingerprint(identity)[:12]}.txt"
-    sums = f"{path.stem}.sha256"
     try:
-        check_sum(path, sums, fix="")
+        check_lexicon(path)
     except InputError:
         lexicon = build_lexicon(
             words,
@@ -200,8 +195,7 @@ def _write_lexicon(
             phonemes=checkpoint.phonemes,
             workers=workers,
         )
-        write_text(path, lexicon_text(lexicon))
-        write_sums(path.with_name(sums), [path.name])
+        write_lexicon(path, lexicon)
     return path
 
 

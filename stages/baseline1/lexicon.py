@@ -3,8 +3,11 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+from stages.core.checksums import check_sum, write_sums
 from stages.core.errors import ConfigurationError
+from stages.core.files import write_text
 from stages.speech import synthesis
 from stages.speech.phonemes import SPOKEN_SILENCE, plain_phoneme
 
@@ -71,6 +74,21 @@ def build_lexicon(
             fix="use an encoder of `aln-pipeline pretraining`",
         )
     return lexicon
+
+
+def write_lexicon(path: Path, lexicon: dict[str, list[tuple[str, ...]]]) -> None:
+    """Write a lexicon, and its checksum next to it."""
+    write_text(path, lexicon_text(lexicon))
+    write_sums(_sums(path), [path.name])
+
+
+def check_lexicon(path: Path) -> None:
+    """Raise InputError if a lexicon is missing or not as it was written."""
+    check_sum(path, _sums(path).name, fix="run `aln-pipeline baseline1`")
+
+
+def _sums(path: Path) -> Path:
+    return path.with_suffix(".sha256")
 
 
 def lexicon_text(lexicon: dict[str, list[tuple[str, ...]]]) -> str:
