@@ -32,6 +32,7 @@ from pipeline.inference.predict import predict
 from pipeline.inference.serve import serve
 from pipeline.layout import Layout, student_name
 from pipeline.options import (
+    Number,
     Settings,
     configured,
     overrides_option,
@@ -302,7 +303,7 @@ def extract_acoustic(
 )
 @click.option(
     "--checkpoint-minutes",
-    type=click.FloatRange(min=0),
+    type=Number(0, 1_000_000),
     default=10,
     show_default=True,
     metavar="MINUTES",
@@ -625,6 +626,7 @@ def export(
         acoustic=params.acoustic,
         students=students,
         rejection=layout.rejection,
+        share=params.rejection.share,
         report=layout.report,
     )
     summary = run(

@@ -533,6 +533,7 @@ def test_a_value_out_of_a_list_shows_the_list(finished, arguments, named):
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("train-teacher", "--checkpoint-minutes", "nan"),
         ("serve", "--max-megabytes", "nan"),
         ("serve", "--max-seconds", "inf"),
         ("serve", "--concurrency", "1000000000"),

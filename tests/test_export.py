@@ -261,6 +261,12 @@ def test_results_of_other_students_are_refused(finished: Path) -> None:
     assert result.exit_code == 2 and "dvc repro report" in result.output
 
 
+def test_another_share_than_rejection_was_run_with_is_refused(finished: Path) -> None:
+    result = pipeline("export", "model", "--set", "rejection.share=0.2")
+    assert result.exit_code == 2 and not Path("model").exists()
+    assert "another rejection.share; found 0.05; expected 0.2" in result.stderr
+
+
 def test_without_rejection_or_report_it_says_what_to_run(finished: Path) -> None:
     Path("report/results.json").unlink()
     result = pipeline("export", "model")

@@ -228,3 +228,17 @@ def test_a_student_runs_in_pytorch(finished: Path, audio: Path) -> None:
         assert float(one["probability"]) == pytest.approx(
             float(other["probability"]), abs=1e-4
         )
+
+
+def test_no_row_of_a_table_is_lost(exported: Path, audio: Path) -> None:
+    table = audio / "t.csv"
+    table.write_text('path,note\ndeep/0.wav,5" screen\ndeep/0.wav,6" screen\n')
+    result = pipeline("predict", table, "--model", exported, "--format", "jsonl")
+    assert result.stdout.count("\n") == 2
+    table.write_text('path,note\ndeep/0.wav,"one\ndeep/0.wav,two"\n')
+    result = pipeline("predict", table, "--model", exported)
+    assert result.exit_code == 2
+    assert "line 2 has an unpaired quotation mark" in result.stderr
+    (audio / "t.jsonl").write_text('{"path": "deep\\u0000/0.wav"}\n')
+    result = pipeline("predict", audio / "t.jsonl", "--model", exported)
+    assert result.exit_code == 2 and "null byte" in result.stderr

@@ -357,6 +357,9 @@ def test_an_address_in_use() -> None:
             bind("127.0.0.1", port)
     with pytest.raises(PipelineError, match="--host"):
         bind("no such host", 0)
+    for host in (70 * "a", "a..b"):
+        with pytest.raises(ConfigurationError, match="--host cannot be used"):
+            bind(host, 0)
 
 
 def test_server_and_listener_need_no_torch() -> None:

@@ -437,6 +437,14 @@ def test_a_killed_worker_ends_them_all(
     assert not (tmp_path / "student").exists()
 
 
+def test_a_beta_can_be_0(corpus: Sources, tmp_path: Path) -> None:
+    for place, zero in enumerate((0, 0.0)):  # as YAML reads 0 and 0.0
+        params = replace(PARAMS, betas=(zero, 0.999), epochs=1)
+        train(corpus, tmp_path / str(place), params=params)
+    written = [(tmp_path / name / "history.csv").read_bytes() for name in "01"]
+    assert written[0] == written[1]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_loss_that_is_not_a_number_stops_at_once(
     corpus: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int

@@ -161,6 +161,12 @@ def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
+def test_a_beta_can_be_0(corpus, tmp_path):
+    # As YAML reads 0.
+    train(corpus, replace(QUICK, adam_beta1=0), tmp_path / "teacher")
+    assert (tmp_path / "teacher" / "model.safetensors").is_file()
+
+
 @pytest.fixture(scope="module")
 def learnt(corpus, tmp_path_factory):
     """A teacher trained until it knows the rooms, and its summary."""

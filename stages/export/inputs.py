@@ -26,6 +26,7 @@ class Inputs:
         acoustic: the encoder.
         students: folder by name, `baseline2` or `aln-0.8`.
         rejection: folder of the rejection stage.
+        share: of the commands that it rejects, `rejection.share`.
         report: folder of the report.
     """
 
@@ -36,4 +37,5 @@ class Inputs:
     acoustic: AcousticParams
     students: Mapping[str, Path]
     rejection: Path
+    share: float
     report: Path

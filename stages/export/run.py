@@ -21,7 +21,7 @@ import pandas as pd
 
 from stages.acoustic.checkpoint import Checkpoint
 from stages.core import metrics
-from stages.core.errors import ConfigurationError, InputError, PipelineError
+from stages.core.errors import CacheError, ConfigurationError, InputError, PipelineError
 from stages.core.files import whole_folder, write_json, write_text
 from stages.core.hashing import hash_file
 from stages.core.results import require
@@ -185,12 +185,23 @@ def _checked(output: Path) -> Path:
 def _check_inputs(inputs: Inputs) -> None:
     """Check that rejection and report are of this manifest and these students.
 
+    And that rejection has the share in params.yaml, which decides the threshold.
+
     Raises:
         CacheError: they are not.
     """
     made_from = {"manifest": inputs.corpus.manifest}
     made_from |= {f"student {name}": path for name, path in inputs.students.items()}
-    require(inputs.rejection, made_from, fix=REJECTION_FIX)
+    found = require(inputs.rejection, made_from, fix=REJECTION_FIX)
+    share = found["parameters"]["share"]
+    if share != inputs.share:
+        raise CacheError(
+            "made with another rejection.share",
+            path=inputs.rejection,
+            found=share,
+            expected=inputs.share,
+            fix=REJECTION_FIX,
+        )
     require(inputs.report, made_from, fix="run `dvc repro report`")
 
 

@@ -1,7 +1,5 @@
 """What to classify: files, folders, tables of files, and standard input."""
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stages.core.errors import InputError, PipelineError
+from stages.core.table import read_columns
 from stages.speech.loading import SUFFIXES
 
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -89,9 +88,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _in_table(table: Path, root: Path) -> Iterator[Recording]:
     try:
-        text = table.read_text("utf-8-sig")
-        rows = list(_rows(text, table.suffix.lower()))
-    except (OSError, ValueError, csv.Error) as error:
+        rows = _rows(table)
+    except (OSError, ValueError) as error:
         raise InputError(f"not a readable table ({error})", path=table) from error
     if not rows:
         raise InputError("the table has no rows", path=table)
@@ -111,9 +109,12 @@ def _in_table(table: Path, root: Path) -> Iterator[Recording]:
         )
 
 
-def _rows(text: str, suffix: str) -> Iterator[Any]:
-    if suffix == ".jsonl":
-        yield from (json.loads(line) for line in text.splitlines() if line.strip())
-        return
-    dialect = "excel-tab" if suffix == ".tsv" else "excel"
-    yield from csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
+def _rows(table: Path) -> list[Any]:
+    if table.suffix.lower() == ".jsonl":
+        lines = table.read_text("utf-8-sig").splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
+    columns = read_columns(table)
+    return [
+        dict(zip(columns, row, strict=True))
+        for row in zip(*columns.values(), strict=True)
+    ]

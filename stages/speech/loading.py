@@ -125,8 +125,8 @@ def read_recording(path: Path) -> bytes:
         if kind == stat.S_IFREG:
             return path.read_bytes()
         found = "a folder" if kind == stat.S_IFDIR else "a pipe, socket or device"
-    except OSError as error:
-        found = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # as for a null character in the path
+        found = getattr(error, "strerror", None) or str(error)
     raise InputError(
         "the recording cannot be read",
         path=path,

@@ -82,7 +82,7 @@ def train_student(
     optimiser = torch.optim.Adam(
         model.parameters(),
         lr=params.learning_rate,
-        betas=(params.betas[0], params.betas[1]),
+        betas=(float(params.betas[0]), float(params.betas[1])),  # 0 may be an int
         fused=True,
     )
     labels = valid.labels.cpu()

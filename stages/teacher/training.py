@@ -490,8 +490,8 @@ def _arguments(params: TeacherParams, stage: Stage, at_once: int) -> TrainingArg
         # AdamW without decay is Adam; fused, several times faster on a CPU.
         optim="adamw_torch_fused",
         weight_decay=params.weight_decay,
-        adam_beta1=params.adam_beta1,
-        adam_beta2=params.adam_beta2,
+        adam_beta1=float(params.adam_beta1),  # torch takes no 0 with a 0.999
+        adam_beta2=float(params.adam_beta2),
         adam_epsilon=params.adam_epsilon,
         max_grad_norm=params.clip_norm,
         bf16=in_bf16(params.precision, stage.device),
