@@ -15,4 +15,6 @@ def test_the_page_states_the_counts(counts: Counter[str]) -> None:
     stated = {name: int(number.replace(",", "")) for name, number in rows}
     if not stated.keys() <= counts.keys():
         pytest.skip("some faults were not tried")
-    assert stated == dict(counts)
+    # Rounded down: another fsync in the code is another kill.
+    for name, number in stated.items():
+        assert number <= counts[name] <= 1.1 * number, name
