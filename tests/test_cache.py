@@ -515,8 +515,12 @@ def test_a_byte_that_changed_in_a_digest_is_found(tmp_path: Path) -> None:
     fill(directory, ROWS[:2])
     write_digest(path, directory, HEADER.fingerprint, pairs(ROWS[:2]))
     whole = path.read_bytes()
+    damaged = [whole.replace(b'"dim"', b' "dim"'), whole + b"\n", whole[:-1]]
     for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        flipped = bytes([whole[place] ^ 1])
+        damaged.append(whole[:place] + flipped + whole[place + 1 :])
+    for content in damaged:
+        path.write_bytes(content)
         with pytest.raises(CacheError, match=r"digest: damaged.*extract-acoustic"):
             read_digest(path)
 

@@ -118,9 +118,17 @@ def test_a_result_that_is_read_must_be_whole_and_of_its_inputs(tmp_path: Path) -
     with pytest.raises(CacheError, match="not as its stage wrote it"):
         require(output, {}, fix="train")
     path = output / "identity.json"
-    path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
-    with pytest.raises(CacheError, match=r"wrote it: identity\.json is damaged"):
-        require(output, {}, fix="train")
+    text = path.read_text()
+    for changed in (
+        text.replace('"seed": 1', '"seed": 2'),
+        text.replace('"revision": 1,', '"revision": 1, "revision": 1,'),
+        text + "\n",
+        "[]",
+        "[" * 100_000,
+    ):
+        path.write_text(changed)
+        with pytest.raises(CacheError, match=r"wrote it: identity\.json is damaged"):
+            require(output, {}, fix="train")
 
 
 def test_a_block_that_raises_changes_nothing(tmp_path: Path, snapshot: Any) -> None:

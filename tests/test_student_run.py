@@ -667,3 +667,19 @@ def test_intents_of_another_manifest_are_refused(tmp_path: Path) -> None:
     (tmp_path / "intents.json").write_text('["off", "on"]')
     with pytest.raises(InputError, match=r"intents\.json: .*prepare"):
         train(sources, tmp_path / "student")
+
+
+def test_a_checkpoint_of_a_finished_student_is_removed(
+    corpus: Sources, tmp_path: Path
+) -> None:
+    from stages.student.scheduling import _checkpoint
+
+    train(corpus, tmp_path / "student")
+    identity = corpus.identify(Variant("aln", 0.5, PARAMS))
+    unfinished = tmp_path / "unfinished"
+    left = _checkpoint(unfinished, identity, PARAMS.seeds[0], "cpu").path
+    unfinished.mkdir()
+    for path in (left, unfinished / "another.pt"):
+        path.touch()
+    assert train(corpus, tmp_path / "student", force=False).found
+    assert [path.name for path in unfinished.iterdir()] == ["another.pt"]

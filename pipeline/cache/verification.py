@@ -1,6 +1,5 @@
 """Verification: everything that a stage reads, against the hash that is kept of it."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from stages.cache.format import (
     no_features,
     part_paths,
 )
-from stages.core.checksums import unseal
+from stages.core.checksums import read_sealed
 from stages.core.errors import CacheError, InputError
-from stages.core.hashing import hash_array
+from stages.core.hashing import hash_array, hash_file
 from stages.core.manifest import (
     read_conditions,
     read_intents,
@@ -55,9 +54,12 @@ def verify_files(layout: Layout) -> Iterator[str]:
     sealed = [layout.recordings, *sorted(layout.results.glob("*.json"))]
     for path in filter(Path.is_file, sealed):
         try:
-            unseal(json.loads(path.read_bytes()))
-        except (ValueError, TypeError) as error:
+            read_sealed(path)
+        except (ValueError, TypeError, RecursionError) as error:
             yield f"{path}: damaged ({error}); fix: remove it"
+    for path in sorted(layout.transcripts.glob("models/language-model-*.arpa")):
+        if not path.stem.endswith(hash_file(path)[:12]):
+            yield f"{path}: its name is not the hash of its bytes; fix: remove it"
     for path in sorted(layout.transcripts.glob("*.tsv")):
         try:
             # To the end: it is read as it is parsed.

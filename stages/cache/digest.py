@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.cache.format import (
     COMMANDS,
@@ -67,7 +68,7 @@ def write_digest(
     text = "".join(f"{id} {key} {hashes[key]}\n" for id, key in rows)
     head = seal({**describe_header(reader.header), "rows": hash_bytes(text.encode())})
     try:
-        write_text(path, f"{json.dumps(head, sort_keys=True)}\n{text}")
+        write_text(path, f"{_first_line(head)}\n{text}")
     except OSError as error:
         raise unwritable(path, error) from error
 
@@ -81,9 +82,10 @@ def read_digest(path: Path) -> Digest:
     fix = f"run {COMMANDS.get(path.stem, 'the stage that writes it')}"
     try:
         first, text = path.read_bytes().split(b"\n", 1)
-        head = unseal(json.loads(first))
-        if hash_bytes(text) != head["rows"]:
-            raise ValueError("its lines do not match their hash")
+        sealed = json.loads(first)
+        head = unseal(sealed)
+        if _first_line(sealed).encode() != first or hash_bytes(text) != head["rows"]:
+            raise ValueError("its lines are not as they were written")
         header = parse_header(head)
         triples = [line.rsplit(" ", 2) for line in text.decode().split("\n")[:-1]]
         rows = {id: (key, features) for id, key, features in triples}
@@ -93,3 +95,7 @@ def read_digest(path: Path) -> Digest:
         what = f"damaged, or not a digest ({error})"
         raise CacheError(what, path=path, fix=fix) from error
     return Digest(header, rows)
+
+
+def _first_line(head: dict[str, Any]) -> str:
+    return json.dumps(head, sort_keys=True)

@@ -1,16 +1,17 @@
 """Checksums, so that a damaged file is not believed.
 
-Two forms. A JSON object has its own checksum in a field (`seal`). Tables, which other
-programs read too, have theirs in a file next to them, in the format of `sha256sum`, so
-that `sha256sum --check` works as well (`write_sums`).
+Two forms. A JSON file has its own checksum in a field (`write_sealed`). Tables, which
+other programs read too, have theirs in a file next to them, in the format of
+`sha256sum`, so that `sha256sum --check` works as well (`write_sums`).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.core.errors import InputError
-from stages.core.files import write_text
+from stages.core.files import json_text, write_json, write_text
 from stages.core.hashing import fingerprint, hash_file
 
 _FIELD = "sha256"
@@ -33,6 +34,26 @@ def unseal(value: Mapping[str, Any]) -> dict[str, Any]:
     bare = {name: one for name, one in value.items() if name != _FIELD}
     if value.get(_FIELD) != fingerprint(bare):
         raise ValueError("its checksum does not match its content")
+    return bare
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with its checksum to `path`, atomically."""
+    write_json(path, seal(value))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The object in a file that `write_sealed` wrote.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, TypeError, RecursionError: a byte of it has changed.
+    """
+    content = path.read_bytes()
+    value = json.loads(content)
+    bare = unseal(value)
+    if json_text(value).encode() != content:  # as with a key that is there twice
+        raise ValueError("not as it was written")
     return bare
 
 

@@ -148,8 +148,13 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON with sorted keys, atomically."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-    write_text(path, text + "\n")
+    return text + "\n"
 
 
 def flush_path(path: Path) -> None:

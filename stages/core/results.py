@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages.core.checksums import seal, unseal
+from stages.core.checksums import read_sealed, write_sealed
 from stages.core.errors import CacheError
-from stages.core.files import sweep, whole_folder, write_json
+from stages.core.files import sweep, whole_folder
 from stages.core.hashing import fingerprint, hash_file
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def record(
         found = (path for path in folder.rglob("*") if path.is_file())
         files = (path.relative_to(folder).as_posix() for path in found)
     hashes = {name: hash_file(folder / name) for name in files if name != IDENTITY}
-    write_json(folder / IDENTITY, seal({**identity, "files": hashes}))
+    write_sealed(folder / IDENTITY, {**identity, "files": hashes})
 
 
 def damage(folder: Path) -> str | None:
@@ -203,6 +203,6 @@ def _copy(source: Path, target: Path) -> None:
 def read_identity(folder: Path) -> dict[str, Any] | None:
     """The identity recorded in `folder`; None where there is none, or a damaged one."""
     try:
-        return unseal(json.loads((folder / IDENTITY).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        return read_sealed(folder / IDENTITY)
+    except (OSError, ValueError, TypeError, RecursionError):
         return None

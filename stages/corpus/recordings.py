@@ -8,14 +8,12 @@ change time (which no tool can set back). A file is read again only if one of th
 differs, or if the cache does not match its own checksum. No later stage depends on it.
 """
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.core.checksums import seal, unseal
+from stages.core.checksums import read_sealed, write_sealed
 from stages.core.errors import InputError, RecordingError
-from stages.core.files import write_json
 from stages.core.hashing import hash_bytes
 from stages.core.runtime import progress
 from stages.speech.loading import decode, read_recording
@@ -74,7 +72,7 @@ def inspect_recordings(
         # After an error too, so a repeated run does not read these files again.
         if notes != known:
             kept = {**known, **notes} if len(notes) < len(paths) else notes
-            write_json(remembered, seal({"recordings": kept}))
+            write_sealed(remembered, {"recordings": kept})
     return [Recording(notes[path]["seconds"], notes[path]["sha256"]) for path in paths]
 
 
@@ -106,6 +104,6 @@ def _inspect(file: Path, known: _Note | None, on_error: str) -> _Note:
 def _read(remembered: Path) -> dict:
     """The notes, if they are as they were written."""
     try:
-        return unseal(json.loads(remembered.read_text("utf-8")))["recordings"]
+        return read_sealed(remembered)["recordings"]
     except (OSError, ValueError, TypeError, RecursionError):
         return {}

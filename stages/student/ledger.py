@@ -14,9 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from stages.core.checksums import seal, unseal
+from stages.core.checksums import read_sealed, write_sealed
 from stages.core.errors import CacheError
-from stages.core.files import write_json
 from stages.core.results import name_of
 from stages.student.params import REVISION, StudentParams, Variant
 
@@ -33,7 +32,7 @@ _SCORES = {
 def record(folder: Path, identity: Mapping[str, Any], scores: Mapping[str, Any]) -> Any:
     """Write the entry of a student; returns it."""
     entry = {**identity, **scores}
-    write_json(_path(folder, identity), seal(entry))
+    write_sealed(_path(folder, identity), entry)
     return entry
 
 
@@ -122,10 +121,10 @@ def _path(folder: Path, entry: Mapping[str, Any]) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        entry = unseal(json.loads(path.read_text("utf-8")))
+        entry = read_sealed(path)
         if _path(path.parent, entry) != path:
             raise ValueError("its name does not match its contents")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CacheError(
             f"not a student's results ({error})", path=path, fix="remove the file"
         ) from None

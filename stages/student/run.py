@@ -47,7 +47,7 @@ from stages.student import ledger as entries
 from stages.student.inputs import Inputs, Sources
 from stages.student.model import save_student
 from stages.student.params import Variant
-from stages.student.scheduling import Trained, train_variants
+from stages.student.scheduling import Trained, remove_checkpoints, train_variants
 from stages.student.training import Student
 
 SCORED = ("valid", "test")
@@ -109,6 +109,7 @@ def run(
     identity = sources.identify(variant)
     found = not options.force and find(output, identity, sources.corpus.kept)
     if found:
+        remove_checkpoints(unfinished, identity)
         written = json.loads((output / "metrics.json").read_text("utf-8"))
         about = ("system", "alpha", "parameters")
         scores = {k: v for k, v in written.items() if k not in about}

@@ -9,12 +9,12 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 
 from stages.core.errors import PipelineError
 from stages.core.hashing import fingerprint
@@ -65,7 +65,7 @@ def train_variants(
     """
     device = choose_device(options.device)
     tasks = [
-        Task(variant, seed, _checkpoint(unfinished, identity, seed, device))
+        Task(variant, seed, _checkpoint(unfinished, identity, seed, device.type))
         for variant, identity in variants
         for seed in variant.params.seeds
     ]
@@ -88,20 +88,24 @@ def train_variants(
                     yield result
             if not failed:
                 yield trained  # and the caller records it
-            for seed in variant.params.seeds:
-                checkpoint = _checkpoint(unfinished, identity, seed, device)
-                checkpoint.path.unlink(missing_ok=True)
+            remove_checkpoints(unfinished, identity)
+
+
+def remove_checkpoints(unfinished: Path, identity: dict[str, Any]) -> None:
+    """Remove the checkpoints of a variant that is finished."""
+    for seed, device in product(identity["parameters"]["seeds"], ("cpu", "cuda")):
+        _checkpoint(unfinished, identity, seed, device).path.unlink(missing_ok=True)
 
 
 def _checkpoint(
-    unfinished: Path, identity: dict[str, Any], seed: int, device: torch.device
+    unfinished: Path, identity: dict[str, Any], seed: int, device: str
 ) -> Checkpoint:
     """Of one seed; the other seeds of the variant do not matter to it."""
     decisive = {
         name: v for name, v in identity["parameters"].items() if name != "seeds"
     }
     name = fingerprint(
-        {**identity, "parameters": decisive, "seed": seed, "device": device.type}
+        {**identity, "parameters": decisive, "seed": seed, "device": device}
     )
     return Checkpoint(unfinished / f"{name[:24]}.pt", name)
 

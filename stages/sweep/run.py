@@ -22,7 +22,7 @@ from stages.student import ledger as entries
 from stages.student.inputs import Inputs, Sources
 from stages.student.params import StudentParams, Variant
 from stages.student.run import score
-from stages.student.scheduling import train_variants
+from stages.student.scheduling import remove_checkpoints, train_variants
 from stages.sweep.params import SweepParams
 
 
@@ -87,6 +87,8 @@ def run(
         for name, (_, identity) in distinct.items()
     }
     missing = [name for name, entry in found.items() if entry is None]
+    for name in found.keys() - set(missing):
+        remove_checkpoints(unfinished, distinct[name][1])
     failures: list[str] = []
     if missing:
         transfers = any(distinct[name][0].transfers for name in missing)
