@@ -3,12 +3,9 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 CACHE = Path("cache/tiny")
 FINAL = (("export", "model"),)
@@ -86,26 +83,6 @@ COMMANDS = {
         (("cache", "export", "x.h5", "--split", "test"),),
     ),
 }
-KNOWN = {
-    "killed train-student": "the checkpoint of a result that was just written stays",
-    "killed sweep": "the checkpoint of a result that was just written stays",
-    "damaged teacher": "JSON that is written otherwise has the same checksum",
-    "damaged students": "JSON that is written otherwise has the same checksum",
-    "damaged ledger": "JSON that is written otherwise has the same checksum",
-}
-"""Defects: tests that fail, and why. A test that passes must leave this list."""
-
-
-def expected_failures(what: str, names: Iterable[str]) -> list[Any]:
-    """Parameters of a test, marked where the test is known to fail."""
-    marks = {
-        name: pytest.mark.xfail(reason=KNOWN[f"{what} {name}"], strict=True)
-        for name in names
-        if f"{what} {name}" in KNOWN
-    }
-    return [pytest.param(one, marks=marks.get(one, ()), id=one) for one in names]
-
-
 _WHOLE = re.compile(r"(cache/tiny/(teacher|baseline1|student/[^/]+)|model)/")
 """Folders that are replaced as a whole."""
 

@@ -13,6 +13,7 @@ status below 0 is the number of the signal that ended it.
 """
 
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -32,6 +33,7 @@ def main() -> None:
     folder, *commands = json.loads(sys.stdin.readline())
     os.chdir(folder)
     statuses: list[Any] = [_call(command) for command in commands]
+    gc.freeze()  # else a collection in a child copies the memory of all objects
     print(json.dumps(statuses), file=answers, flush=True)
     for line in sys.stdin:
         with tempfile.TemporaryDirectory() as notes:

@@ -5,14 +5,7 @@ from collections import Counter
 
 import pytest
 
-from faults.commands import (
-    COMMANDS,
-    differences,
-    expected_failures,
-    leftovers,
-    lost,
-    snapshot,
-)
+from faults.commands import COMMANDS, differences, leftovers, lost, snapshot
 from faults.conftest import Laboratory
 
 pytestmark = pytest.mark.slow
@@ -23,7 +16,7 @@ SLOW = ("train-teacher", "baseline1", "report")
 """Commands that are killed at renames only; the others also at each fsync."""
 
 
-@pytest.mark.parametrize("name", expected_failures("killed", COMMANDS))
+@pytest.mark.parametrize("name", COMMANDS)
 def test_nothing_is_lost_by_a_kill(
     disturbed: Laboratory, counts: Counter[str], name: str
 ) -> None:
