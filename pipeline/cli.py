@@ -7,8 +7,8 @@
 
 An error of the operating system (a full disk, a name that is too long) counts as bad
 input; with -v, its traceback is logged. Any other exception is a bug and keeps its
-traceback. A command imports its stage when
-it runs, so that `--help` does not wait for torch.
+traceback. A command imports its stage when it runs, so that `--help` does not wait for
+torch.
 """
 
 import errno
@@ -91,7 +91,9 @@ class _Pipeline(click.Group):
             what = " ".join(str(error).split()) or os.strerror(number)
             if number in _FIXES:
                 what += f"; fix: {_FIXES[number]}, then run the command again"
-            click.echo(f"error: {what}; finished work is kept", err=True)
+            if ctx.invoked_subcommand not in _WITHOUT_RESUME:
+                what += "; finished work is kept"
+            click.echo(f"error: {what}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt as interrupt:
             line = "interrupted"

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheWriter
+from stages.core.checksums import read_sealed, write_sealed
 from stages.core.corpus_files import CorpusFiles
 from stages.core.hashing import hash_bytes
 from stages.core.manifest import (
@@ -25,6 +26,7 @@ from stages.core.manifest import (
     write_manifest,
     write_quarantine,
 )
+from stages.core.results import IDENTITY
 from stages.core.text import normalise_text
 
 if TYPE_CHECKING:
@@ -241,6 +243,13 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(OnnxEncoder, "encode", count)
     return calls
+
+
+def change_identity(folder: Path) -> None:
+    """Make the result in `folder` one of other inputs, as `identity.json` has it."""
+    path = folder / IDENTITY
+    found = read_sealed(path)
+    write_sealed(path, {**found, "inputs": {**found["inputs"], "another": None}})
 
 
 def refused_by(*command: str | Path) -> str:

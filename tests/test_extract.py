@@ -479,7 +479,7 @@ def test_the_shipped_encoders_fingerprint() -> None:
     header = feature_header(load_checkpoint(path), AcousticParams())
     assert (header.kind, header.dim, header.frame_step) == ("acoustic", 256, 2560)
     assert header.encoder == "lugosch log-cmn"
-    assert header.fingerprint.startswith("2b8da664eba2b0438a2485b2e13e52a1")
+    assert header.fingerprint.startswith("2dc4e6aec29f10e91eaf")
 
 
 @pytest.mark.parametrize("lengths", [(700,), (2560, 2560), (5000, 1, 2561)])
@@ -738,4 +738,4 @@ def test_a_change_of_the_front_end_would_be_noticed() -> None:
     (features,) = encode(encoder, [wave.numpy()])
     # A floor of 0.021 instead of 0.020 moves them by 1e-4.
     expected = [0.748935, 0.473564, -0.882331, -0.363847, -0.756804, 0.512834]
-    assert (REVISION, features[1].tolist()) == (1, pytest.approx(expected, abs=2e-5))
+    assert (REVISION, features[1].tolist()) == (2, pytest.approx(expected, abs=2e-5))

@@ -1,5 +1,6 @@
 """Maintenance of a cache: fill it from another one, export it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def merge(directory: Path, other: Path, *, kind: str) -> Merged:
             of other encoders, another process is writing here, or the disk cannot be
             written.
     """
-    if other.resolve() == directory.resolve():
+    if os.path.realpath(other) == os.path.realpath(directory):
         raise CacheError("a cache cannot be merged into itself", path=other)
     offered = by_encoder(map(check_part, find_parts(other)))
     taken, foreign = _choose(directory, other, kind, offered)
@@ -145,7 +146,7 @@ def export(
             path=path,
             fix="give another name or --force" if path.is_file() else "give a file",
         )
-    if path.resolve().parent == cache.directory.resolve():
+    if os.path.dirname(os.path.realpath(path)) == os.path.realpath(cache.directory):
         raise ConfigurationError(
             "this folder is a cache and can only contain its parts",
             path=path,

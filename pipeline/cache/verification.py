@@ -1,13 +1,14 @@
 """Verification: everything that a stage reads, against the hash that is kept of it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.cache.contents import check_part
 from pipeline.layout import Layout
+from stages.baseline1.language_model import check_model
 from stages.baseline1.lexicon import check_lexicon
-from stages.baseline1.transcripts import parse
-from stages.cache.digest import Digest
+from stages.baseline1.transcripts import read_transcripts
+from stages.cache.digest import Digest, digest_path
 from stages.cache.format import (
     Header,
     Part,
@@ -17,16 +18,17 @@ from stages.cache.format import (
     part_paths,
 )
 from stages.core.checksums import read_sealed
-from stages.core.errors import CacheError, InputError
-from stages.core.hashing import hash_array, hash_file
+from stages.core.errors import CacheError, PipelineError
+from stages.core.hashing import hash_array
 from stages.core.manifest import (
     read_conditions,
     read_intents,
     read_manifest,
     read_quarantine,
 )
-from stages.core.results import IDENTITY, damage
+from stages.core.results import IDENTITY, require
 from stages.core.text import name_some
+from stages.student.ledger import read_entry
 
 
 def verify_files(layout: Layout) -> Iterator[str]:
@@ -35,37 +37,50 @@ def verify_files(layout: Layout) -> Iterator[str]:
     These are the tables of the corpus, results (also replaced ones), transcripts, and
     the scores of students.
     """
+    for path, check in _checks(layout):
+        try:
+            check(path)
+        except OSError as error:
+            yield f"{path}: cannot be read ({error.strerror})"
+        except PipelineError as error:
+            yield str(error)
+
+
+def _checks(layout: Layout) -> Iterator[tuple[Path, Callable[[Path], object]]]:
+    """Each file or folder, and what raises an error if it is damaged."""
     corpus = layout.corpus_files
-    tables = {
-        corpus.manifest: read_manifest,
-        corpus.intents: read_intents,
-        corpus.conditions: read_conditions,
-        corpus.quarantine: read_quarantine,
-    }
-    lexicons = sorted(layout.transcripts.glob("models/lexicon-*.txt"))
-    for path in filter(Path.is_file, [*tables, *lexicons]):
-        try:
-            tables.get(path, check_lexicon)(path)
-        except InputError as error:
-            yield str(error)
-    for identity in sorted(layout.folder.rglob(IDENTITY)):
-        if problem := damage(identity.parent):
-            yield f"{identity.parent}: not as its stage wrote it: {problem}"
-    sealed = [layout.recordings, *sorted(layout.results.glob("*.json"))]
-    for path in filter(Path.is_file, sealed):
-        try:
-            read_sealed(path)
-        except (ValueError, TypeError, RecursionError) as error:
-            yield f"{path}: damaged ({error}); fix: remove it"
-    for path in sorted(layout.transcripts.glob("models/language-model-*.arpa")):
-        if not path.stem.endswith(hash_file(path)[:12]):
-            yield f"{path}: its name is not the hash of its bytes; fix: remove it"
+    yield corpus.manifest, read_manifest
+    yield corpus.intents, read_intents
+    yield corpus.conditions, read_conditions
+    if digest_path(layout.acoustic).exists():
+        yield corpus.quarantine, read_quarantine
+    if layout.recordings.exists():
+        yield layout.recordings, _check_recordings
+    results = {path.parent for path in layout.folder.rglob(IDENTITY)}
+    # They are only there as a whole.
+    whole = [layout.teacher, layout.baseline1, *layout.folder.glob("student/[!.]*")]
+    for path in sorted(results.union(filter(Path.is_dir, whole))):
+        yield path, _check_result
+    for path in sorted(layout.results.glob("*.json")):
+        yield path, read_entry
     for path in sorted(layout.transcripts.glob("*.tsv")):
-        try:
-            # To the end: it is read as it is parsed.
-            dict(parse(path, path.read_text("utf-8", "replace")))
-        except CacheError as error:
-            yield str(error)
+        yield path, read_transcripts
+    for path in sorted(layout.transcripts.glob("models/lexicon-*.txt")):
+        yield path, check_lexicon
+    for path in sorted(layout.transcripts.glob("models/language-model-*.arpa")):
+        yield path, check_model
+
+
+def _check_result(folder: Path) -> None:
+    require(folder, {}, fix="run `dvc repro`")
+
+
+def _check_recordings(path: Path) -> None:
+    try:
+        read_sealed(path)
+    except (ValueError, TypeError, RecursionError) as error:
+        fix = "run `aln-pipeline prepare-corpus`"
+        raise CacheError(f"damaged ({error})", path=path, fix=fix) from None
 
 
 def verify_cache(
@@ -88,6 +103,7 @@ def verify_cache(
     headers: dict[str, Header] = {}
     holders: set[tuple[str, str]] = set()
     changed: list[str] = []
+    hashes = {} if digest is None else dict(digest.rows.values())
     for path in paths:
         try:
             part = check_part(path)
@@ -98,7 +114,7 @@ def verify_cache(
             continue
         holders.update((code, key) for key in part.keys)
         if digest is not None and code == digest.header.fingerprint:
-            changed += _changed(part, dict(digest.rows.values()))
+            changed += _changed(part, hashes)
     header = None if digest is None else digest.header
     present = {k for code, k in holders if header is None or code == header.fingerprint}
     if absent := [id for id, key in rows if key not in present]:

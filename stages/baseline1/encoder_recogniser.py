@@ -13,13 +13,12 @@ import torch
 from torchaudio.models.decoder import ctc_decoder
 
 from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
-from stages.baseline1.language_model import bigram_arpa, ngram_arpa
+from stages.baseline1.language_model import bigram_arpa, ngram_arpa, write_model
 from stages.baseline1.lexicon import build_lexicon, check_lexicon, write_lexicon
 from stages.baseline1.params import REVISION, Baseline1Params
 from stages.baseline1.recogniser import Recogniser, Transcribe, recogniser_fingerprint
 from stages.core.errors import InputError
-from stages.core.files import write_text
-from stages.core.hashing import fingerprint, hash_bytes, hash_file
+from stages.core.hashing import fingerprint, hash_file
 from stages.core.text import name_some
 from stages.speech.words import frequent_words
 
@@ -56,10 +55,10 @@ def encoder_recogniser(
     shares = dict(zip(words, frequencies.tolist(), strict=True))
     shares = {**dict.fromkeys(own, 0.0), **shares}
     if params.language_model == "train":
-        model = _write_model(work, ngram_arpa(spoken, shares, params.order))
+        model = write_model(work, ngram_arpa(spoken, shares, params.order))
         description = f"{params.order}-gram of the train texts"
     elif params.language_model == "general":
-        model = _write_model(work, bigram_arpa(shares, *_web_counts()))
+        model = write_model(work, bigram_arpa(shares, *_web_counts()))
         description = "bigram of general English"
     else:
         model = Path(params.language_model)
@@ -196,15 +195,6 @@ def _write_lexicon(
             workers=workers,
         )
         write_lexicon(path, lexicon)
-    return path
-
-
-def _write_model(work: Path, arpa: str) -> Path:
-    """The file of a language model, named after its content."""
-    content = arpa.encode()
-    path = work / f"language-model-{hash_bytes(content)[:12]}.arpa"
-    if not path.is_file() or path.read_bytes() != content:
-        write_text(path, arpa)
     return path
 
 

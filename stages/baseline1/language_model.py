@@ -3,6 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import log10
+from pathlib import Path
+
+from stages.core.errors import InputError
+from stages.core.files import write_text
+from stages.core.hashing import hash_bytes, hash_file
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 
@@ -16,6 +21,26 @@ _LEAST_SHARE = 1e-9
 """Of a word that is not in the list of frequencies."""
 
 _NEVER = 1e-99  # as ARPA files write it
+
+
+def write_model(folder: Path, arpa: str) -> Path:
+    """Write a language model to a file named after its content; returns its path."""
+    path = folder / f"language-model-{hash_bytes(arpa.encode())[:12]}.arpa"
+    try:
+        check_model(path)
+    except InputError:
+        write_text(path, arpa)
+    return path
+
+
+def check_model(path: Path) -> None:
+    """Raise InputError if a file of `write_model` is missing or has changed."""
+    if not path.is_file() or not path.stem.endswith(hash_file(path)[:12]):
+        raise InputError(
+            "not as it was written, by its name",
+            path=path,
+            fix="run `aln-pipeline baseline1`",
+        )
 
 
 def bigram_arpa(

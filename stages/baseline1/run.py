@@ -97,7 +97,8 @@ def run(
         InputError: an unusable manifest, model or table of transcripts, or a recording
             that is missing or has changed; finished transcripts are kept.
     """
-    require(teacher, {"intents": corpus.intents}, fix=_TEACHER_FIX)
+    made_from = {"intents": corpus.intents}
+    require(teacher, made_from, fix=_TEACHER_FIX, alone=True)
     identity = identify(
         "baseline1", REVISION, asdict(params), _inputs(params, corpus, teacher)
     )

@@ -51,7 +51,7 @@ def open_transcripts(
     path = directory / f"{fingerprint[:32]}.tsv"
     with locked(directory):
         whole = _repair(path)
-        transcripts = Transcripts(parse(path, whole))
+        transcripts = Transcripts(_parse(path, whole))
         with open(path, "a", encoding="utf-8") as stream:
             if not whole:
                 stream.write(f"# {' '.join(name.split())}\n")
@@ -71,16 +71,16 @@ def _repair(path: Path) -> str:
     return whole.decode("utf-8", "replace")  # then the line's sum is wrong
 
 
-def parse(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    """The recording's hash and the transcript of each line.
-
-    Args:
-        path: the file, for messages.
-        text: its content, up to the end of a line.
+def read_transcripts(path: Path) -> dict[str, str]:
+    """The transcripts in a file by the recording's hash.
 
     Raises:
         CacheError: a damaged line.
     """
+    return dict(_parse(path, path.read_bytes().decode("utf-8", "replace")))
+
+
+def _parse(path: Path, text: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(text.split("\n")[:-1], 1):
         if line.startswith("#"):
             continue

@@ -16,6 +16,7 @@ from stages.cache.format import (
     COMMANDS,
     Header,
     check_id,
+    damaged,
     describe_header,
     no_features,
     parse_header,
@@ -91,6 +92,8 @@ def read_digest(path: Path) -> Digest:
         rows = {id: (key, features) for id, key, features in triples}
     except FileNotFoundError:
         raise CacheError("no digest", path=path, fix=fix) from None
+    except OSError as error:
+        raise damaged(path, error) from error
     except (KeyError, TypeError, ValueError) as error:
         what = f"damaged, or not a digest ({error})"
         raise CacheError(what, path=path, fix=fix) from error

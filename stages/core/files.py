@@ -1,8 +1,8 @@
 """Write files that are either complete or absent, and lock folders.
 
 What is being written has a name of its own next to its final name,
-`.<name>.<host>-<process>.tmp`. If the process is killed, the next one that writes to
-the same folder removes it.
+`.<name>.<16 hex digits>.tmp`, and is locked. If the process is killed, the lock ends,
+and the next process that writes to the same folder removes it.
 """
 
 import ctypes
@@ -11,16 +11,17 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stages.core.errors import CacheError
 
-_TEMPORARY = re.compile(r"\.(.+)\.([^/]+)-(\d+)\.(tmp|old)", re.DOTALL)
+_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}\.(tmp|old)", re.DOTALL)
 
 # Of linux/fcntl.h and linux/fs.h.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -30,7 +31,7 @@ _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @contextmanager
 def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; on success rename it to `path`.
+    """Yield an empty temporary file next to `path`; on success rename it to `path`.
 
     If the block raises, the temporary file is removed and `path` is unchanged.
 
@@ -40,17 +41,14 @@ def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
             thousands of them takes seconds, not minutes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_once(path.parent.resolve())
-    temporary = _hidden(path, "tmp")
-    try:
-        yield temporary
+    _sweep_once(os.path.realpath(path.parent))
+    with _reserved(path, lambda temporary: temporary.touch(exist_ok=False)) as one:
+        yield one
         if flush:
-            flush_path(temporary)
-        os.replace(temporary, path)
+            flush_path(one)
+        os.replace(one, path)
         if flush:
             flush_path(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -61,10 +59,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     sweep(folder.parent)
-    temporary = _hidden(folder, "tmp")
-    _remove(temporary)  # of a killed process with the same number
-    temporary.mkdir()
-    try:
+    with _reserved(folder, Path.mkdir) as temporary:
         yield temporary
         for path in [*sorted(temporary.rglob("*")), temporary]:
             flush_path(path)
@@ -73,64 +68,92 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         else:
             os.replace(temporary, folder)
         flush_path(folder.parent)
-    finally:
-        _remove(temporary)
 
 
-def exchange(a: Path, b: Path) -> None:
-    """Swap two folders.
+def exchange(new: Path, folder: Path) -> None:
+    """Put the folder `new` in place of `folder`, which gets its name or is removed.
 
-    At once where the system can (Linux, but not on NFS). Elsewhere with three renames:
-    if the process is killed between them, the next `sweep` puts `b` back.
+    At once where the system can (Linux, but not on NFS). Elsewhere with two renames: if
+    the process is killed between them, the next `sweep` puts `folder` back.
     """
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is not None:
-        paths = _AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b)
+        paths = _AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(folder)
         if renameat2(*paths, _RENAME_EXCHANGE) == 0:
             return
         number = ctypes.get_errno()
         if number not in _NO_EXCHANGE:
-            raise OSError(number, os.strerror(number), str(b))
-    previous = _hidden(b, "old")
-    os.replace(b, previous)
+            raise OSError(number, os.strerror(number), str(folder))
+    previous = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.old")
+    os.replace(folder, previous)
     try:
-        os.replace(a, b)
+        os.replace(new, folder)
     except BaseException:
-        os.replace(previous, b)
+        os.replace(previous, folder)
         raise
-    os.replace(previous, a)
+    _remove(previous)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes of this machine were writing in `folder`.
+    """Remove what killed processes were writing in `folder`.
 
     What they were about to replace is put back, if it is not there.
     """
     for leftover in sorted(folder.glob(".*.*")):
-        found = _TEMPORARY.fullmatch(leftover.name)
-        if not found or found[2] != os.uname().nodename or _is_running(int(found[3])):
-            continue
-        final = folder / found[1]
-        if found[4] == "old" and not final.exists():
-            os.replace(leftover, final)
-        else:
-            _remove(leftover)
+        found = _LEFTOVER.fullmatch(leftover.name)
+        # Another process can be doing the same, and not all leftovers are ours.
+        with suppress(OSError):
+            if not found:
+                continue
+            if found[2] == "old" and not (folder / found[1]).exists():
+                os.replace(leftover, folder / found[1])
+            elif (lock := _lock(leftover)) is not None:
+                _remove(leftover)
+                os.close(lock)
 
 
 @cache
-def _sweep_once(folder: Path) -> None:
+def _sweep_once(folder: str) -> None:
     """`sweep`, once in a process: some folders get thousands of files."""
-    sweep(folder)
+    sweep(Path(folder))
 
 
-def _is_running(process: int) -> bool:
+@contextmanager
+def _reserved(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new file or folder next to `path`, locked; removed at the end."""
+    while True:
+        # Cut, since `path` can have the longest name that there can be.
+        name = f".{path.name[:50]}.{secrets.token_hex(8)}.tmp"
+        temporary = path.with_name(name)
+        make(temporary)
+        # Another process can sweep it away until it is locked.
+        with suppress(FileNotFoundError, BlockingIOError):
+            lock = _lock(temporary)
+            if temporary.exists():
+                break
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # another user's, or not a number of one
-        pass
-    return True
+        yield temporary
+    finally:
+        _remove(temporary)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor that keeps a file or folder locked; None where there are no locks.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return descriptor
 
 
 def _remove(path: Path) -> None:
@@ -196,7 +219,7 @@ def locked(folder: Path) -> Iterator[None]:
             raise CacheError(
                 f"its file system has no locks ({error})",
                 path=folder,
-                fix="put cache/ on a local disk, for example with a link",
+                fix="move the repository to a local disk",
             ) from None
         try:
             stream.truncate(0)
@@ -210,9 +233,3 @@ def locked(folder: Path) -> Iterator[None]:
             # unlock it: a forked worker can still have it open.
             stream.truncate(0)
             fcntl.flock(stream, fcntl.LOCK_UN)
-
-
-def _hidden(path: Path, suffix: str) -> Path:
-    """A name next to `path` that no other running process uses."""
-    process = f"{os.uname().nodename}-{os.getpid()}"
-    return path.with_name(f".{path.name}.{process}.{suffix}")

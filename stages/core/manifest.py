@@ -76,7 +76,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     """The manifest with `COLUMNS`: seconds as float, all others as str.
 
     Raises:
-        InputError: the file is missing or not a manifest.
+        InputError: the file is missing or has changed.
     """
     return _read_table(path, COLUMNS, CORPUS_SUMS, _PREPARE)
 
@@ -85,7 +85,7 @@ def read_conditions(path: Path) -> pd.DataFrame:
     """How recordings were made: columns id and condition; empty if that is not known.
 
     Raises:
-        InputError: the file is missing or not such a table.
+        InputError: the file is missing or has changed.
     """
     return _read_table(path, CONDITION_COLUMNS, CORPUS_SUMS, _PREPARE)
 
@@ -96,7 +96,7 @@ def read_usable(manifest: Path, quarantine: Path) -> pd.DataFrame:
     A recording that has changed since it was quarantined stays in.
 
     Raises:
-        InputError: a file is missing or not readable; or as `write_manifest`, checked
+        InputError: a file is missing or has changed; or as `write_manifest`, checked
             without the quarantined rows.
     """
     table, bad = read_manifest(manifest), read_quarantine(quarantine)
@@ -117,7 +117,7 @@ def read_quarantine(path: Path) -> pd.DataFrame:
     """The quarantined recordings, with `QUARANTINE_COLUMNS`, all str.
 
     Raises:
-        InputError: the file is missing or not such a list.
+        InputError: the file is missing or has changed.
     """
     return _read_table(path, QUARANTINE_COLUMNS, QUARANTINE_SUMS, _EXTRACT)
 
@@ -126,7 +126,7 @@ def read_intents(path: Path) -> list[str]:
     """The sorted intents; the index of an intent is its class number.
 
     Raises:
-        InputError: the file is missing or not a JSON list of strings.
+        InputError: the file is missing or has changed.
     """
     check_sum(path, CORPUS_SUMS, fix=_PREPARE)
     intents: list[str] = json.loads(path.read_text(encoding="utf-8"))
@@ -198,6 +198,13 @@ def _check(path: Path, table: pd.DataFrame, *, quarantined: int = 0) -> None:
                 fix=f"{repair}add utterances to that split",
             )
     trained = set(table.loc[table["split"] == "train", "intent"])
+    if quarantined and len(trained) == 1:
+        raise InputError(
+            f"all utterances of train have one intent{note}",
+            path=path,
+            found=repr(min(trained)),
+            fix=f"{repair}add utterances of another intent",
+        )
     for row in table[~table["intent"].isin(trained)].itertuples():
         # Without quarantined rows, the index is not the row in the file.
         name = row.id if quarantined else f"row {row.Index + 2} ({row.id})"

@@ -152,23 +152,30 @@ def result_folder(
         _keep(output, kept)
 
 
-def require(folder: Path, inputs: Mapping[str, Path], *, fix: str) -> dict[str, Any]:
+def require(
+    folder: Path, inputs: Mapping[str, Path], *, fix: str, alone: bool = False
+) -> dict[str, Any]:
     """The identity of a result that another stage reads.
 
     Args:
         folder: the result.
         inputs: what it must be made from, as for `identify`; others are not checked.
         fix: how to make it.
+        alone: whether there can be no other file, as transformers would read it.
 
     Raises:
-        CacheError: there is no result, a file in it has changed, or it was made from
-            something else.
+        CacheError: there is no result, a file in it has changed or is not from its
+            stage, or it was made from something else.
     """
     if problem := damage(folder):
         raise CacheError(f"not as its stage wrote it: {problem}", path=folder, fix=fix)
     found = read_identity(folder)
     if found is None:
         raise CacheError("no finished result here", path=folder, fix=fix)
+    others = {path.name for path in folder.glob("[!.]*")} - {*found["files"], IDENTITY}
+    if alone and others:
+        what = "not from its stage"
+        raise CacheError(what, path=folder / min(others), fix="move it away")
     for name, path in inputs.items():
         if found["inputs"].get(name) != hash_input(path):
             what = f"made from another {name} than {path}"

@@ -9,6 +9,7 @@ The exported model classifies recordings of test before it is kept, and must giv
 PyTorch gives. The same inputs give the same bytes.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,8 +22,9 @@ import pandas as pd
 
 from stages.acoustic.checkpoint import Checkpoint
 from stages.core import metrics
+from stages.core.checksums import write_sealed
 from stages.core.errors import CacheError, ConfigurationError, InputError, PipelineError
-from stages.core.files import whole_folder, write_json, write_text
+from stages.core.files import whole_folder, write_text
 from stages.core.hashing import hash_file
 from stages.core.results import require
 from stages.core.runtime import progress
@@ -142,7 +144,7 @@ def run(
             about["weights"] = "int8"
             classifier = _write(temporary, quantise(graph), about)
             about["accuracy"] |= _accuracies(classifier, inputs.audio, table)
-            write_json(temporary / ABOUT, about)
+            write_sealed(temporary / ABOUT, about)
         card = model_card(about, trained.measured, inputs.report)
         write_text(temporary / _CARD, card)
         packages = [f"{name}=={version(name)}\n" for name in _PACKAGES]
@@ -165,7 +167,7 @@ def _checked(output: Path) -> Path:
     Raises:
         InputError: it has something else than an earlier export.
     """
-    output = output.resolve()
+    output = Path(os.path.realpath(output))
     if output.is_dir():
         names = {path.name for path in output.iterdir()}
         others = names if ABOUT not in names else names - _FILES
@@ -253,7 +255,7 @@ def _write(
     """Write the model and its description, and open them."""
     (folder / MODEL).write_bytes(graph.SerializeToString(deterministic=True))
     about["model_sha256"] = hash_file(folder / MODEL)
-    write_json(folder / ABOUT, about)
+    write_sealed(folder / ABOUT, about)
     return IntentClassifier(folder)
 
 

@@ -10,7 +10,6 @@ A recording whose score is below the model's threshold, or that is much quieter 
 command, is none of the intents: it is rejected, and its intent is `none`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
+from stages.core.checksums import read_sealed
 from stages.core.errors import CacheError, RecordingError
 from stages.core.hashing import hash_bytes
 from stages.core.runtime import open_onnx
@@ -43,17 +43,6 @@ _BATCH_SECONDS = 15.0
 
 _FIX = "run `aln-pipeline export DIR`"
 _ARRAY = "the array"
-
-# What model.json must have, and of which type.
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "intents": list,
-    "slots": dict,
-    "frame_step": int,
-    "longest_seconds": (int, float),
-    "batches": bool,
-    "rejection": dict,
-    "model_sha256": str,
-}
 
 Audio = str | Path | bytes | np.ndarray
 """A file or its bytes, or (samples,) or (samples, channels) with full scale at 1."""
@@ -286,14 +275,12 @@ class OnnxSession:
 def _read_about(folder: Path) -> dict[str, Any]:
     path = folder / ABOUT
     try:
-        about: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        about = read_sealed(path)
         found = (about["format"], about["version"])
-        if found == (FORMAT, VERSION):
-            _check_about(about)
     except OSError as error:
         reason = f"not an exported model: {error.strerror}"
         raise CacheError(reason, path=path, fix=_FIX) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"not the description of an exported model ({error!r})"
         raise CacheError(reason, path=path, fix=_FIX) from None
     if found != (FORMAT, VERSION):
@@ -305,16 +292,6 @@ def _read_about(folder: Path) -> dict[str, Any]:
             fix=_FIX,
         )
     return about
-
-
-def _check_about(about: dict[str, Any]) -> None:
-    """Raise KeyError or TypeError where a field that is read is missing or wrong."""
-    for name, kind in _FIELDS.items():
-        if not isinstance(about[name], kind):
-            raise TypeError(f"{name}: {about[name]!r}")
-    for name in ("threshold", "quietest"):
-        if not isinstance(about["rejection"][name], int | float):
-            raise TypeError(f"rejection.{name}: {about['rejection'][name]!r}")
 
 
 def _from_array(audio: np.ndarray, sample_rate: int | None) -> np.ndarray:

@@ -39,7 +39,7 @@ def record(folder: Path, identity: Mapping[str, Any], scores: Mapping[str, Any])
 def find(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """The entry of the student with this identity; None if it has none."""
     path = _path(folder, identity)
-    return _read(path) if path.is_file() else None
+    return read_entry(path) if path.is_file() else None
 
 
 def read_ledger(folder: Path) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
     Raises:
         CacheError: a file is not an entry.
     """
-    return [_read(path) for path in sorted(folder.glob("*.json"))]
+    return [read_entry(path) for path in sorted(folder.glob("*.json"))]
 
 
 def of_inputs(
@@ -119,7 +119,12 @@ def _path(folder: Path, entry: Mapping[str, Any]) -> Path:
     return folder / f"{name_of({name: entry[name] for name in _IDENTITY})}.json"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_entry(path: Path) -> dict[str, Any]:
+    """The entry of a student.
+
+    Raises:
+        CacheError: the file is damaged, or another student's.
+    """
     try:
         entry = read_sealed(path)
         if _path(path.parent, entry) != path:

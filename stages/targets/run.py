@@ -31,7 +31,7 @@ from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheWriter
 from stages.core.corpus_files import CorpusFiles
-from stages.core.hashing import fingerprint, hash_file
+from stages.core.hashing import fingerprint
 from stages.core.manifest import read_manifest
 from stages.core.results import require
 from stages.core.runtime import RunOptions, choose_device, progress, quiet_transformers
@@ -40,7 +40,7 @@ from stages.targets.params import REVISION, TargetsParams
 from stages.teacher.bert import equal_batches, load, load_classifier
 
 # The files about its training; all others decide the vectors.
-_REPORTS = {"history.csv", "identity.json", "predictions.csv", "scores.json"}
+_REPORTS = {"history.csv", "predictions.csv", "scores.json"}
 _AT_ONCE = 8
 
 
@@ -156,13 +156,10 @@ def _header(teacher: Path, pooling: str) -> Header:
     Raises:
         CacheError: no finished teacher there.
     """
-    identity = require(teacher, {}, fix="run `aln-pipeline train-teacher`")
-    parameters = identity["parameters"]
-    hashes = {
-        path.name: hash_file(path)
-        for path in sorted(teacher.iterdir())
-        if path.is_file() and path.name not in _REPORTS
-    }
+    fix = "run `aln-pipeline train-teacher`"
+    identity = require(teacher, {}, fix=fix, alone=True)
+    parameters, files = identity["parameters"], identity["files"]
+    hashes = {name: files[name] for name in files if name not in _REPORTS}
     made_by: dict[str, Any] = {"files": hashes, "pooling": pooling}
     if REVISION > 1:
         made_by["revision"] = REVISION
