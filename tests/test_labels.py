@@ -1,10 +1,14 @@
 """Labels of a corpus on paper: Markdown and fonts."""
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from fontTools.fontBuilder import FontBuilder
+from fontTools.ttLib import TTFont
 from fontTools.ttLib.tables._g_l_y_f import Glyph
 from markdown_it import MarkdownIt
 from matplotlib import font_manager
@@ -94,17 +98,24 @@ def write_font(path: Path, family: str, characters: str) -> None:
     font.setupNameTable({"familyName": family, "styleName": "Regular"})
     font.setupOS2()
     font.setupPost()
+    path.parent.mkdir(parents=True, exist_ok=True)
     font.save(path)
 
 
 def test_fonts_are_added_for_the_characters_that_need_them(
     tmp_path, monkeypatch, caplog
 ):
-    fonts = font_manager.fontManager
-    own = [font for font in fonts.ttflist if font.name == BASE]
-    monkeypatch.setattr(fonts, "ttflist", own)
+    search = font_manager.findSystemFonts
+    monkeypatch.setattr(
+        font_manager,
+        "findSystemFonts",
+        lambda folders=None, fontext="ttf": search(folders or [tmp_path], fontext),
+    )
+    listed = font_manager.fontManager.ttflist
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", listed)
     with caplog.at_level(logging.WARNING):
         assert families(["lights on", "größer\u200b", "€"]) == [BASE]
+    assert font_manager.fontManager.ttflist is listed
     assert not caplog.records
     assert families(["你好", "नमस्ते"]) == [BASE]
     (line,) = caplog.messages
@@ -117,8 +128,53 @@ def test_fonts_are_added_for_the_characters_that_need_them(
         ("D Most", "你好"),
         ("Last Resort High", "你好नमस्ते"),
         ("E Other", "नमस्ते"),
+        (BASE, "你好नमस्ते"),
     ):
         write_font(tmp_path / f"{family}.ttf", family, characters)
-        fonts.addfont(tmp_path / f"{family}.ttf")
     assert families(["你好", "नमस्ते"]) == [BASE, "E Other", "C Most"]
+    assert Path(font_manager.findfont(BASE)).parent != tmp_path
     assert not caplog.records
+
+
+DRAWN = """
+import sys, warnings
+import matplotlib
+from matplotlib.figure import Figure
+from stages.report.fonts import families
+
+label = "你好नमस्ते𠀀"
+warnings.simplefilter("error")  # such as of a missing glyph
+matplotlib.rcParams["font.family"] = families([label])
+figure = Figure()
+figure.text(0, 0, label)
+figure.savefig(sys.argv[1])
+print(*matplotlib.rcParams["font.family"], sep=", ")
+"""
+
+
+def test_fonts_are_those_installed_now_not_those_that_matplotlib_listed(tmp_path):
+    fonts, label = tmp_path / "data" / "fonts", "你好नमस्ते𠀀"
+    for name in ("Removed", "Broken"):
+        write_font(fonts / f"{name}.ttf", f"A {name}", label)
+    environment = os.environ | {
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "MPLCONFIGDIR": str(tmp_path / "matplotlib"),
+    }
+
+    def python(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        return subprocess.check_output(command, env=environment, text=True)
+
+    python("-c", "import matplotlib.font_manager")
+    (kept,) = (tmp_path / "matplotlib").glob("fontlist*.json")
+    before = kept.read_bytes()
+    assert b"Removed.ttf" in before and b"Broken.ttf" in before
+
+    (fonts / "Removed.ttf").unlink()
+    (fonts / "Broken.ttf").write_bytes(b"no font")
+    write_font(fonts / "New.ttf", "Z New", label)
+    size = TTFont(fonts / "New.ttf").reader.tables["name"].offset
+    truncated = (fonts / "New.ttf").read_bytes()[:size]
+    (fonts / "Truncated.ttf").write_bytes(truncated)
+    assert python("-c", DRAWN, str(tmp_path / "x.png")) == f"{BASE}, Z New\n"
+    assert kept.read_bytes() == before
