@@ -147,7 +147,8 @@ def quarantine(corpus: CorpusFiles, *recordings: tuple[str, str]) -> None:
 
 def test_quarantined_recordings_are_left_out(tmp_path: Path) -> None:
     corpus = CorpusFiles(tmp_path)
-    write_manifest(corpus.manifest, pd.concat([table(), table({"id": "c/a"})[:1]]))
+    more = [{"id": "c/a"}, {"id": "c/b", "split": "train", "intent": "off"}]
+    write_manifest(corpus.manifest, pd.concat([table(), table(*more)[:2]]))
     whole = read_manifest(corpus.manifest)
     first, second = whole.head(2).itertuples()
     # The second recording has changed since.
@@ -172,4 +173,9 @@ def test_a_corpus_that_is_inconsistent_without_them_is_refused(tmp_path: Path) -
     assert "(1 recordings are quarantined)" in line and "in quarantine.csv" in line
     quarantine(corpus, ("c/valid", "ab" * 32))
     with pytest.raises(InputError, match=r"'valid' \(1 recordings are quarantined"):
+        corpus.read_usable()
+    rows["intent"] = ["on", "on", "on", "off"]
+    write_manifest(corpus.manifest, rows)
+    quarantine(corpus, ("c/off", "ab" * 32))
+    with pytest.raises(InputError, match=r"train have one intent.*quarantine\.csv"):
         corpus.read_usable()

@@ -198,13 +198,6 @@ def _check(path: Path, table: pd.DataFrame, *, quarantined: int = 0) -> None:
                 fix=f"{repair}add utterances to that split",
             )
     trained = set(table.loc[table["split"] == "train", "intent"])
-    if quarantined and len(trained) == 1:
-        raise InputError(
-            f"all utterances of train have one intent{note}",
-            path=path,
-            found=repr(min(trained)),
-            fix=f"{repair}add utterances of another intent",
-        )
     for row in table[~table["intent"].isin(trained)].itertuples():
         # Without quarantined rows, the index is not the row in the file.
         name = row.id if quarantined else f"row {row.Index + 2} ({row.id})"
@@ -212,4 +205,11 @@ def _check(path: Path, table: pd.DataFrame, *, quarantined: int = 0) -> None:
             f"{name} has intent {row.intent!r}, which no train utterance has{note}",
             path=path,
             fix=f"{repair}move an utterance of that intent to train, or drop the row",
+        )
+    if quarantined and len(trained) == 1:
+        raise InputError(
+            f"all utterances of train have one intent{note}",
+            path=path,
+            found=repr(min(trained)),
+            fix=f"{repair}add utterances of another intent",
         )
