@@ -90,23 +90,8 @@ def configure(
             fix="copy it to another name, then run this again with --force",
         )
     params = parse_params(file, text)
-    layout = Layout(params.corpus.name)
-    here = layout.data / params.corpus.name
-    if params.corpus.adapter == "demo":
-        if root is not None:
-            raise ConfigurationError(
-                "the demo's recordings are synthesised", fix="leave --root out"
-            )
-        found = ["`aln-pipeline prepare-corpus` synthesises the demo's recordings"]
-    elif root is not None:
-        found = _look(params, root)
-        _link(root, here)
-    else:
-        try:
-            found = _look(params, here)
-        except InputError as error:
-            state = "cannot be used yet" if here.exists() else "not found yet"
-            found = [f"{state}: {error}"]
+    here = Layout(params.corpus.name).data / params.corpus.name
+    found = _look_and_link(params, root, here)
     write_text(file, text)
     encoder = Path(params.acoustic.encoder)
     if not encoder.exists():
@@ -123,13 +108,32 @@ def _is_preset(file: Path, text: str) -> bool:
     return found == text or found in {preset_text(name) for name in PRESETS}
 
 
+def _look_and_link(params: Params, root: Path | None, here: Path) -> list[str]:
+    """Describe the corpus in `root`, linked to `here`, or if it is None in `here`."""
+    if params.corpus.adapter == "demo":
+        if root is not None:
+            raise ConfigurationError(
+                "the demo's recordings are synthesised", fix="leave --root out"
+            )
+        return ["`aln-pipeline prepare-corpus` synthesises the demo's recordings"]
+    if root is not None:
+        found = _look(params, root)
+        _link(root, here)
+        return found
+    try:
+        return _look(params, here)
+    except InputError as error:
+        state = "cannot be used yet" if here.exists() else "not found yet"
+        return [f"{state}: {error}"]
+
+
 def _look(params: Params, root: Path) -> list[str]:
     """Describe the corpus: counts, and recordings that are missing.
 
     Raises:
         PipelineError: `root` is not that corpus, or cannot be used.
     """
-    from stages.corpus.paths import missing_fix, short_path
+    from stages.core.paths import missing_fix, short_path
     from stages.corpus.run import read_corpus
 
     corpus = read_corpus(params.corpus, root)
@@ -145,7 +149,7 @@ def _look(params: Params, root: Path) -> list[str]:
     paths = [] if corpus.contents else list(table["path"])
     missing = [path for path in paths if not os.path.isfile(root / path)]
     if missing:
-        fix = missing_fix(root, missing)
+        fix = missing_fix(missing)
         lines.append(
             f"{len(missing):,} recordings are missing, first {short_path(missing[0])}"
             + (f"; fix: {fix}" if fix else "")

@@ -174,7 +174,8 @@ def _check_known(
 ) -> None:
     for name in found:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
+            typed = name if isinstance(name, str) else ""
+            close = difflib.get_close_matches(typed, known, n=1)
             raise ConfigurationError(
                 f"unknown {what}",
                 path=path,

@@ -126,13 +126,18 @@ def test_only_what_is_not_there_is_written(
 ) -> None:
     before = prepare().manifest.read_text().splitlines()
     audio = root.parent / "cache" / "audio"
+    # One was cut short, and one has another byte; that it says so is all that differs.
     next(audio.glob("test/d-*")).write_bytes(b"cut sh")
+    rotten = next(audio.glob("validation/c-*"))
+    sound = rotten.read_bytes()
+    rotten.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     # Another recording of a, and the rows in another order.
     write_tone(source / "a.wav", 500, 0.4, 9)
     save(source, root, {**ROWS, "train": ROWS["train"][::-1]})
     written.clear()
     after = prepare().manifest.read_text().splitlines()
-    assert sorted(written) == ["a", "d"]
+    assert sorted(written) == ["a", "c", "d"]
+    assert rotten.read_bytes() == sound
     assert [line[:12] for line in set(after) ^ set(before)] == ["mine/train/a"] * 2
     written.clear()
     prepare()
@@ -180,6 +185,18 @@ def test_a_directory_without_parts_has_a_split_column_or_gets_splits(
     made = replace(PARAMS, splits="random", valid_share=0.25, test_share=0.25)
     splits = read_corpus(made, root).table["split"]
     assert sorted(splits) == ["test", "train", "train", "valid"]
+
+
+def test_columns_are_found_as_they_look(
+    source: Path, root: Path, prepare: Callable[..., Summary]
+) -> None:
+    shutil.rmtree(root)
+    parts = {part: table(source, rows) for part, rows in ROWS.items()}
+    DatasetDict(parts).cast_column("audio", Audio()).rename_columns(
+        {"audio": "to\u0308n\u00a0", "intent": "inte\u0301nt"}
+    ).save_to_disk(root)
+    params = replace(PARAMS, path_column="tön", intent_column="intént\u00a0")
+    assert listed(prepare(params)) == EXPECTED
 
 
 def test_splits_can_be_made_from_some_parts(root: Path) -> None:

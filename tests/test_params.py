@@ -1,5 +1,6 @@
 import json
 import re
+import unicodedata
 from dataclasses import asdict, fields
 from math import inf, nan
 from pathlib import Path
@@ -43,6 +44,17 @@ def test_an_unknown_key_is_refused_with_the_known_ones_and_the_nearest(tmp_path)
     assert "'learning_rte'" in line and "did you mean 'learning_rate'?" in line
     for field in fields(Params().student):
         assert field.name in line
+
+
+def test_a_key_that_python_cannot_write_is_refused(tmp_path):
+    line = refusal(tmp_path, f"? 0x{6000 * 'F'}\n: 1")
+    assert "unknown section; found a number that is too large" in line
+
+
+def test_a_corpus_can_have_a_name_in_any_script(tmp_path):
+    for name in ("हिन्दी", unicodedata.normalize("NFD", "Übung für é-1")):
+        text = f"corpus: {{name: {name}}}"
+        assert load(tmp_path, text).corpus.name == name
 
 
 def test_an_unknown_section_is_refused_with_the_known_ones(tmp_path):
@@ -116,7 +128,7 @@ _LOADED = {
     0: "layer snr language_model_weight word_score seed seeds fold mlm_epochs alpha "
     "dropout adam_beta1 adam_beta2 weight_decay clip_norm warmup longest_pause "
     f"ctc_weight {_SHARES}",
-    10**20: "learning_rate",  # of a student: its training fails, and says so
+    10**20: "learning_rate",  # of a student, which then learns nothing of use
     "": "revision prefix speaker_column parts",
     "../x": f"{_PATHS} {_NAMES} {_COLUMNS}",
     "a/b": f"{_PATHS} {_NAMES} {_COLUMNS}",

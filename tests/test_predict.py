@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -111,7 +113,7 @@ def test_a_table_gives_its_ids_and_the_accuracy(exported: Path, audio: Path) -> 
     for name, text in (
         ("t.csv", "\ufeff" + "\r\n".join(lines)),
         ("t.tsv", "\n".join(line.replace(",", "\t") for line in lines)),
-        ("t.jsonl", "\n\n".join(jsonl)),
+        ("t.jsonl", "\n".join([*jsonl, "", ""])),
     ):
         (audio / name).write_text(text, "utf-8", newline="")
         result = pipeline("predict", audio / name, "--model", exported, "--no-reject")
@@ -242,3 +244,47 @@ def test_no_row_of_a_table_is_lost(exported: Path, audio: Path) -> None:
     (audio / "t.jsonl").write_text('{"path": "deep\\u0000/0.wav"}\n')
     result = pipeline("predict", audio / "t.jsonl", "--model", exported)
     assert result.exit_code == 2 and "null byte" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_labels_and_paths_are_compared_as_they_look(
+    exported: Path, audio: Path, name: str
+) -> None:
+    write_tone(audio / unicodedata.normalize("NFD", "ü/ö.wav"), 300.0, 0.4, 0)
+    rows = {"path": "ü/ö.wav\u00a0", "intent": "\u200bplay\u00a0\u2060"}
+    keys, values = zip(*rows.items(), strict=True)
+    text = json.dumps(rows, ensure_ascii=False)
+    if name == "t.csv":
+        text = f"{','.join(keys)}\n{','.join(values)}"
+    (audio / name).write_text(text, "utf-8")
+    result = pipeline("predict", audio / name, "--model", exported, "--no-reject")
+    share = 100 * result.stdout.startswith("ü/ö.wav\u00a0  play ")
+    assert result.stderr == f"1 classified, {share:.2f}% of 1 as the table has it\n"
+    assert share == 100, result.stdout
+
+
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ("[" * 100_000, "line 2 is not JSON ("),
+        ('{"path": "deep/0.wav", "intent": NaN}', "line 2 is not JSON (NaN is not"),
+        ('{"path": "deep\\\\0.wav"}', "line 2 names a missing recording; .*write / in"),
+        ('{"path": "play"}', "line 2 names a missing recording; .*are not swapped"),
+        ('{"path": ""}', "line 2 has no path"),
+        ("\n{}", "line 2 is empty"),
+        ('{"path": "deep/0.wav", "text": "one\u2028two"}', None),
+    ],
+)
+def test_json_lines_are_read_as_those_of_a_corpus_are(
+    exported: Path, audio: Path, line: str, complaint: str | None
+) -> None:
+    table = audio / "t.jsonl"
+    table.write_text(f'{{"path": "deep/0.wav"}}\n{line}\n', "utf-8")
+    result = pipeline("predict", table, "--model", exported)
+    assert result.stderr.count("\n") == 1 + (complaint is not None)
+    if complaint is None:
+        assert result.exit_code == 0 and result.stdout.count("\n") == 2
+    else:
+        found = complaint.replace("(", r"\(")
+        assert result.exit_code == 2
+        assert re.search(f"error: {re.escape(str(table))}: {found}", result.stderr)

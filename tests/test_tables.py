@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import regex
 from conftest import pipeline, write_corpus, write_tone
 from hypothesis import HealthCheck, settings
 from hypothesis import given as examples
@@ -199,6 +200,32 @@ def test_a_file_in_another_format_is_named_with_its_line(
         prepare(table=name)
 
 
+def test_a_long_field_and_columns_in_another_spelling_are_read(
+    root: Path, prepare: Prepare
+) -> None:
+    expected = prepare().manifest.read_bytes()
+    names = {"intent": "Intént", "path": "Ton spur"}
+    given = {
+        f"{ours}_column": unicodedata.normalize("NFD", name).replace(" ", "\u00a0")
+        for ours, name in names.items()
+    }
+    file = f"{unicodedata.normalize('NFD', 'übung')}.csv"
+    for heading in (names, {ours: given[f"{ours}_column"] for ours in names}):
+        heads = [heading.get(name, name) for name in HEADING]
+        rows = [[*heads, "note"], *([*row, "x" * 200_000] for row in ROWS)]
+        (root / file).write_text("\n".join(map(",".join, rows)), encoding="utf-8")
+        assert prepare(table="übung.csv", **given).manifest.read_bytes() == expected
+        lines = [json.dumps(dict(zip(heads, row, strict=True))) for row in ROWS]
+        (root / "t.jsonl").write_text("\n".join(lines))
+        assert prepare(table="t.jsonl", **given).manifest.read_bytes() == expected
+    transcripts = root / "given.csv"
+    transcripts.write_text("id,té xt\né,\nü,on\n", encoding="utf-8")
+    column, *ids = (
+        unicodedata.normalize("NFD", one) for one in ("té\u00a0xt", "ü", "é")
+    )
+    assert read_given(transcripts, column, pd.Series([*ids, "é"])) == ["on", "", ""]
+
+
 def test_words_for_nothing_are_labels_and_numbers_are_as_written(
     root: Path, prepare: Prepare
 ) -> None:
@@ -254,9 +281,19 @@ def test_labels_that_look_the_same_are_the_same() -> None:
     for nothing in INVISIBLE:
         assert clean_text(f"{nothing}tu{nothing}rn on{nothing} ") == "turn on"
     assert clean_text(unicodedata.normalize("NFD", "café où")) == "café où"
-    # Joiners change what is seen inside a word («I want» in Persian), not around it.
-    wanted = "می\u200cخواهم"
-    assert clean_text(f"\u200c{wanted}\u200d \u200d {wanted}") == f"{wanted} {wanted}"
+    # Joiners change what is seen inside such words («I want», «RAM»), not elsewhere.
+    for word in ("می\u200cخواهم", "क्\u200dष", "র\u200d্যাম"):
+        assert clean_text(f"\u200c{word}\u200d \u200d {word}\u200c") == f"{word} {word}"
+    assert clean_text("e\u200d\u0301\u200d") == "é"
+
+
+def test_characters_that_unicode_calls_ignorable_are_not_seen() -> None:
+    ignorable = regex.compile(r"[\p{Default_Ignorable_Code_Point}\ufff9-\ufffb\u2800]")
+    found = ignorable.findall("".join(map(chr, range(0xD800))))
+    found += ignorable.findall("".join(map(chr, range(0xE000, sys.maxunicode + 1))))
+    assert len(found) > 4000
+    assert {clean_text(f"tu{char}rn {char}") for char in found} == {"turn"}
+    assert clean_text("tu\u0308rn") == "t\u00fcrn"
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet"])
@@ -333,6 +370,7 @@ def test_copies_with_two_intents_or_in_train_and_test_are_named(
         ("x" * 300, "columns are not swapped"),
         ("/".join(["x" * 200] * 30), "columns are not swapped"),
         ("sub\\b.wav", r"write / in place of \ in the paths"),
+        ("lights on please.", "columns are not swapped"),
         ("no.wav", "complete the corpus"),
     ],
 )
@@ -354,6 +392,35 @@ def test_a_path_that_cannot_be_one_is_named_with_its_row(
     assert result.exit_code == 0
     assert f"1 recordings are missing, first {path[:100]}" in result.stdout
     assert (complaint in result.stdout) == (path != "no.wav")
+
+
+@pytest.mark.parametrize("path", ["a.wav\u00a0", " a.wav", "\ufeffa.wav ", "a.wav "])
+def test_a_blank_around_a_path_is_not_part_of_it_unless_it_is_on_disk(
+    root: Path, prepare: Prepare, path: str
+) -> None:
+    expected = prepare().manifest.read_bytes()
+    write_table(root, with_field(0, "path", path))
+    assert prepare().manifest.read_bytes() == expected
+    write_tone(root / "other.wav", 500, 0.1, 9)
+    (root / "other.wav").rename(root / path)
+    assert path in set(read_manifest(prepare().manifest)["path"])
+
+
+def test_swapped_columns_of_a_long_table_are_one_short_line(
+    root: Path, prepare: Prepare
+) -> None:
+    rows = [
+        ["ann", split, f"{n}.wav", "on", str(n % 2)]
+        for n, split in enumerate(["train"] * 3000 + ["valid", "test"])
+    ]
+    write_table(root, rows)
+    with pytest.raises(InputError, match="columns are not swapped") as caught:
+        prepare()
+    assert "found no ann (table.csv row 2), ann (table.csv row 3)" in str(caught.value)
+    write_table(root, [["a.wav", *row[1:]] for row in rows])
+    with pytest.raises(InputError, match="keep one row of each") as other:
+        prepare()
+    assert max(len(str(caught.value)), len(str(other.value))) < 500
 
 
 @pytest.mark.parametrize("written, stored", [("NFC", "NFD"), ("NFD", "NFC")])
@@ -443,6 +510,18 @@ def test_a_link_to_nowhere_is_named_even_if_no_row_reads_it(
     prepare()
 
 
+def test_what_dvc_would_read_for_ever_is_refused(root: Path, prepare: Prepare) -> None:
+    device, pipe = root / "unread.wav", root / "deep" / "pipe"
+    pipe.parent.mkdir()
+    device.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"unread\.wav: neither a file nor a folder"):
+        prepare()
+    device.unlink()
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match=r"deep/pipe: neither a file nor a folder"):
+        prepare(outside_paths="allow")
+
+
 @pytest.mark.slow
 def test_dvc_notices_what_is_accepted_and_not_what_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -486,7 +565,15 @@ def test_dvc_notices_what_is_accepted_and_not_what_is_refused(
     (corpus / "train").symlink_to(outside / "train")
     ran()
     write_tone(outside / name, 500, 0.4, 4)
-    assert not ran()  # hence refused
+    assert not ran()  # hence refused, and so is one whose target is in the corpus
+    shutil.copytree(outside / "train", corpus / "b")
+    shutil.copytree(outside / "train", corpus / "c")
+    (corpus / "train").unlink()
+    (corpus / "train").symlink_to("b")
+    ran()
+    (corpus / "train").unlink()
+    (corpus / "train").symlink_to("c")
+    assert not ran()
     (corpus / "valid" / "extra.wav").symlink_to("nowhere")
     with pytest.raises(OSError, match="No such file"):
         ran()

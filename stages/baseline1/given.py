@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.core.errors import ConfigurationError, InputError
-from stages.core.table import read_columns
+from stages.core.table import clean_text, read_columns
 from stages.core.text import name_some
 
 _SUFFIXES = (".csv", ".tsv")
@@ -32,6 +32,7 @@ def read_given(path: Path, column: str, ids: pd.Series) -> list[str]:
         raise InputError(
             "cannot read the table of transcripts", path=path, found=error.strerror
         ) from None
+    column = clean_text(column)  # as names of columns are
     for name in ("id", column):
         if name not in table:
             raise InputError(
@@ -43,8 +44,11 @@ def read_given(path: Path, column: str, ids: pd.Series) -> list[str]:
     if len(set(table["id"])) < len(table["id"]):
         repeated = next(id for id in table["id"] if table["id"].count(id) > 1)
         raise InputError(f"id {repeated!r} occurs twice", path=path)
-    given = dict(zip(table["id"], table[column], strict=True))
-    missing = [id for id in ids if id not in given]
+    rows = dict(zip(table["id"], table[column], strict=True))
+    # An id is a path, which a Mac spells with other characters.
+    alike = {clean_text(id): text for id, text in rows.items()}
+    given = {id: rows.get(id, alike.get(clean_text(id))) for id in ids}
+    missing = [id for id, text in given.items() if text is None]
     if missing:
         raise InputError(
             f"{len(missing)} utterances of valid and test have no transcript",
@@ -52,4 +56,4 @@ def read_given(path: Path, column: str, ids: pd.Series) -> list[str]:
             found=f"none for {name_some(missing)}",
             fix="add their rows; a transcript can be empty",
         )
-    return [given[id] for id in ids]
+    return [text for text in given.values() if text is not None]

@@ -6,25 +6,43 @@ makes one field of all rows up to the next. Here every line is a row.
 
 import csv
 import re
+import sys
 import unicodedata
 from pathlib import Path
 
 from stages.core.errors import InputError
 
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
-_JOINERS = "\u200c\u200d"
-# What Unicode's DerivedCoreProperties.txt lets a program ignore, but for the joiners,
-# which Persian and Indic words need, and for what changes the character before it.
+# The characters of Unicode's property Default_Ignorable_Code_Point, except the two
+# joiners, and the annotation marks and the empty braille cell. Variation selectors are
+# among them: emoji that differ in them alone are one.
 _INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff"
-    "\uffa0]"
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
+    "\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+_JOINERS = re.compile("[\u200c\u200d]+")
+_VIRAMA = 9  # the combining class of the sign that joins Indic consonants
+# Each line is in memory already, so there is no reason to limit its fields.
+csv.field_size_limit(sys.maxsize)
 
 
 def clean_text(text: str) -> str:
     """`text` in NFC, without what nobody sees, with single plain spaces in it."""
-    words = (word.strip(_JOINERS) for word in _INVISIBLE.sub("", text).split())
-    return unicodedata.normalize("NFC", " ".join(filter(None, words)))
+    text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+    text = " ".join(_JOINERS.sub(_seen_joiner, f" {text} ").split())
+    return unicodedata.normalize("NFC", text)
+
+
+def _seen_joiner(found: re.Match[str]) -> str:
+    """A joiner where it changes what is seen, much as RFC 5892 (A.1, A.2) has it.
+
+    That is between Arabic letters and next to the virama of Indic scripts.
+    """
+    around = found.string[found.start() - 1], found.string[found.end()]
+    arabic = all(unicodedata.bidirectional(one) == "AL" for one in around)
+    indic = any(unicodedata.combining(one) == _VIRAMA for one in around)
+    return found[0][0] if arabic or indic else ""
 
 
 def read_columns(file: Path, *, quoted: bool = True) -> dict[str, list[str]]:

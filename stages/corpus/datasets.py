@@ -24,11 +24,11 @@ import pandas as pd
 
 from stages.core.errors import InputError, needs_extra
 from stages.core.files import atomic_path
-from stages.core.hashing import hash_bytes
+from stages.core.hashing import hash_bytes, hash_file
+from stages.core.json_lines import as_text
+from stages.core.paths import missing_fix, path_on_disk, short_path
 from stages.core.runtime import progress
-from stages.corpus.entry import as_text
 from stages.corpus.params import CorpusParams
-from stages.corpus.paths import missing_fix, path_on_disk, short_path
 from stages.corpus.rows import (
     check_columns,
     checked_rows,
@@ -45,12 +45,12 @@ class Contents:
     """The recordings of a directory, by the path to write or link them to.
 
     Attributes:
-        embedded: part, row and size of each recording that is bytes.
+        embedded: part, row and SHA-256 of each recording that is bytes.
         files: location of each recording that is a file.
         audio: for each part, its table with the column of the audio alone.
     """
 
-    embedded: dict[str, tuple[str, int, int]]
+    embedded: dict[str, tuple[str, int, str]]
     files: dict[str, Path]
     audio: dict[str, Any]
 
@@ -59,10 +59,9 @@ class Contents:
         for path, file in self.files.items():
             _link(folder / path, file)
         absent: dict[str, dict[int, str]] = defaultdict(dict)
-        for path, (part, number, size) in self.embedded.items():
-            # The name has the hash of the bytes; the size shows an interrupted write.
+        for path, (part, number, digest) in self.embedded.items():
             file = folder / path
-            if not file.is_file() or file.stat().st_size != size:
+            if not file.is_file() or hash_file(file) != digest:
                 absent[part][number] = path
         for part, rows in absent.items():
             (column,) = self.audio[part].column_names
@@ -89,11 +88,10 @@ def read_datasets(params: CorpusParams, root: Path) -> tuple[pd.DataFrame, Conte
     contents = Contents({}, {}, {})
     tables = []
     for part, (split, dataset) in _load(params, root).items():
-        rows = _described(params, root / part, split, dataset)
-        audio = dataset.select_columns([params.path_column])
+        rows, audio = _described(params, root / part, split, dataset)
         contents.audio[part] = audio
         rows["path"] = [
-            _add(contents, params, root, part, (number, row[params.path_column]))
+            _add(contents, params, root, part, (number, *row.values()))
             for number, row in enumerate(_rows(audio))
         ]
         tables.append(checked_rows(params, root, root / part, rows, first=0))
@@ -134,20 +132,21 @@ def _load(params: CorpusParams, root: Path) -> dict[str, tuple[str, Any]]:
 
 def _described(
     params: CorpusParams, where: Path, split: str, dataset: Any
-) -> pd.DataFrame:
-    """A part's rows for the manifest, with empty paths."""
+) -> tuple[pd.DataFrame, Any]:
+    """A part's rows for the manifest, with empty paths, and its column of audio."""
     columns = {"text": params.text_column, "intent": params.intent_column}
     if params.splits == "given" and not split:
         columns["split"] = params.split_column
     if params.speaker_column:
         columns["speaker"] = params.speaker_column
-    check_columns(
+    found = check_columns(
         where,
         dataset.column_names,
         [params.path_column, *columns.values()],
         fix="name the columns in section corpus of params.yaml",
     )
-    kind = dataset.features[params.path_column]
+    audio = found[params.path_column]
+    kind = dataset.features[audio]
     is_path = getattr(kind, "dtype", "") in ("string", "large_string")
     if not is_path and type(kind).__name__ != "Audio":
         raise InputError(
@@ -156,9 +155,10 @@ def _described(
             found=kind,
             expected="Audio, or paths as strings",
         )
-    fields = {ours: _texts(dataset, theirs) for ours, theirs in columns.items()}
+    fields = {ours: _texts(dataset, found[name]) for ours, name in columns.items()}
     rows = pd.DataFrame({"path": "", "split": split, "speaker": "", **fields})
-    return rows[["path", "split", "speaker", "text", "intent"]].astype(str)
+    rows = rows[["path", "split", "speaker", "text", "intent"]].astype(str)
+    return rows, dataset.select_columns([audio])
 
 
 def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
@@ -198,7 +198,7 @@ def _add(
     content = audio.get("bytes") if isinstance(audio, dict) else None
     if content:
         path = _path(part, given or "", content)
-        contents.embedded[path] = part, number, len(content)
+        contents.embedded[path] = part, number, hash_bytes(content)
         return path
     if not given:
         return ""
@@ -210,7 +210,7 @@ def _add(
             path=root / part,
             found=repr(short_path(given)),
             expected="a file, by an absolute path or one relative to the directory",
-            fix=missing_fix(root, [found]),
+            fix=missing_fix([found]),
         )
     path = _path(part, given, given.encode())
     contents.files[path] = file.resolve()

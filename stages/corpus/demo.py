@@ -7,6 +7,7 @@ In each split, every other utterance is `clean` and the others have another cond
 `stages/speech/recording.py`. The same parameters give the same bytes.
 """
 
+import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -166,6 +167,9 @@ def _speak(
     for path, samples in zip(rows["path"], recordings, strict=True):
         file = audio / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(file, samples, SAMPLE_RATE, "PCM_16")
+        # libsndfile's own error does not say that the disk is full.
+        content = io.BytesIO()
+        soundfile.write(content, samples, SAMPLE_RATE, "PCM_16", format="WAV")
+        file.write_bytes(content.getvalue())
     # Written last: it marks the speaker as complete.
     write_text(note, _note(recipe, [audio / path for path in rows["path"]]))

@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from stages.core.errors import InputError, needs_extra
-from stages.corpus.entry import as_text
+from stages.core.json_lines import as_text
 from stages.corpus.params import CorpusParams
 from stages.corpus.rows import checked_rows, joined_rows, split_of_parts
 

@@ -1,6 +1,7 @@
 """Parameters of the corpus stage."""
 
 import re
+import unicodedata
 from dataclasses import dataclass, fields
 
 from stages.core.errors import ConfigurationError
@@ -176,7 +177,8 @@ class CorpusParams:
             **{name: among(known) for name, known in _CHOICES.items()},
             "name": Rule(
                 lambda name: (
-                    re.fullmatch(r"\w([\w. -]*[\w-])?", name) is not None
+                    re.fullmatch(r"\w([\w. -]*[\w-])?", _without_marks(name))
+                    is not None
                     and len(name.encode()) <= _LONGEST_NAME
                 ),
                 f"at most {_LONGEST_NAME} bytes of letters, digits, '_', and within "
@@ -217,3 +219,8 @@ class CorpusParams:
                     expected=f"the adapter {' or '.join(readers)}",
                     fix="leave it out, or set corpus.adapter",
                 )
+
+
+def _without_marks(name: str) -> str:
+    """`name` with letters alone, also if a letter is written as a base and a mark."""
+    return "".join(one for one in name if unicodedata.category(one)[0] != "M")

@@ -15,8 +15,8 @@ from stages.core.errors import InputError
 from stages.core.manifest import SPLITS
 from stages.core.table import clean_text
 from stages.corpus.entry import CONTROL
+from stages.corpus.links import ALLOW, COPY
 from stages.corpus.params import CorpusParams
-from stages.corpus.paths import ALLOW, COPY
 
 COLUMNS = ("path", "split", "speaker", "text", "intent", "file", "row")
 
@@ -35,10 +35,16 @@ def check_folder(folder: Path, fix: str) -> None:
 
 def check_columns(
     file: Path, found: Iterable[str], wanted: Iterable[str], *, fix: str | None = None
-) -> None:
-    """Raise InputError if a column of `wanted` is missing."""
+) -> dict[str, str]:
+    """The column in `found` of each name in `wanted`, the same or one that looks so.
+
+    Raises:
+        InputError: there is none.
+    """
     found, wanted = list(found), list(wanted)
-    missing = sorted(set(wanted) - set(found))
+    known = {clean_text(name): name for name in found} | {name: name for name in found}
+    columns = {name: known.get(name, known.get(clean_text(name))) for name in wanted}
+    missing = sorted(name for name, column in columns.items() if column is None)
     if missing:
         raise InputError(
             f"no column {', '.join(missing)}",
@@ -47,6 +53,7 @@ def check_columns(
             expected=", ".join(wanted),
             fix=fix,
         )
+    return {name: column for name, column in columns.items() if column is not None}
 
 
 def split_of_parts(params: CorpusParams) -> dict[str, str]:

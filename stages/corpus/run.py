@@ -18,14 +18,15 @@ import pandas as pd
 from stages.core.errors import ConfigurationError, InputError
 from stages.core.files import atomic_path
 from stages.core.manifest import SPLITS, write_manifest
+from stages.core.paths import missing_fix, path_on_disk, short_path
 from stages.core.text import name_some
 from stages.corpus.atis import read_atis
 from stages.corpus.datasets import Contents, read_datasets
 from stages.corpus.demo import read_demo
 from stages.corpus.fsc import read_fsc
 from stages.corpus.lhotse import read_lhotse
+from stages.corpus.links import check_links
 from stages.corpus.params import CorpusParams
-from stages.corpus.paths import check_links, missing_fix, path_on_disk, short_path
 from stages.corpus.recordings import inspect_recordings
 from stages.corpus.slurp import read_slurp
 from stages.corpus.snips import read_snips
@@ -211,8 +212,18 @@ def _check_intents(root: Path, table: pd.DataFrame) -> None:
 
 
 def _check(root: Path, table: pd.DataFrame) -> None:
-    """Check that recordings are unique and exist, and that no split is empty."""
+    """Check that recordings exist and are unique, and that no split is empty."""
     places = _places(table)
+    absent = [not os.path.isfile(root / path) for path in table["path"]]
+    if any(absent):
+        missing = list(itertools.compress(places, absent))
+        raise InputError(
+            f"{len(missing)} of {len(table)} recordings do not exist",
+            path=root,
+            found=f"no {name_some(missing)}",
+            fix=missing_fix(table["path"][absent])
+            or "complete the corpus, or pass its folder with --root",
+        )
     for column, what, fix in (
         ("path", "several rows have the same recording", "keep one row of each"),
         (
@@ -227,20 +238,10 @@ def _check(root: Path, table: pd.DataFrame) -> None:
             raise InputError(
                 what,
                 path=root,
-                found=" and ".join(itertools.compress(places, same))
+                found=name_some(list(itertools.compress(places, same)))
                 + f"; {repeated.sum()} such rows in all",
                 fix=fix,
             )
-    absent = [not os.path.isfile(root / path) for path in table["path"]]
-    if any(absent):
-        missing = list(itertools.compress(places, absent))
-        raise InputError(
-            f"{len(missing)} of {len(table)} recordings do not exist",
-            path=root,
-            found=f"no {name_some(missing)}",
-            fix=missing_fix(root, table["path"][absent])
-            or "complete the corpus, or pass its folder with --root",
-        )
     counts = table["split"].value_counts()
     for split in SPLITS:
         if split not in counts:

@@ -17,13 +17,8 @@ from pathlib import Path
 import pandas as pd
 
 from stages.core.errors import InputError
-from stages.corpus.entry import (
-    get_field,
-    get_file_name,
-    get_text,
-    read_lines,
-    read_object,
-)
+from stages.core.json_lines import read_lines
+from stages.corpus.entry import get_field, get_file_name, get_text, read_object
 from stages.corpus.params import CorpusParams
 from stages.corpus.rows import COLUMNS, check_file, check_folder, joined_rows
 

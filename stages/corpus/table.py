@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from stages.core.errors import ConfigurationError, InputError, needs_extra
+from stages.core.json_lines import as_text, read_lines
+from stages.core.paths import path_on_disk
 from stages.core.table import read_columns
-from stages.corpus.entry import as_text, read_lines
 from stages.corpus.params import CorpusParams
 from stages.corpus.rows import check_columns, checked_rows, joined_rows
 
@@ -34,7 +35,7 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
             found=repr(params.table),
             expected="a path relative to the root, below it",
         )
-    file = root / given
+    file = root / path_on_disk(root, params.table)
     if not os.path.isfile(file):
         raise InputError(
             "no such table",
@@ -54,8 +55,8 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
         fix += ", or set corpus.splits to make splits"
     if params.speaker_column:
         columns["speaker"] = params.speaker_column
-    check_columns(file, table.columns, columns.values(), fix=fix)
-    rows = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()})
+    found = check_columns(file, table.columns, columns.values(), fix=fix)
+    rows = pd.DataFrame({ours: table[found[name]] for ours, name in columns.items()})
     for absent in {"speaker", "split"} - columns.keys():
         rows[absent] = ""
     first = _FIRST_ROW.get(file.suffix.lower(), 2)

@@ -1,6 +1,5 @@
 """What to classify: files, folders, tables of files, and standard input."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,7 +7,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stages.core.errors import InputError, PipelineError
-from stages.core.table import read_columns
+from stages.core.json_lines import as_text, read_lines
+from stages.core.paths import missing_fix, path_on_disk, short_path
+from stages.core.table import clean_text, read_columns
 from stages.speech.loading import SUFFIXES
 
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -86,35 +87,43 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(name) / file for file in files)
 
 
-def _in_table(table: Path, root: Path) -> Iterator[Recording]:
+def _in_table(table: Path, root: Path) -> Iterator[Recording | PipelineError]:
     try:
-        rows = _rows(table)
-    except (OSError, ValueError) as error:
+        rows = list(_rows(table))
+    except OSError as error:
         raise InputError(f"not a readable table ({error})", path=table) from error
     if not rows:
         raise InputError("the table has no rows", path=table)
-    for number, row in enumerate(rows, start=1):
+    for where, row in rows:
         path = row.get("path") if isinstance(row, dict) else None
         if not isinstance(path, str) or not path:
             raise InputError(
-                f"row {number} has no path",
+                f"{where} has no path",
                 path=table,
                 expected="a column path, and optionally id and intent",
             )
-        id, intent = row.get("id"), row.get("intent")
+        found = path_on_disk(root, path)
+        fix = None if os.path.isfile(root / found) else missing_fix([path])
+        if fix:
+            yield InputError(
+                f"{where} names a missing recording",
+                path=table,
+                found=repr(short_path(path)),
+                fix=fix,
+            )
+            continue
+        # Labels are compared as they look, as in training.
+        intent = clean_text(as_text(row.get("intent")))
         yield Recording(
-            path if id in (None, "") else str(id),
-            root / path,
-            intent=None if intent in (None, "") else str(intent),
+            as_text(row.get("id")) or path, root / found, intent=intent or None
         )
 
 
-def _rows(table: Path) -> list[Any]:
+def _rows(table: Path) -> Iterator[tuple[str, Any]]:
+    """The place of each row, such as `row 2`, and its fields by their columns."""
     if table.suffix.lower() == ".jsonl":
-        lines = table.read_text("utf-8-sig").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
+        yield from read_lines(table)
+        return
     columns = read_columns(table)
-    return [
-        dict(zip(columns, row, strict=True))
-        for row in zip(*columns.values(), strict=True)
-    ]
+    for number, row in enumerate(zip(*columns.values(), strict=True), 2):
+        yield f"row {number}", dict(zip(columns, row, strict=True))

@@ -281,7 +281,7 @@ def bind(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=128)
     except UnicodeError as error:  # as a part of a name of more than 63 letters
         raise ConfigurationError(
-            "--host cannot be used", found=repr(host[:100]), expected=str(error)
+            "--host cannot be used", found=f"{host[:100]!r} ({error})"
         ) from None
     except OSError as error:
         # `socket` adds the address to the text of an error of the system.

@@ -54,11 +54,10 @@ class RobustnessParams:
             ),
         }
         check_rules("robustness", self, rules)
-        names = [noise_name(noise) for noise in self.noise]
         named = Rule(
-            lambda _: (
-                len(set(names)) == len(names)
-                and not {"", "..", "clean", REVERBERATION} & set(names)
+            lambda noises: (
+                len(names := {noise_name(noise) for noise in noises}) == len(noises)
+                and not {"", "..", "clean", REVERBERATION} & names
             ),
             f"some of {', '.join(NOISES)}, or folders, whose last names differ and "
             f"are not clean or {REVERBERATION}",
