@@ -188,9 +188,9 @@ def changed(content: bytes, mark: bytes, after: int, size: int, order: str) -> b
     [
         ("WAV", b"data", 4, "<"),
         ("RF64", b"ds64", 16, "<"),
+        ("W64", b"data", 16, "<"),
         ("AIFF", b"SSND", 4, ">"),
         ("AU", b".snd", 8, ">"),
-        ("CAF", b"data", 8, ">"),
     ],
 )
 def test_an_unfinished_header_is_no_recording_of_its_size(
@@ -199,25 +199,109 @@ def test_an_unfinished_header_is_no_recording_of_its_size(
     whole = encoded(sine(440, 16_000, 1.0), "PCM_16", kind)
     plain = decode_audio(whole, "whole")
     assert len(plain) == 16_000
-    for size in (0, 16_000):
-        if (kind, size) in (("AIFF", 0), ("CAF", 0)):  # read on; refused as damaged
-            continue
+    place = whole.index(mark) + after
+    stated = int.from_bytes(
+        whole[place : place + 4], "little" if order == "<" else "big"
+    )
+    for size in (0, 16_000, stated - 8):
         with pytest.raises(
             RecordingError, match=r"unfinished.*ignore-length"
         ) as caught:
             decode_audio(changed(whole, mark, after, size, order), "a")
         assert re.search(r"found [\d,]+ bytes .* [\d,]+ follow", str(caught.value))
     # A size that the writer did not know.
-    if kind != "CAF":
-        unknown = changed(whole, mark, after, 0x7FFFFFFF, order)
-        np.testing.assert_array_equal(decode_audio(unknown, "a"), plain)
-    # Other chunks may follow, and zeros.
-    chunk = (b"odd!", (5000).to_bytes(4, "little" if order == "<" else "big"))
-    followed = whole + b"".join(chunk) + bytes(range(250)) * 20
-    for content in [whole + bytes(9000), followed][: 1 if kind in ("AU", "CAF") else 2]:
-        assert len(decode_audio(content, "a")) == 16_000
-    with pytest.raises(RecordingError, match="cut off"):
-        decode_audio(whole[: len(whole) // 2], "a")
+    unknown = changed(whole, mark, after, 0x7FFFFFFF, order)
+    np.testing.assert_array_equal(decode_audio(unknown, "a"), plain)
+    for cut in (len(whole) // 2, len(whole) - 46):
+        with pytest.raises(RecordingError, match="cut off"):
+            decode_audio(whole[:cut], "a")
+
+
+def chunk(kind: str, content: bytes) -> bytes:
+    """A chunk with a name, padded."""
+    if kind == "W64":
+        head = b"odd!" + bytes(12) + (24 + len(content)).to_bytes(8, "little")
+        return head + content + bytes(-len(content) % 8)
+    order = "big" if kind == "AIFF" else "little"
+    return b"odd!" + len(content).to_bytes(4, order) + content + bytes(len(content) % 2)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "W64", "AIFF", "AU"])
+@pytest.mark.parametrize("samples", [8000, 8001])
+def test_what_is_before_and_after_the_samples_is_not_one_of_them(
+    kind: str, samples: int
+) -> None:
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, samples)
+    whole = encoded(wave, "PCM_16" if kind == "AIFF" else "ULAW", kind)
+    plain = decode_audio(whole, "whole")
+    assert len(plain) == samples
+    noisy = bytes(range(1, 250)) * 20
+    tag = b"APETAGEX" + noisy
+    after = [
+        bytes(9000),
+        b" " * 3000,
+        b"\xff" * 3000,
+        b"ID3\3\0\0\0\0\1\0" + noisy,
+        tag,
+    ]
+    if kind != "AU":
+        after.append(chunk(kind, noisy))
+    if kind in ("WAV", "AIFF"):
+        # A last chunk that was cut off, in a file of the stated size.
+        short = whole + chunk(kind, noisy)[:2000]
+        order = "<" if kind == "WAV" else ">"
+        size = changed(short, short[:4], 4, len(short) - 8, order)
+        np.testing.assert_array_equal(decode_audio(size, kind), plain)
+        with pytest.raises(RecordingError, match="unfinished"):
+            decode_audio(short, kind)
+    for content in after:
+        np.testing.assert_array_equal(decode_audio(whole + content, kind), plain)
+    for content in (noisy[:20], noisy):
+        with pytest.raises(RecordingError, match="unfinished"):
+            decode_audio(whole + content, kind)
+    if kind in ("WAV", "W64"):
+        place = whole.index(b"fact")
+        before = whole[:place] + chunk(kind, b"not") + whole[place:]
+        np.testing.assert_array_equal(decode_audio(before, kind), plain)
+        with pytest.raises(RecordingError, match="cut off"):
+            decode_audio(before[:-100], kind)
+
+
+def test_an_absurd_start_of_the_samples_is_a_cut() -> None:
+    whole = encoded(sine(440, 16_000), "PCM_16", "AU")
+    with pytest.raises(RecordingError, match="cut off; found 0 bytes of samples"):
+        decode_audio(changed(whole, b".snd", 4, 0xFFFFFF00, ">"), "a")
+
+
+def test_a_damaged_header_prints_nothing(capfd: pytest.CaptureFixture) -> None:
+    content = encoded(sine(440, 16_000), "PCM_16", "AIFF").replace(b"SSND", b"\0\0\0\0")
+    with pytest.raises(RecordingError, match="not an audio file"):
+        decode_audio(content, "a")  # libsndfile seeks to -1
+    assert capfd.readouterr().err == ""
+
+
+def with_count(flac: bytes, count: int) -> bytes:
+    """A FLAC file that states another number of samples, of 36 bits."""
+    five = (count | (flac[21] >> 4) << 36).to_bytes(5, "big")
+    return flac[:21] + five + flac[26:]
+
+
+def test_flac_is_read_to_its_end_and_its_count_compared() -> None:
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 50_000)
+    whole = encoded(wave, "PCM_16", "FLAC")
+    plain = decode_audio(whole, "whole")
+    assert with_count(whole, 50_000) == whole and len(plain) == 50_000
+    id3 = b"ID3\4\0\0\0\0\1\0" + bytes(128)
+    for good in (with_count(whole, 0), whole + b"TAG" + bytes(125), id3 + whole):
+        np.testing.assert_array_equal(decode_audio(good, "a"), plain)
+    for count in (1, 25_000, 4096 * 6, 49_999):
+        with pytest.raises(RecordingError, match=rf"unfinished.*{count:,} samples"):
+            decode_audio(with_count(whole, count), "a")
+    with pytest.raises(RecordingError, match=r"cut off; found 50,000.*50,001"):
+        decode_audio(with_count(whole, 50_001), "a")
+    for several in (whole + whole, with_count(whole, 0) + whole):
+        with pytest.raises(RecordingError, match="several recordings"):
+            decode_audio(several, "a")
 
 
 def mp3(wave: np.ndarray, rate: int) -> tuple[bytes, bytes]:
@@ -259,37 +343,114 @@ def test_mp3_without_a_count_of_frames_is_read_to_the_last_sample(
     # Libsndfile's estimate is wrong by much.
     with soundfile.SoundFile(io.BytesIO(bare)) as file:
         assert abs(file.frames - len(found)) > len(found) // 10
-    tag = b"ID3\4\0\0\0\0\1\0" + bytes(128)
-    np.testing.assert_array_equal(decode(tag + bare, "tagged")[0], found)
     with pytest.raises(RecordingError, match="cut off"):
         decode(whole[: len(whole) // 2], "cut")
-    with pytest.raises(RecordingError, match="unfinished"):
-        decode(whole + whole, "of two")
-    assert len(decode(whole + b"TAG" + bytes(125), "tagged")[0]) == len(wave)
+
+
+def test_mp3_of_a_killed_recorder_is_read_to_the_last_frame() -> None:
+    whole, bare = mp3(np.random.default_rng(0).uniform(-0.7, 0.7, 48_000), 16_000)
+    expected = decode(bare, "bare")[0]
+    place = whole.index(b"Xing") + 8
+    assert int.from_bytes(whole[place : place + 4], "big") * 576 >= 48_000
+    for zeros in (4, 8):  # no frames, and no bytes
+        killed = whole[:place] + bytes(zeros) + whole[place + zeros :]
+        np.testing.assert_array_equal(decode(killed, "killed")[0], expected)
+    half = whole[:place] + (20).to_bytes(4, "big") + whole[place + 4 :]
+    np.testing.assert_array_equal(decode(half, "killed")[0], expected)
+    assert len(decode(bare + bare, "of two")[0]) > 2 * 48_000
+    assert len(decode(whole + whole, "of two")[0]) > 2 * 48_000
+
+
+def test_mp3_of_which_a_byte_is_missing_is_refused() -> None:
+    whole, bare = mp3(np.random.default_rng(0).uniform(-0.7, 0.7, 48_000), 16_000)
+    for cut in (whole[:-1], bare[:-1], bare[:-3], bare[: len(bare) // 2]):
+        with pytest.raises(RecordingError, match="cut off; found a part of a frame"):
+            decode(cut, "cut")
+    for damaged in (
+        bare[:-3] + bare[44:],
+        bare[:9001] + bare,
+        bare[:9000] + bytes(5000) + bare[14_000:],
+        bare + bytes(range(200)),
+        b"\xff\xfd" + bare[2:],  # layer II
+    ):
+        with pytest.raises(RecordingError, match="the recording is damaged"):
+            decode(damaged, "damaged")
+
+
+def test_mp3_is_read_without_its_tags_and_prints_nothing(
+    capfd: pytest.CaptureFixture,
+) -> None:
+    files = mp3(np.random.default_rng(0).uniform(-0.7, 0.7, 48_000), 16_000)
+    art = np.random.default_rng(1).bytes(500_000)
+    id3 = b"ID3\4\0\0" + bytes([0, 30, 66, 32]) + art  # 7 bits in a byte
+    footed = b"ID3\4\0\x10\0\0\1\0" + bytes(128) + b"3DI" + bytes(7)
+    ape = b"APETAGEX" + bytes(24) + art + b"APETAGEX" + bytes(24)
+    lyrics = b"LYRICSBEGININD0000200000029LYRICS200"
+    tag = b"TAG" + b"\xff\xfb" + b"x" * 123
+    for bare in files:
+        plain = decode(bare, "plain")[0]
+        for before in (b"", id3, footed, footed + id3 + bytes(3000)):
+            for after in (b"", tag, ape, ape + tag, lyrics + tag, id3, b" " * 3000):
+                found = decode(before + bare + after, "tagged")[0]
+                np.testing.assert_array_equal(found, plain)
+        # Damaged within frames, of which mpg123 prints much.
+        damaged = bytearray(bare)
+        for place in range(1100, len(bare), 150):
+            if 0xFF not in damaged[place - 4 : place + 8]:
+                damaged[place : place + 4] = b"\0\x7f\1\x70"
+        assert len(decode(bytes(damaged), "damaged")[0]) == len(plain)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("coding", ["VORBIS", "OPUS"])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
-def test_ogg_that_was_cut_off_says_so(coding: str, share: float) -> None:
+def test_ogg_of_which_a_page_is_missing_says_so(coding: str) -> None:
     whole = encoded(np.random.default_rng(0).uniform(-1, 1, 80_000), coding, "OGG")
-    assert len(decode_audio(whole, "whole")) == 80_000
+    plain = decode_audio(whole, "whole")
+    assert len(plain) == 80_000
+    pages = [match.start() for match in re.finditer(b"OggS", whole)]
+    for share in (0.02, 0.5, 0.95):
+        with pytest.raises(RecordingError, match="cut off"):
+            decode_audio(whole[: int(share * len(whole))], "cut")
     with pytest.raises(RecordingError, match="cut off"):
-        decode_audio(whole[: int(share * len(whole))], "cut")
+        decode_audio(whole[:-1], "cut")
+    for page in pages[1:]:
+        with pytest.raises(RecordingError, match="cut off"):
+            decode_audio(whole[:page], "cut between pages")
+    with pytest.raises(RecordingError, match="cut off"):
+        decode_audio(whole[: pages[3]] + whole[pages[4] :], "without a page")
+    with pytest.raises(RecordingError, match="several recordings"):
+        decode_audio(whole + whole, "of two")
+    id3 = b"ID3\4\0\0\0\0\1\0" + bytes(128)
+    for good in (whole + bytes(500), whole + b"TAG" + bytes(125), id3 + whole):
+        np.testing.assert_array_equal(decode_audio(good, "tagged"), plain)
 
 
-def test_channels_of_opposite_phase_are_refused_and_silence_is_not() -> None:
-    wave = sine(440, 16_000)
-    for channels, good in (([1, -1], False), ([1, -0.99], False), ([1, -0.5], True)):
-        content = encoded(np.outer(wave, channels), "FLOAT")
-        if good:
-            assert np.abs(decode_audio(content, "a")).max() > 0.1
-        else:
-            with pytest.raises(RecordingError, match=r"cancel.*keep one channel"):
-                decode_audio(content, "a")
-    assert not decode_audio(encoded(np.zeros((800, 2)), "PCM_16"), "a").any()
+def test_channels_of_opposite_phase_are_refused_and_others_are_not() -> None:
+    wave = sine(440, 16_000, 1.0)
+    noise = np.random.default_rng(0).normal(0, 1, (len(wave), 2))
+    loud = np.sqrt(np.mean(wave**2))
+    opposite = np.outer(wave, [1, -1])
+    for samples, coding in (
+        (opposite, "FLOAT"),
+        (opposite, "PCM_U8"),
+        (opposite + np.array([0.2, 0.1]), "FLOAT"),
+        (opposite + 10 ** (-35 / 20) * loud * noise, "PCM_16"),
+        (np.outer(wave, [1, -0.9]), "FLOAT"),
+    ):
+        with pytest.raises(RecordingError, match=r"cancel.*keep one channel"):
+            decode_audio(encoded(samples, coding), "a")
+    for samples in (
+        np.outer(wave, [1, -0.7]),
+        opposite + 10 ** (-15 / 20) * loud * noise,
+        0.1 * noise,
+        np.outer(wave, [1, 0]) + np.array([0, 0.3]),
+    ):
+        assert np.abs(decode_audio(encoded(samples, "FLOAT"), "a")).max() > 0.05
+    for silence in (np.zeros((800, 2)), np.full((800, 2), [0.1, -0.1])):
+        assert not decode_audio(encoded(silence, "FLOAT"), "a").any()
     # One microphone of many that was on.
     many = np.zeros((800, 1000))
-    many[:, 3] = sine(440, 16_000)[:800]
+    many[:, 3] = wave[:800]
     assert decode_audio(encoded(many, "FLOAT"), "a").any()
 
 

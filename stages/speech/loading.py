@@ -1,29 +1,30 @@
 """Reading recordings: any rate and channel count to 16 kHz mono float32."""
 
+import ctypes
 import io
 import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import soundfile
 
 from stages.core.errors import InputError, RecordingError
 from stages.core.hashing import hash_bytes
+from stages.speech.mp3 import after_tags, is_mp3, with_frame_count
 from stages.speech.sizes import (
     CUT_OFF,
     FIX,
-    SLACK,
-    after_tags,
     check_size,
-    mp3_counts,
-    with_known_size,
+    flac_count,
+    unfinished,
+    without_size,
 )
 from stages.speech.sphere import compressed_sphere, sphere_compression
 
@@ -57,9 +58,6 @@ _LARGEST_SAMPLE = 40_000
 
 _SPHERE_COUNT = re.compile(rb"^sample_count -i (\d+)", re.M)
 
-_MP3_SLACK = 2 * 1152
-"""Samples that can be missing: some programs count a frame that has none."""
-
 _LONGEST_SECONDS = 24 * 3600
 """A header that states more is not believed."""
 
@@ -69,8 +67,15 @@ _RATES = range(1000, 10_000_001)
 _BLOCK = 2**20
 """Samples of all channels that are decoded at once."""
 
-_CANCELLED = 0.01
-"""Of the level that the average of unrelated channels has."""
+_CANCELLED = 0.1
+"""Of the level that the average of unrelated channels has. Two equally loud ones are
+below with a correlation of -0.99: they differ by noise of -20 dB or less."""
+
+_SILENCE = 1e-12
+"""Of the square of a level; rounding alone is more."""
+
+_CLONE_FILES = 0x400
+"""Of Linux's `sched.h`."""
 
 _LARGEST_KERNEL = 50_000_000
 """Taps of all phases; a rate with few common factors would need gigabytes."""
@@ -200,12 +205,15 @@ def decode(
     """
     if compression := sphere_compression(data):
         raise compressed_sphere(path, compression)
-    check_size(data, path)
+    data = data[after_tags(data) :]
+    sound = data.lstrip(b"\0")
     try:
-        with _opened(with_known_size(data)) as file:
-            rate, frames = file.samplerate, file.frames
-            most = math.inf if longest is None else longest * rate
-            samples = _read(file, most)
+        if is_mp3(sound):
+            sound = with_frame_count(sound, path)
+            samples, rate, frames = _decoded_quietly(sound, longest)
+        else:
+            check_size(data, path)
+            samples, rate, frames = _decoded(data, longest)
     except soundfile.LibsndfileError as error:
         raise RecordingError(
             "not an audio file that libsndfile reads",
@@ -214,11 +222,8 @@ def decode(
             expected="WAV, FLAC, OGG, MP3 or NIST SPHERE",
             fix=FIX,
         ) from None
-    if data.startswith(b"NIST_1A") and (count := _SPHERE_COUNT.search(data[:4096])):
-        frames = int(count[1])
-    slack = _MP3_SLACK if file.format == "MP3" else SLACK
-    whole = len(samples) <= most
-    if whole and slack < frames - len(samples) and frames <= _LONGEST_SECONDS * rate:
+    most = math.inf if longest is None else longest * rate
+    if len(samples) < min(frames, most) and frames <= _LONGEST_SECONDS * rate:
         raise RecordingError(
             CUT_OFF,
             path=path,
@@ -226,10 +231,38 @@ def decode(
             expected=f"{frames:,}, from the header",
             fix=FIX,
         )
+    if 0 < flac_count(data) < len(samples):
+        raise unfinished(path, f"{frames:,} samples stated, but more")
     if len(samples) == 0:
         raise RecordingError("the recording is empty", path=path, fix=FIX)
     check_samples(samples, rate, path)
     return average(samples, path), rate
+
+
+def _decoded(data: bytes, longest: float | None) -> tuple[np.ndarray, int, int]:
+    """All samples (samples, channels) float32, their rate, and the number stated."""
+    with _Forwards(_Bytes(without_size(data))) as file:
+        stated = flac_count(data) or file.frames
+        if data.startswith(b"NIST_1A") and (count := _SPHERE_COUNT.search(data[:4096])):
+            stated = int(count[1])
+        most = math.inf if longest is None else longest * file.samplerate
+        return _read(file, stated, most), file.samplerate, stated
+
+
+def _decoded_quietly(data: bytes, longest: float | None) -> tuple[np.ndarray, int, int]:
+    """As `_decoded`, without what mpg123 prints about damaged frames.
+
+    In a thread whose stderr goes nowhere, since other threads need theirs meanwhile.
+    """
+    with ThreadPoolExecutor(1, initializer=_hide_stderr) as pool:
+        return pool.submit(_decoded, data, longest).result()
+
+
+def _hide_stderr() -> None:
+    """Give this thread file descriptors of its own. Some containers refuse that."""
+    if ctypes.CDLL(None).unshare(_CLONE_FILES) == 0:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
 
 
 class _Bytes(io.BytesIO):
@@ -250,43 +283,28 @@ class _Forwards(soundfile.SoundFile):
         return False
 
 
-@contextmanager
-def _opened(data: bytes) -> Iterator[soundfile.SoundFile]:
-    """The file in `data`, of which everything can be read.
-
-    If an MP3 file does not state the number of its frames, libsndfile estimates it by
-    the size of the first one and reads no more. From a pipe it reads all.
-    """
-    with _Forwards(_Bytes(data)) as file:
-        counts = mp3_counts(data)
-        if file.format != "MP3" or (counts is not None and counts[0]):
-            yield file
-            return
-    reading, writing = os.pipe()
-    feeder = Thread(target=_feed, args=(writing, data[after_tags(data) :]))
-    feeder.start()
-    try:
-        with _Forwards(reading, closefd=False) as file:
-            yield file
-    finally:
-        os.close(reading)
-        feeder.join()
-
-
-def _feed(writing: int, data: bytes) -> None:
-    with suppress(BrokenPipeError), open(writing, "wb") as stream:
-        stream.write(data)
-
-
-def _read(file: soundfile.SoundFile, most: float) -> np.ndarray:
+def _read(file: soundfile.SoundFile, stated: int, most: float) -> np.ndarray:
     """All samples of a file, (samples, channels), whatever its header states.
 
     Those of a longer file than `most` end somewhere after that.
     """
-    size = max(1, min(file.frames, _BLOCK // file.channels))
-    blocks = [file.read(size, "float32", always_2d=True)]
-    while len(blocks[-1]) and size * len(blocks) <= most:
-        blocks.append(file.read(size, "float32", always_2d=True))
+    size = max(1, _BLOCK // file.channels)
+    blocks = [np.zeros((0, file.channels), np.float32)]
+    there = 0
+    while there <= most:
+        left = stated - there
+        try:
+            block = file.read(
+                min(size, left) if left > 0 else size, "float32", always_2d=True
+            )
+        except soundfile.LibsndfileError:
+            if left > 0:
+                raise
+            break  # what follows the last sample, such as a tag
+        if not len(block):
+            break
+        blocks.append(block)
+        there += len(block)
     return np.concatenate(blocks)
 
 
@@ -298,7 +316,10 @@ def average(samples: np.ndarray, path: Path | str) -> np.ndarray:
     """
     mean = samples.astype(np.float32, copy=False).mean(axis=1)
     channels = samples.shape[1]
-    if channels > 1 and level(mean) * channels**0.5 < _CANCELLED * level(samples):
+    # Without each channel's mean: an offset is not heard.
+    power = samples.var(axis=0, dtype=np.float64).mean()
+    left = mean.var(dtype=np.float64) * channels
+    if channels > 1 and left < _CANCELLED**2 * power - _SILENCE:
         raise RecordingError(
             "the channels cancel each other when they are averaged",
             path=path,

@@ -13,11 +13,8 @@ from stages.core.errors import RecordingError
 CUT_OFF = "the recording is cut off"
 FIX = "restore the file; in a corpus, drop its row or use --on-error quarantine"
 
-SLACK = 1024
-"""Bytes or samples that can be missing."""
-
-_MP3_SLACK = 4096
-"""Bytes: two of the largest frames, since some programs do not count the first."""
+_SLACK = 44
+"""Bytes that can be missing: some programs count a header of usual length."""
 
 _UNKNOWN = 0x7FFF0000
 """Programs that do not know the size when they write the header write at least this."""
@@ -30,27 +27,28 @@ _CONTAINERS = {
     b"RF64": (12, 4, "<I", 0, 2),
     b"FORM": (12, 4, ">I", 0, 2),
     b"riff": (40, 16, "<Q", 24, 8),  # W64
-    b"caff": (8, 4, ">Q", 0, 1),
 }
-_MP3 = (b"ID3", b"\xff")
 _AU = {b".snd": ">II", b"dns.": "<II"}
+_FLAC = b"fLaC\0\0\0\x22"
+"""How a FLAC file starts."""
+
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")
 
 
 def check_size(data: bytes, path: Path | str) -> None:
     """Compare the stated size with the file.
 
     Raises:
-        RecordingError: the recording is cut off, or its header unfinished.
+        RecordingError: the recording is cut off, its header unfinished, or it is one of
+            several in the file.
     """
     if data.startswith(b"OggS"):
-        _check_last_page(data, path)
-        return
+        _check_pages(data, path)
+    if data.startswith(b"fLaC") and data.find(_FLAC, 4) > 0:
+        raise _several(path)
     start, stated = _stated(data)
-    there = len(data) - start
-    is_mp3 = data.startswith(_MP3)
-    slack = _MP3_SLACK if is_mp3 else SLACK if stated else 0
-    # That of an MP3 file is too often wrong by tags; its frames are counted instead.
-    if stated - there > slack and stated < _UNKNOWN and not is_mp3:
+    there = max(0, len(data) - start)
+    if there + _SLACK < stated < _UNKNOWN:
         raise RecordingError(
             CUT_OFF,
             path=path,
@@ -58,46 +56,44 @@ def check_size(data: bytes, path: Path | str) -> None:
             expected=f"{stated:,}, from the header",
             fix=FIX,
         )
-    rest = data[start + stated :]
-    if len(rest) > slack and not _is_explained(data, rest, stated):
-        raise RecordingError(
-            "the header is unfinished, possibly since the recorder was killed",
-            path=path,
-            found=f"{stated:,} bytes of samples stated, but {there:,} follow",
-            fix="write the header again, e.g. `sox --ignore-length IN.wav OUT.wav` or "
-            "`ffmpeg -i IN.mp3 OUT.wav`; in a corpus, drop its row or use --on-error "
-            "quarantine",
-        )
+    if not _is_explained(data, data[start + stated :], stated):
+        raise unfinished(path, f"{stated:,} bytes of samples stated, but {there:,}")
 
 
-def with_known_size(data: bytes) -> bytes:
-    """`data` as libsndfile reads it to its end: AU has a single unknown size."""
-    if data[:4] in _AU and _stated(data)[1] >= _UNKNOWN:
+def unfinished(path: Path | str, found: str) -> RecordingError:
+    """The error for a file with more samples than its header states."""
+    return RecordingError(
+        "the header is unfinished, possibly since the recorder was killed",
+        path=path,
+        found=f"{found} follow",
+        fix="write the header again, e.g. `sox --ignore-length IN.wav OUT.wav` or "
+        "`ffmpeg -i IN.flac OUT.wav`; in a corpus, drop its row or use --on-error "
+        "quarantine",
+    )
+
+
+def is_filling(rest: bytes) -> bool:
+    """Whether `rest` is empty or one byte many times, as zeros or blanks."""
+    return not rest.strip(rest[:1])
+
+
+def flac_count(data: bytes) -> int:
+    """Samples that a FLAC file states; 0 if unknown, or if it is another file."""
+    if not data.startswith(_FLAC) or len(data) < 26:
+        return 0
+    return int.from_bytes(data[21:26], "big") & 0xF_FFFF_FFFF
+
+
+def without_size(data: bytes) -> bytes:
+    """`data` as libsndfile reads all samples, no fewer and nothing else."""
+    start, stated = _stated(data)
+    if data[:4] in _AU and stated >= _UNKNOWN:  # it knows only one unknown size
         return data[:8] + b"\xff" * 4 + data[12:]
+    if data.startswith(b"riff"):  # it would read to the end of the file
+        return data[: start + stated]
+    if flac_count(data):
+        return data[:21] + bytes([data[21] & 0xF0, 0, 0, 0, 0]) + data[26:]
     return data
-
-
-def after_tags(data: bytes) -> int:
-    """Where the tags (ID3v2) at the start of an MP3 file end."""
-    place = 0
-    while data[place : place + 3] == b"ID3" and len(data) >= place + 10:
-        flags, *size = data[place + 5 : place + 10]
-        footer = 10 * bool(flags & 0x10)
-        place += 10 + sum(part << 7 * (3 - i) for i, part in enumerate(size)) + footer
-    return place
-
-
-def mp3_counts(data: bytes) -> tuple[int, int] | None:
-    """Frames and bytes that an MP3 file states (Xing or Info); 0 if one is missing."""
-    start = after_tags(data)
-    head = data[start : start + 64]
-    for name in (b"Xing", b"Info"):
-        place = head.find(name) + 4
-        if place > 4 and len(head) >= place + 12:
-            flags, *counts = struct.unpack_from(">3I", head, place)
-            frames = counts.pop(0) if flags & 1 else 0
-            return frames, counts[0] if flags & 2 else 0
-    return None
 
 
 def _stated(data: bytes) -> tuple[int, int]:
@@ -107,10 +103,6 @@ def _stated(data: bytes) -> tuple[int, int]:
         return start, stated
     if data[:4] in _CONTAINERS:
         return _chunk_of_samples(data)
-    if data.startswith(_MP3):
-        counts = mp3_counts(data)
-        if counts is not None and counts[1]:
-            return after_tags(data), counts[1]
     return len(data), 0
 
 
@@ -130,28 +122,45 @@ def _chunk_of_samples(data: bytes) -> tuple[int, int]:
 
 def _is_explained(data: bytes, rest: bytes, stated: int) -> bool:
     """Whether `rest`, after the stated samples, needs not be samples."""
-    if data.startswith(b"riff") or (data.startswith(b"FORM") and not stated):
-        return True  # libsndfile reads these to the end
-    if not rest.strip(b"\0"):
-        return True
-    if data[:4] in _AU:
+    container = _CONTAINERS.get(data[:4])
+    padding = -stated % container[-1] if container else 0
+    return any(
+        is_filling(after)
+        or after.startswith(_TAGS)
+        or (container is not None and _is_chunk(data, after))
+        for after in (rest, rest[padding:])
+    )
+
+
+def _is_chunk(data: bytes, rest: bytes) -> bool:
+    """Whether a chunk is next in `rest`, at the end of `data`."""
+    _, name, kind, counted, _ = _CONTAINERS[data[:4]]
+    head = name + struct.calcsize(kind) - counted
+    if len(rest) < name + 8 or not all(32 <= one < 127 for one in rest[:4]):
         return False
-    if data[:4] not in _CONTAINERS:  # MP3: tags, unless another stream follows
-        start = after_tags(rest)
-        return rest[start : start + 1] != b"\xff"
-    _, name, kind, _, _ = _CONTAINERS[data[:4]]
-    for place in (0, 1):  # of an odd size, padded or not
-        head = rest[place : place + 4]
-        if len(rest) >= place + name + 8 and all(32 <= one < 127 for one in head):
-            size = struct.unpack_from(kind, rest, place + name)[0]
-            if size <= len(rest):
-                return True
-    return False
+    # A last one that is damaged is no sign of a killed recorder.
+    if len(data) - 1 <= struct.unpack_from(kind, data, name)[0] + head < _UNKNOWN:
+        return True
+    return struct.unpack_from(kind, rest, name)[0] + head <= len(rest)
 
 
-def _check_last_page(data: bytes, path: Path | str) -> None:
-    """Of an OGG file, which states no size, the last page is there to its end."""
-    page = data[data.rfind(b"OggS") :]
-    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
-    if len(page) < 27 or len(page) < 27 + page[26] + sum(segments):
-        raise RecordingError(CUT_OFF, path=path, found="a part of a page", fix=FIX)
+def _check_pages(data: bytes, path: Path | str) -> None:
+    """Of an OGG file, which states no size, all pages are there, of one stream."""
+    place, last = 0, 0
+    while not last and data.startswith(b"OggS", place) and len(data) >= place + 27:
+        last, lengths = data[place + 5] & 4, data[place + 26]
+        place += 27 + lengths + sum(data[place + 27 : place + 27 + lengths])
+    if not last or place > len(data):
+        raise RecordingError(
+            CUT_OFF, path=path, found="no end of the last page", fix=FIX
+        )
+    if data.find(b"OggS", place) > 0:
+        raise _several(path)
+
+
+def _several(path: Path | str) -> RecordingError:
+    return RecordingError(
+        "several recordings in one file, of which libsndfile reads the first",
+        path=path,
+        fix="write them as one, e.g. `ffmpeg -i IN OUT.wav`",
+    )
