@@ -197,6 +197,22 @@ def test_a_recording_that_is_refused(client: TestClient, name: str) -> None:
     assert client.post("/predict", content=audio(tone())).status_code == 200
 
 
+def test_no_more_is_decoded_than_the_longest_recording(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    read = soundfile.SoundFile.read
+
+    def counted(file: soundfile.SoundFile, *how: object, **more: object) -> np.ndarray:
+        decoded.append(read(file, *how, **more))
+        return decoded[-1]
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
+    hours = audio(np.zeros(3600 * RATE), kind="FLAC")
+    assert client.post("/predict", content=hours).status_code == 413
+    assert 20 * RATE < sum(map(len, decoded)) < 100 * RATE
+
+
 def test_a_form_and_wrong_parameters(client: TestClient) -> None:
     form = client.post("/predict", files={"file": ("x.wav", audio(tone()))})
     assert form.status_code == 415
