@@ -163,7 +163,7 @@ def test_a_recording_that_was_cut_off_is_refused(tmp_path: Path, name: str) -> N
         load_audio(path)
 
 
-@pytest.mark.parametrize("size", [0x7FFFFFFF, 0xFFFFFFFF, 32_000 + 36])
+@pytest.mark.parametrize("size", [0x7FFFFFFF, 0xFFFFFFFF, 32_000 + 36, 32_000 + 44])
 def test_a_size_that_the_writer_did_not_know_is_no_cut(
     tmp_path: Path, size: int
 ) -> None:
@@ -212,7 +212,7 @@ def test_an_unfinished_header_is_no_recording_of_its_size(
     # A size that the writer did not know.
     unknown = changed(whole, mark, after, 0x7FFFFFFF, order)
     np.testing.assert_array_equal(decode_audio(unknown, "a"), plain)
-    for cut in (len(whole) // 2, len(whole) - 46):
+    for cut in (len(whole) // 2, len(whole) - 2):
         with pytest.raises(RecordingError, match="cut off"):
             decode_audio(whole[:cut], "a")
 
@@ -418,6 +418,11 @@ def test_ogg_of_which_a_page_is_missing_says_so(coding: str) -> None:
             decode_audio(whole[:page], "cut between pages")
     with pytest.raises(RecordingError, match="cut off"):
         decode_audio(whole[: pages[3]] + whole[pages[4] :], "without a page")
+    for place in (pages[0] + 40, pages[-1] + 300, len(whole) - 1):
+        flipped = bytearray(whole)
+        flipped[place] ^= 8
+        with pytest.raises(RecordingError, match=r"damaged.*checksum"):
+            decode_audio(bytes(flipped), "flipped")
     with pytest.raises(RecordingError, match="several recordings"):
         decode_audio(whole + whole, "of two")
     id3 = b"ID3\4\0\0\0\0\1\0" + bytes(128)

@@ -6,15 +6,13 @@ header: libsndfile would read nothing of it, or a part.
 """
 
 import struct
+import zlib
 from pathlib import Path
 
 from stages.core.errors import RecordingError
 
 CUT_OFF = "the recording is cut off"
 FIX = "restore the file; in a corpus, drop its row or use --on-error quarantine"
-
-_SLACK = 44
-"""Bytes that can be missing: some programs count a header of usual length."""
 
 _UNKNOWN = 0x7FFF0000
 """Programs that do not know the size when they write the header write at least this."""
@@ -32,6 +30,9 @@ _AU = {b".snd": ">II", b"dns.": "<II"}
 _FLAC = b"fLaC\0\0\0\x22"
 """How a FLAC file starts."""
 
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Each byte with its bits in the other order."""
+
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 
 
@@ -48,7 +49,8 @@ def check_size(data: bytes, path: Path | str) -> None:
         raise _several(path)
     start, stated = _stated(data)
     there = max(0, len(data) - start)
-    if there + _SLACK < stated < _UNKNOWN:
+    # Some programs state the size of the file, or what of it follows the first size.
+    if there < stated < _UNKNOWN and stated not in (len(data), len(data) - 8):
         raise RecordingError(
             CUT_OFF,
             path=path,
@@ -149,13 +151,29 @@ def _check_pages(data: bytes, path: Path | str) -> None:
     place, last = 0, 0
     while not last and data.startswith(b"OggS", place) and len(data) >= place + 27:
         last, lengths = data[place + 5] & 4, data[place + 26]
-        place += 27 + lengths + sum(data[place + 27 : place + 27 + lengths])
+        size = 27 + lengths + sum(data[place + 27 : place + 27 + lengths])
+        page = data[place : place + size]
+        place += size
+        if len(page) == size and not _is_sound(page):
+            raise RecordingError(
+                "the recording is damaged",
+                path=path,
+                found="a page that differs from its checksum",
+                fix=FIX,
+            )
     if not last or place > len(data):
         raise RecordingError(
             CUT_OFF, path=path, found="no end of the last page", fix=FIX
         )
     if data.find(b"OggS", place) > 0:
         raise _several(path)
+
+
+def _is_sound(page: bytes) -> bool:
+    """Whether an OGG page has its checksum: CRC-32, bits in the other order."""
+    content = page[:22] + bytes(4) + page[26:]
+    found = zlib.crc32(content.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return found.to_bytes(4, "big") == page[22:26].translate(_MIRRORED)
 
 
 def _several(path: Path | str) -> RecordingError:
