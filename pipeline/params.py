@@ -140,9 +140,9 @@ def parse_override(override: str) -> tuple[str, str, Any]:
     section, dot, key = name.strip().partition(".")
     if not (section and dot and key and equals):
         raise ConfigurationError(
-            "--set cannot be used", found=override, expected="SECTION.KEY=VALUE"
+            "--set cannot be used", found=shown(override), expected="SECTION.KEY=VALUE"
         )
-    return section, key, _parse(f"--set {override}", text)
+    return section, key, _parse(f"--set {override:.100}", text)
 
 
 def _section(path: Path, name: str, kind: type, values: Any) -> Any:

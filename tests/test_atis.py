@@ -596,7 +596,8 @@ def test_labels_can_be_tables_and_several_files(small: Tree) -> None:
     for number, lines in enumerate((LABELS[:3], LABELS[3:])):
         text = "\n".join(iob(*line) for line in lines) + "\n \n"
         small.record(f"{number}.w-intent.iob", text.encode())
-    joined = small.read(labels=("0.w-intent.iob", "1.w-intent.iob"))
+    (small.root / "0.w-intent.iob").rename(small.root / "u\u0308.w-intent.iob")
+    joined = small.read(labels=("ü.w-intent.iob", "1.w-intent.iob"))
     pd.testing.assert_frame_equal(joined.table, before)
     # Empty lines count.
     assert reasons(joined, "label") == {"1.w-intent.iob:7": "no recording"}

@@ -92,6 +92,10 @@ def test_supervisions_become_rows(corpus: Corpus) -> None:
     assert note.endswith(
         "mine_recordings_dev.jsonl.gz: 1 recordings without a supervision"
     )
+    # A Mac has two characters for `ü`.
+    (corpus.root / "lists").rename(corpus.root / "u\u0308")
+    assert listed(corpus.root, replace(PARAMS, prefix="ü/mine")) == ROWS
+    (corpus.root / "u\u0308").rename(corpus.root / "lists")
     # `data/<name>` is a link.
     (corpus.root.parent / "link").symlink_to(corpus.root)
     assert listed(corpus.root.parent / "link") == ROWS

@@ -244,6 +244,11 @@ def test_a_wrong_override_is_refused(tmp_path, override, complaint):
     assert complaint in refusal(tmp_path, "", override)
 
 
+def test_a_long_override_is_cut_in_the_message(tmp_path):
+    for override in (5000 * "x", f"a.b={5000 * '['}"):
+        assert len(refusal(tmp_path, "", override)) < 500
+
+
 def test_the_demo_preset_is_the_params_yaml_of_the_repository():
     assert (REPOSITORY / "params.yaml").read_bytes() == (
         REPOSITORY / "pipeline" / "presets" / "demo.yaml"

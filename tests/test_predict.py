@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -243,7 +244,19 @@ def test_no_row_of_a_table_is_lost(exported: Path, audio: Path) -> None:
     assert "line 2 has an unpaired quotation mark" in result.stderr
     (audio / "t.jsonl").write_text('{"path": "deep\\u0000/0.wav"}\n')
     result = pipeline("predict", audio / "t.jsonl", "--model", exported)
-    assert result.exit_code == 2 and "null byte" in result.stderr
+    assert result.exit_code == 2 and r"'deep\x00/0.wav'" in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["text", "csv", "jsonl"])
+def test_a_name_that_is_not_text_is_shown_with_its_bytes(
+    exported: Path, audio: Path, kind: str
+) -> None:
+    (audio / "deep/0.wav").rename(audio / "deep" / os.fsdecode(b"\xff.wav"))
+    result = pipeline("predict", audio / "deep", "--model", exported, "--format", kind)
+    assert result.exit_code == 0 and "\\udcff.wav" in result.stdout
+    if kind == "jsonl":
+        last = json.loads(result.stdout.splitlines()[-1])["id"]
+        assert os.fsencode(last).endswith(b"deep/\xff.wav")
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
@@ -271,6 +284,8 @@ def test_labels_and_paths_are_compared_as_they_look(
         ('{"path": "deep\\\\0.wav"}', "line 2 names a missing recording; .*write / in"),
         ('{"path": "play"}', "line 2 names a missing recording; .*are not swapped"),
         ('{"path": ""}', "line 2 has no path"),
+        ('{"path": "deep/0.wav", "id": "\\ud83d"}', "line 2 has a control character"),
+        ('{"path": "deep/0.wav", "id": "a\\nb"}', "line 2 has a control character"),
         ("\n{}", "line 2 is empty"),
         ('{"path": "deep/0.wav", "text": "one\u2028two"}', None),
     ],

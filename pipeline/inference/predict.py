@@ -58,6 +58,8 @@ def predict(
     def failed(error: PipelineError) -> None:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
 
+    # The name of a file need not be text.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     classifier = load_model(model)
     top = min(top, len(classifier.intents))
     counts = Counts()

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from stages.core.errors import InputError
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters and halves of characters, which no text has."""
+
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 # The characters of Unicode's property Default_Ignorable_Code_Point, except the two
 # joiners, and the annotation marks and the empty braille cell. Variation selectors are

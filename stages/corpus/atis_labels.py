@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stages.core.errors import InputError
+from stages.core.paths import path_on_disk
 from stages.core.table import clean_text, not_utf8
 from stages.corpus.atis_words import match_key
 from stages.corpus.rows import check_columns
@@ -66,7 +67,11 @@ def read_labels(root: Path, names: tuple[str, ...], joined_intents: str) -> Labe
     Raises:
         InputError: a label file is missing or invalid; names the line.
     """
-    lines = [line for name in names for line in _read_file(root / name, name)]
+    lines = [
+        line
+        for name in names
+        for line in _read_file(root / path_on_disk(root, name), name)
+    ]
     by_key: dict[str, list[Label]] = defaultdict(list)
     unmatched: list[Unmatched] = []
     refused: dict[str, str] = {}

@@ -3,16 +3,12 @@
 In error messages an entry is named by its place, such as `line 3` or `entry '17'`.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
 from stages.core.errors import InputError
 from stages.core.json_lines import parse_json
-from stages.core.table import clean_text, not_utf8
-
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters and halves of characters, which the manifest cannot hold."""
+from stages.core.table import CONTROL, clean_text, not_utf8
 
 _KINDS: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
 

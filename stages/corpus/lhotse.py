@@ -22,6 +22,7 @@ import pandas as pd
 
 from stages.core.errors import InputError, needs_extra
 from stages.core.json_lines import as_text
+from stages.core.paths import path_on_disk
 from stages.corpus.params import CorpusParams
 from stages.corpus.rows import checked_rows, joined_rows, split_of_parts
 
@@ -91,8 +92,9 @@ def _manifest_file(root: Path, prefix: str, kind: str, part: str) -> Path:
     start = f"{prefix}_" if prefix and not prefix.endswith(("_", "/")) else prefix
     name = f"{start}{kind}{part and '_'}{part}"
     for suffix in (".jsonl.gz", ".jsonl"):
-        if (root / f"{name}{suffix}").is_file():
-            return root / f"{name}{suffix}"
+        file = root / path_on_disk(root, f"{name}{suffix}")
+        if file.is_file():
+            return file
     raise InputError(
         f"no such manifest of {kind}",
         path=root / f"{name}.jsonl.gz",

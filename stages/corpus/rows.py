@@ -13,8 +13,7 @@ import pandas as pd
 
 from stages.core.errors import InputError
 from stages.core.manifest import SPLITS
-from stages.core.table import clean_text
-from stages.corpus.entry import CONTROL
+from stages.core.table import CONTROL, clean_text
 from stages.corpus.links import ALLOW, COPY
 from stages.corpus.params import CorpusParams
 

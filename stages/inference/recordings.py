@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 
 from stages.core.errors import InputError, PipelineError
 from stages.core.json_lines import as_text, read_lines
-from stages.core.paths import missing_fix, path_on_disk, short_path
-from stages.core.table import clean_text, read_columns
+from stages.core.paths import missing_fix, path_on_disk
+from stages.core.rules import shown
+from stages.core.table import CONTROL, clean_text, read_columns
 from stages.speech.loading import SUFFIXES
 
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -102,21 +103,26 @@ def _in_table(table: Path, root: Path) -> Iterator[Recording | PipelineError]:
                 path=table,
                 expected="a column path, and optionally id and intent",
             )
+        id = as_text(row.get("id")) or path
+        if CONTROL.search(path + id):
+            raise InputError(
+                f"{where} has a control character in its path or id",
+                path=table,
+                found=f"{shown(path)}, {shown(id)}",
+            )
         found = path_on_disk(root, path)
         fix = None if os.path.isfile(root / found) else missing_fix([path])
         if fix:
             yield InputError(
                 f"{where} names a missing recording",
                 path=table,
-                found=repr(short_path(path)),
+                found=shown(path),
                 fix=fix,
             )
             continue
         # Labels are compared as they look, as in training.
         intent = clean_text(as_text(row.get("intent")))
-        yield Recording(
-            as_text(row.get("id")) or path, root / found, intent=intent or None
-        )
+        yield Recording(id, root / found, intent=intent or None)
 
 
 def _rows(table: Path) -> Iterator[tuple[str, Any]]:
