@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from stages.core.files import write_text
+from stages.core.files import atomic_path, write_text
 from stages.core.hashing import fingerprint, hash_file
 from stages.core.runtime import progress
 from stages.corpus.params import REVISION, CorpusParams
@@ -165,11 +165,10 @@ def _speak(
         seed=params.seed + number,
     )
     for path, samples in zip(rows["path"], recordings, strict=True):
-        file = audio / path
-        file.parent.mkdir(parents=True, exist_ok=True)
         # libsndfile's own error does not say that the disk is full.
         content = io.BytesIO()
         soundfile.write(content, samples, SAMPLE_RATE, "PCM_16", format="WAV")
-        file.write_bytes(content.getvalue())
+        with atomic_path(audio / path, flush=False) as temporary:
+            temporary.write_bytes(content.getvalue())
     # Written last: it marks the speaker as complete.
     write_text(note, _note(recipe, [audio / path for path in rows["path"]]))

@@ -99,7 +99,8 @@ def load_audio(path: Path, sha256: str | None = None) -> np.ndarray:
         raise InputError(
             "the recording changed since the manifest was written",
             path=path,
-            fix="run `aln-pipeline prepare-corpus`, then this command again",
+            fix="run `aln-pipeline prepare-corpus`, then this command again; if that "
+            "changes nothing, the file is damaged: restore it",
         )
     return decode_audio(data, path)
 
