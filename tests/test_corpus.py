@@ -188,11 +188,11 @@ def test_recordings_of_an_interrupted_run_are_not_used(
 ) -> None:
     fourth = sorted(copied.output.glob("audio/train/*/*.wav"))[3]
     fourth.unlink()
-    fourth.symlink_to("/dev/full")
+    fourth.mkdir()
     copied.params = replace(PARAMS, seed=2)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(IsADirectoryError):
         copied.run(workers=1)
-    fourth.unlink()
+    fourth.rmdir()
     assert copied.audio() != spoken.audio()
     # With the old parameters, whose recipes the other speakers still have.
     copied.params = PARAMS
