@@ -259,8 +259,8 @@ def test_what_is_before_and_after_the_samples_is_not_one_of_them(
     for content in (noisy[:20], noisy):
         with pytest.raises(RecordingError, match="unfinished"):
             decode_audio(whole + content, kind)
-    if kind in ("WAV", "W64"):
-        place = whole.index(b"fact")
+    if kind != "AU":
+        place = whole.index(b"COMM" if kind == "AIFF" else b"fact")
         before = whole[:place] + chunk(kind, b"not") + whole[place:]
         np.testing.assert_array_equal(decode_audio(before, kind), plain)
         with pytest.raises(RecordingError, match="cut off"):
@@ -297,6 +297,9 @@ def test_flac_is_read_to_its_end_and_its_count_compared() -> None:
     for count in (1, 25_000, 4096 * 6, 49_999):
         with pytest.raises(RecordingError, match=rf"unfinished.*{count:,} samples"):
             decode_audio(with_count(whole, count), "a")
+    for count in (0, 50_000):
+        with pytest.raises(RecordingError, match="lost sync"):
+            decode_audio(with_count(whole, count)[: len(whole) // 2], "a")
     with pytest.raises(RecordingError, match=r"cut off; found 50,000.*50,001"):
         decode_audio(with_count(whole, 50_001), "a")
     for several in (whole + whole, with_count(whole, 0) + whole):
@@ -304,13 +307,15 @@ def test_flac_is_read_to_its_end_and_its_count_compared() -> None:
             decode_audio(several, "a")
 
 
-def mp3(wave: np.ndarray, rate: int) -> tuple[bytes, bytes]:
-    """A file of changing bit rate, with its header frame and without."""
+def mp3(
+    wave: np.ndarray, rate: int, bitrate: str = "VARIABLE", level: float = 0.2
+) -> tuple[bytes, bytes]:
+    """A file, by default of changing bit rate, with its header frame and without."""
     stream = io.BytesIO()
-    how = {"bitrate_mode": "VARIABLE", "compression_level": 0.2}
+    how = {"bitrate_mode": bitrate, "compression_level": level}
     soundfile.write(stream, wave, rate, format="MP3", **how)
     whole = stream.getvalue()
-    assert b"Xing" in whole[:64]
+    assert (b"Xing" if bitrate == "VARIABLE" else b"Info") in whole[:64]
     # The next frame starts with the same version, layer and rate, up to padding.
     start = whole.index(whole[:2], 100)
     while whole[start + 2] & 0x0C != whole[2] & 0x0C:
@@ -318,7 +323,7 @@ def mp3(wave: np.ndarray, rate: int) -> tuple[bytes, bytes]:
     return whole, whole[start:]
 
 
-@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])
 @pytest.mark.parametrize("backwards", [False, True])
 def test_mp3_without_a_count_of_frames_is_read_to_the_last_sample(
     rate: int, backwards: bool
@@ -371,10 +376,47 @@ def test_mp3_of_which_a_byte_is_missing_is_refused() -> None:
         bare[:9001] + bare,
         bare[:9000] + bytes(5000) + bare[14_000:],
         bare + bytes(range(200)),
+        bare + b"APETAGEX" + bytes(99) + bare,
         b"\xff\xfd" + bare[2:],  # layer II
+        bare[:2] + bytes([bare[2] | 0xF0]) + bare[3:],  # no bit rate
     ):
         with pytest.raises(RecordingError, match="the recording is damaged"):
             decode(damaged, "damaged")
+
+
+def test_the_count_that_mp3_states_is_compared_with_its_frames(
+    capfd: pytest.CaptureFixture,
+) -> None:
+    wave = np.random.default_rng(0).uniform(-0.7, 0.7, 48_000)
+    whole, bare = mp3(wave, 16_000, "CONSTANT", 0.5)
+    plain = decode(whole, "whole")[0]
+    assert len(plain) == 48_000
+    assert len(bare) % 360 == 0 and len(whole) == len(bare) + 360  # bytes of a frame
+    start, count = whole.index(b"Info"), len(bare) // 360
+    head, after = whole[: start + 8], whole[start + 12 :]
+    assert head + count.to_bytes(4, "big") + after == whole
+    for missing in (1, 3):
+        with pytest.raises(RecordingError, match=rf"cut off.*{count:,}, from the head"):
+            decode(whole[: -360 * missing], "cut between frames")
+    for cut in (-359, -358, -360 + 4):
+        for tag in (b"", b"TAG" + b"x" * 125):
+            with pytest.raises(RecordingError, match="cut off; found a part"):
+                decode(bare[:cut] + tag, "cut behind a header")
+    # It can count itself, state more bytes than the frames have, or no bytes.
+    counted = head + (count + 1).to_bytes(4, "big") + after
+    np.testing.assert_array_equal(decode(counted, "counted")[0], plain)
+    more = whole[: start + 12] + (2 * len(whole)).to_bytes(4, "big") + after[4:]
+    np.testing.assert_array_equal(decode(more, "more")[0], plain)
+    alone = head[:-4] + b"\0\0\0\1" + count.to_bytes(4, "big") + after[108:360]
+    alone = alone[:360].ljust(360, b"\0") + bare
+    np.testing.assert_array_equal(decode(alone, "alone")[0], plain)
+    # Frames that have a byte of padding.
+    assert len(decode(mp3(wave, 44_100, "CONSTANT", 0.5)[0], "padded")[0]) == 48_000
+    assert capfd.readouterr().err == ""
+    stereo = mp3(np.stack([wave, wave], 1), 16_000)[1]
+    for other in (mp3(wave, 24_000)[1], mp3(wave, 44_100)[1], stereo):
+        with pytest.raises(RecordingError, match="the recording is damaged"):
+            decode(bare + other, "of two kinds")
 
 
 def test_mp3_is_read_without_its_tags_and_prints_nothing(
@@ -385,12 +427,13 @@ def test_mp3_is_read_without_its_tags_and_prints_nothing(
     id3 = b"ID3\4\0\0" + bytes([0, 30, 66, 32]) + art  # 7 bits in a byte
     footed = b"ID3\4\0\x10\0\0\1\0" + bytes(128) + b"3DI" + bytes(7)
     ape = b"APETAGEX" + bytes(24) + art + b"APETAGEX" + bytes(24)
+    ape_1 = bytes([9, 0, 0, 0, 0, 0, 0, 0]) + b"Artist\0somebody" + ape[-32:]
     lyrics = b"LYRICSBEGININD0000200000029LYRICS200"
     tag = b"TAG" + b"\xff\xfb" + b"x" * 123
     for bare in files:
         plain = decode(bare, "plain")[0]
         for before in (b"", id3, footed, footed + id3 + bytes(3000)):
-            for after in (b"", tag, ape, ape + tag, lyrics + tag, id3, b" " * 3000):
+            for after in (b"", tag, ape_1, ape + tag, lyrics + tag, id3, b" " * 3000):
                 found = decode(before + bare + after, "tagged")[0]
                 np.testing.assert_array_equal(found, plain)
         # Damaged within frames, of which mpg123 prints much.

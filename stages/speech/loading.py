@@ -71,9 +71,6 @@ _CANCELLED = 0.1
 """Of the level that the average of unrelated channels has. Two equally loud ones are
 below with a correlation of -0.99: they differ by noise of -20 dB or less."""
 
-_SILENCE = 1e-12
-"""Of the square of a level; rounding alone is more."""
-
 _CLONE_FILES = 0x400
 """Of Linux's `sched.h`."""
 
@@ -320,7 +317,7 @@ def average(samples: np.ndarray, path: Path | str) -> np.ndarray:
     # Without each channel's mean: an offset is not heard.
     power = samples.var(axis=0, dtype=np.float64).mean()
     left = mean.var(dtype=np.float64) * channels
-    if channels > 1 and left < _CANCELLED**2 * power - _SILENCE:
+    if channels > 1 and left < _CANCELLED**2 * power:
         raise RecordingError(
             "the channels cancel each other when they are averaged",
             path=path,
