@@ -12,6 +12,7 @@ import torchaudio
 
 from stages.core.errors import InputError, RecordingError
 from stages.core.hashing import hash_file
+from stages.speech import loading
 from stages.speech.loading import (
     SAMPLE_RATE,
     decode,
@@ -360,6 +361,8 @@ def test_mp3_of_a_killed_recorder_is_read_to_the_last_frame() -> None:
     for zeros in (4, 8):  # no frames, and no bytes
         killed = whole[:place] + bytes(zeros) + whole[place + zeros :]
         np.testing.assert_array_equal(decode(killed, "killed")[0], expected)
+    with pytest.raises(RecordingError, match="empty"):
+        decode((whole[:place] + bytes(8) + whole[place + 8 :])[: -len(bare)], "at once")
     half = whole[:place] + (20).to_bytes(4, "big") + whole[place + 4 :]
     np.testing.assert_array_equal(decode(half, "killed")[0], expected)
     assert len(decode(bare + bare, "of two")[0]) > 2 * 48_000
@@ -379,14 +382,17 @@ def test_mp3_of_which_a_byte_is_missing_is_refused() -> None:
         bare + b"APETAGEX" + bytes(99) + bare,
         b"\xff\xfd" + bare[2:],  # layer II
         bare[:2] + bytes([bare[2] | 0xF0]) + bare[3:],  # no bit rate
+        bare[:2] + bytes([bare[2] | 0x0C]) + bare[3:],  # no sample rate
+        b"\xff\xeb" + bare[2:],  # no version
     ):
         with pytest.raises(RecordingError, match="the recording is damaged"):
             decode(damaged, "damaged")
 
 
 def test_the_count_that_mp3_states_is_compared_with_its_frames(
-    capfd: pytest.CaptureFixture,
+    capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loading, "_hide_stderr", lambda: None)
     wave = np.random.default_rng(0).uniform(-0.7, 0.7, 48_000)
     whole, bare = mp3(wave, 16_000, "CONSTANT", 0.5)
     plain = decode(whole, "whole")[0]
@@ -414,14 +420,17 @@ def test_the_count_that_mp3_states_is_compared_with_its_frames(
     assert len(decode(mp3(wave, 44_100, "CONSTANT", 0.5)[0], "padded")[0]) == 48_000
     assert capfd.readouterr().err == ""
     stereo = mp3(np.stack([wave, wave], 1), 16_000)[1]
-    for other in (mp3(wave, 24_000)[1], mp3(wave, 44_100)[1], stereo):
+    for other in (mp3(wave, 24_000)[1], mp3(wave, 32_000)[1], stereo):
         with pytest.raises(RecordingError, match="the recording is damaged"):
             decode(bare + other, "of two kinds")
 
 
 def test_mp3_is_read_without_its_tags_and_prints_nothing(
-    capfd: pytest.CaptureFixture,
+    capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hide = loading._hide_stderr
+    # Of a sound one, nothing needs to be hidden.
+    monkeypatch.setattr(loading, "_hide_stderr", lambda: None)
     files = mp3(np.random.default_rng(0).uniform(-0.7, 0.7, 48_000), 16_000)
     art = np.random.default_rng(1).bytes(500_000)
     id3 = b"ID3\4\0\0" + bytes([0, 30, 66, 32]) + art  # 7 bits in a byte
@@ -436,12 +445,15 @@ def test_mp3_is_read_without_its_tags_and_prints_nothing(
             for after in (b"", tag, ape_1, ape + tag, lyrics + tag, id3, b" " * 3000):
                 found = decode(before + bare + after, "tagged")[0]
                 np.testing.assert_array_equal(found, plain)
-        # Damaged within frames, of which mpg123 prints much.
+    assert capfd.readouterr().err == ""
+    # Damaged within frames, of which mpg123 prints much.
+    monkeypatch.setattr(loading, "_hide_stderr", hide)
+    for bare in files:
         damaged = bytearray(bare)
         for place in range(1100, len(bare), 150):
             if 0xFF not in damaged[place - 4 : place + 8]:
                 damaged[place : place + 4] = b"\0\x7f\1\x70"
-        assert len(decode(bytes(damaged), "damaged")[0]) == len(plain)
+        assert len(decode(bytes(damaged), "damaged")[0]) >= 48_000
     assert capfd.readouterr().err == ""
 
 

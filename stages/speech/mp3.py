@@ -36,7 +36,8 @@ def with_frame_count(data: bytes, path: Path | str) -> bytes:
     """The frames in `data`; the first one has no sound and states the others' number.
 
     Raises:
-        RecordingError: the recording is cut off, or something is between its frames.
+        RecordingError: the recording is cut off or empty, or something is between its
+            frames.
     """
     frames = _frames(data, path)
     count, there = len(frames) - 1, sum(map(len, frames))
@@ -50,12 +51,14 @@ def with_frame_count(data: bytes, path: Path | str) -> bytes:
             expected=f"{stated:,}, from the header",
             fix=FIX,
         )
+    if place and not count:
+        raise RecordingError("the recording is empty", path=path, fix=FIX)
     if stated and stated >= count:  # it also has the encoder's delay
         counts = struct.pack(">2I", count, there)[: 8 if size else 4]
         frames[0] = frames[0][:place] + counts + frames[0][place + len(counts) :]
     else:  # none, or from a recorder that was killed
-        frames = frames[1:] if place else frames
-        frames.insert(0, _count_frame(frames[0], len(frames)))
+        sound = frames[1:] if place else frames
+        frames = [_count_frame(frames[0], len(sound)), *sound]
     return b"".join(frames)
 
 
@@ -103,15 +106,9 @@ def _length(head: bytes, kind: tuple[int, int, bool]) -> int:
     """Bytes of the frame with this header; 0 if it is none, or of another kind."""
     if len(head) < 4 or _kind(head) != kind:
         return 0
-    synchronous, version, layer = head[1] >> 5, head[1] >> 3 & 3, head[1] >> 1 & 3
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
     speed, rate = head[2] >> 4, head[2] >> 2 & 3
-    if (
-        synchronous != 7
-        or version == 1
-        or layer != 1
-        or rate == 3
-        or not 0 < speed < 15
-    ):
+    if version == 1 or layer != 1 or rate == 3 or not 0 < speed < 15:
         return 0
     kilobits = (_KILOBITS if version == _MPEG_1 else _KILOBITS_2)[speed - 1]
     bits = 144_000 if version == _MPEG_1 else 72_000
