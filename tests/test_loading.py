@@ -12,7 +12,6 @@ import torchaudio
 
 from stages.core.errors import InputError, RecordingError
 from stages.core.hashing import hash_file
-from stages.speech import loading
 from stages.speech.loading import (
     SAMPLE_RATE,
     decode,
@@ -390,9 +389,8 @@ def test_mp3_of_which_a_byte_is_missing_is_refused() -> None:
 
 
 def test_the_count_that_mp3_states_is_compared_with_its_frames(
-    capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(loading, "_hide_stderr", lambda: None)
     wave = np.random.default_rng(0).uniform(-0.7, 0.7, 48_000)
     whole, bare = mp3(wave, 16_000, "CONSTANT", 0.5)
     plain = decode(whole, "whole")[0]
@@ -426,11 +424,8 @@ def test_the_count_that_mp3_states_is_compared_with_its_frames(
 
 
 def test_mp3_is_read_without_its_tags_and_prints_nothing(
-    capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture,
 ) -> None:
-    hide = loading._hide_stderr
-    # Of a sound one, nothing needs to be hidden.
-    monkeypatch.setattr(loading, "_hide_stderr", lambda: None)
     files = mp3(np.random.default_rng(0).uniform(-0.7, 0.7, 48_000), 16_000)
     art = np.random.default_rng(1).bytes(500_000)
     id3 = b"ID3\4\0\0" + bytes([0, 30, 66, 32]) + art  # 7 bits in a byte
@@ -445,15 +440,6 @@ def test_mp3_is_read_without_its_tags_and_prints_nothing(
             for after in (b"", tag, ape_1, ape + tag, lyrics + tag, id3, b" " * 3000):
                 found = decode(before + bare + after, "tagged")[0]
                 np.testing.assert_array_equal(found, plain)
-    assert capfd.readouterr().err == ""
-    # Damaged within frames, of which mpg123 prints much.
-    monkeypatch.setattr(loading, "_hide_stderr", hide)
-    for bare in files:
-        damaged = bytearray(bare)
-        for place in range(1100, len(bare), 150):
-            if 0xFF not in damaged[place - 4 : place + 8]:
-                damaged[place : place + 4] = b"\0\x7f\1\x70"
-        assert len(decode(bytes(damaged), "damaged")[0]) >= 48_000
     assert capfd.readouterr().err == ""
 
 

@@ -1,13 +1,10 @@
 """Reading recordings: any rate and channel count to 16 kHz mono float32."""
 
-import ctypes
 import io
 import math
-import os
 import re
 import stat
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -70,9 +67,6 @@ _BLOCK = 2**20
 _CANCELLED = 0.1
 """Of the level that the average of unrelated channels has. Two equally loud ones are
 below with a correlation of -0.99: they differ by noise of -20 dB or less."""
-
-_CLONE_FILES = 0x400
-"""Of Linux's `sched.h`."""
 
 _LARGEST_KERNEL = 50_000_000
 """Taps of all phases; a rate with few common factors would need gigabytes."""
@@ -208,7 +202,7 @@ def decode(
     try:
         if is_mp3(sound):
             sound = with_frame_count(sound, path)
-            samples, rate, frames = _decoded_quietly(sound, longest)
+            samples, rate, frames = _decoded(sound, longest)
         else:
             check_size(data, path)
             samples, rate, frames = _decoded(data, longest)
@@ -245,22 +239,6 @@ def _decoded(data: bytes, longest: float | None) -> tuple[np.ndarray, int, int]:
             stated = int(count[1])
         most = math.inf if longest is None else longest * file.samplerate
         return _read(file, stated, most), file.samplerate, stated
-
-
-def _decoded_quietly(data: bytes, longest: float | None) -> tuple[np.ndarray, int, int]:
-    """As `_decoded`, without what mpg123 prints about damaged frames.
-
-    In a thread whose stderr goes nowhere, since other threads need theirs meanwhile.
-    """
-    with ThreadPoolExecutor(1, initializer=_hide_stderr) as pool:
-        return pool.submit(_decoded, data, longest).result()
-
-
-def _hide_stderr() -> None:
-    """Give this thread file descriptors of its own. Some containers refuse that."""
-    if ctypes.CDLL(None).unshare(_CLONE_FILES) == 0:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
 
 
 class _Bytes(io.BytesIO):
