@@ -131,7 +131,8 @@ def _write(root: Path, count: int) -> list[Path]:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         wave = noise[start : start + int(seconds * _RATE)]
         soundfile.write(root / path, wave, _RATE, "PCM_16")
-        tables[split].writerow([path, speaker, "noise", "make", "noise", "none"])
+        action = ("make", "stop")[number % 2]
+        tables[split].writerow([path, speaker, "noise", action, "noise", "none"])
         paths.append(root / path)
     for stream in streams.values():
         stream.close()

@@ -64,6 +64,9 @@ _RATES = range(1000, 10_000_001)
 _BLOCK = 2**20
 """Samples of all channels that are decoded at once."""
 
+_MORE = 2**14
+"""The same beyond the number that the header states. There is usually nothing."""
+
 _CANCELLED = 0.1
 """Of the level that the average of unrelated channels has. Two equally loud ones are
 below with a correlation of -0.99: they differ by noise of -20 dB or less."""
@@ -265,13 +268,14 @@ def _read(file: soundfile.SoundFile, stated: int, most: float) -> np.ndarray:
     Those of a longer file than `most` end somewhere after that.
     """
     size = max(1, _BLOCK // file.channels)
+    more = min(size, _MORE)
     blocks = [np.zeros((0, file.channels), np.float32)]
     there = 0
     while there <= most:
         left = stated - there
         try:
             block = file.read(
-                min(size, left) if left > 0 else size, "float32", always_2d=True
+                min(size, left) if left > 0 else more, "float32", always_2d=True
             )
         except soundfile.LibsndfileError:
             if left > 0:
@@ -290,12 +294,15 @@ def average(samples: np.ndarray, path: Path | str) -> np.ndarray:
     Raises:
         RecordingError: they cancel, as do two of opposite phase.
     """
-    mean = samples.astype(np.float32, copy=False).mean(axis=1)
+    samples = samples.astype(np.float32, copy=False)
     channels = samples.shape[1]
+    if channels == 1:
+        return samples[:, 0]
+    mean = samples.mean(axis=1)
     # Without each channel's mean: an offset is not heard.
     power = samples.var(axis=0, dtype=np.float64).mean()
     left = mean.var(dtype=np.float64) * channels
-    if channels > 1 and left < _CANCELLED**2 * power:
+    if left < _CANCELLED**2 * power:
         raise RecordingError(
             "the channels cancel each other when they are averaged",
             path=path,
