@@ -270,7 +270,7 @@ def _open_mapped(folder: Path, corpus: Corpus) -> Epoch:
 
 def _open_loaded(folder: Path, corpus: Corpus) -> Epoch:
     frames, offsets = CacheReader(folder).load(corpus.keys)
-    labels = np.zeros(len(corpus.keys), dtype=np.int64)
+    labels = np.zeros((len(corpus.keys), 1), dtype=np.int64)
     utterances = Utterances.from_arrays(frames, offsets, labels)
 
     def epoch(seed: int) -> Iterator[tuple[list[int], np.ndarray]]:

@@ -35,7 +35,8 @@ from stages.acoustic.encoder import Encoder
 from stages.acoustic.encoding import encode
 from stages.acoustic.frames import FRAME_STEP, frame_count
 from stages.core.files import write_json
-from stages.core.manifest import read_intents, read_manifest
+from stages.core.labels import INTENT, Labels
+from stages.core.manifest import read_labels, read_manifest
 from stages.core.runtime import one_thread, progress
 from stages.speech.loading import SAMPLE_RATE, load_audio
 from stages.student.batches import Utterances
@@ -108,7 +109,9 @@ def _waves(corpus: Path, unseen: list[str]) -> tuple[tuple, tuple, dict[str, tup
     table = read_manifest(corpus / "manifest.csv")
     intents = {
         name: number
-        for number, name in enumerate(read_intents(corpus / "intents.json"))
+        for number, name in enumerate(
+            read_labels(corpus / "intents.json").slots[INTENT]
+        )
     }
     table["label"] = table["intent"].map(intents)
     voices = pd.read_csv("data/demo/voices.csv").set_index("speaker")
@@ -205,7 +208,7 @@ def _utterances(features: Features, waves: list[np.ndarray], labels: np.ndarray)
     parts = [rows[place] for place in range(len(waves))]
     offsets = np.cumsum([0, *(len(part) for part in parts)])
     return Utterances.from_arrays(
-        np.concatenate(parts), offsets, labels.astype(np.int64)
+        np.concatenate(parts), offsets, labels[:, None].astype(np.int64)
     )
 
 
@@ -226,11 +229,12 @@ def _accuracies(
         one.frames.sub_(mean).div_(deviation)
         one.means.sub_(mean).div_(deviation)
     variant = Variant("baseline2", None, params)
+    labels = Labels.of(f"{number:03d}" for number in trained.labels.flatten().tolist())
     network = {
         "system": variant.system,
         "acoustic_dim": trained.frames.shape[1],
         "linguistic_dim": None,
-        "intents": int(trained.labels.max()) + 1,
+        "values": labels.sizes,
         "architecture": asdict(variant.architecture),
     }
     scores: dict[str, list[float]] = {name: [] for name in held_out}
@@ -241,13 +245,14 @@ def _accuracies(
                     variant,
                     seed,
                     network=network,
+                    labels=labels,
                     train=trained,
                     valid=chosen,
                     count_epoch=bar.update,
                 )
             model = student.model(torch.device("cpu"))
             for name, split in held_out.items():
-                hits = classify(model, split).argmax(1) == split.labels
+                hits = classify(model, split).argmax(1) == split.labels[:, 0]
                 scores[name].append(100 * float(hits.double().mean()))
     return pd.DataFrame(scores, index=list(params.seeds))
 

@@ -38,7 +38,7 @@ from stages.acoustic.encoding import encode
 from stages.acoustic.graph import build_graph
 from stages.acoustic.onnx_encoder import OnnxEncoder
 from stages.baseline1.transcribing import choose_recogniser
-from stages.core.manifest import read_intents
+from stages.core.manifest import read_labels
 from stages.core.runtime import one_thread, quiet_transformers
 from stages.core.text import normalise_text
 from stages.inference.classifier import IntentClassifier
@@ -151,7 +151,7 @@ def _systems(
 
 
 def _pipeline(params: Params, layout: Layout, table: pd.DataFrame) -> System:
-    intents = read_intents(layout.corpus_files.intents)
+    labels = read_labels(layout.corpus_files.intents)
     texts = table.loc[table["split"] == "train", "text"].map(normalise_text)
     recogniser = choose_recogniser(
         params.baseline1,
@@ -163,8 +163,10 @@ def _pipeline(params: Params, layout: Layout, table: pd.DataFrame) -> System:
     classifier, tokenizer = load_classifier(layout.teacher, CPU)
 
     def classify_wave(wave: np.ndarray) -> str:
-        numbers, _ = predict(classifier, tokenizer, [normalise_text(transcribe(wave))])
-        return intents[int(numbers[0])]
+        numbers, _ = predict(
+            classifier, tokenizer, [normalise_text(transcribe(wave))], labels
+        )
+        return labels.frames(numbers)[0]
 
     return classify_wave
 

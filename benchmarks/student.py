@@ -132,7 +132,7 @@ def _noise(count: int, device: torch.device) -> Utterances:
     return Utterances.from_arrays(
         generator.standard_normal((offsets[-1], _DIM), np.float32),
         offsets,
-        generator.integers(0, _INTENTS, count),
+        generator.integers(0, _INTENTS, (count, 1)),
         texts=generator.integers(0, _TEXTS, count),
         vectors=generator.standard_normal((_TEXTS, _TARGET_DIM), np.float32),
         device=device,
@@ -147,7 +147,7 @@ def _start(
         system="aln",
         acoustic_dim=_DIM,
         linguistic_dim=_TARGET_DIM,
-        intents=_INTENTS,
+        values=[_INTENTS],
         architecture=Architecture(),
     ).to(device)
     return model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -176,7 +176,7 @@ def _train(
     began = time.perf_counter()
     for batch in batches:
         output = model(batch.features, batch.lengths)
-        loss = losses(output, batch.labels, batch.targets, _ALPHA)
+        loss = losses(output, batch.labels, batch.targets, _ALPHA, [_INTENTS])
         optimiser.zero_grad()
         loss.total.backward()
         optimiser.step()

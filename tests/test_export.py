@@ -41,7 +41,7 @@ def network(
             "system": system,
             "acoustic_dim": 16,
             "linguistic_dim": None if system == "baseline2" else 12,
-            "intents": 5,
+            "values": [5],
             "architecture": {"gru_width": 7, **architecture},
         }
     )

@@ -14,7 +14,7 @@ from stages.core.manifest import (
     COLUMNS,
     QUARANTINE_COLUMNS,
     read_conditions,
-    read_intents,
+    read_labels,
     read_manifest,
     read_quarantine,
     write_manifest,
@@ -56,7 +56,7 @@ def test_rows_and_intents_are_sorted_so_their_order_does_not_matter(tmp_path):
     assert one.read_text().splitlines()[2] == (
         f"c/test,test.wav,test,s,lights on,on,1.2500,{'ab' * 32}"
     )
-    assert read_intents(one.with_name("intents.json")) == ["a", "on", "z", "ö"]
+    assert read_labels(one.with_name("intents.json")).to_json() == ["a", "on", "z", "ö"]
 
 
 # No control characters: the corpus stage refuses them.
@@ -81,7 +81,7 @@ def test_any_text_is_read_as_it_was_written(tmp_path: Path, texts: list[str]) ->
     found = read_manifest(path)
     records = sorted(expected.to_dict("records"), key=lambda row: row["id"])
     assert found.to_dict("records") == records
-    assert read_intents(path.with_name("intents.json")) == [rows[0]["intent"]]
+    assert read_labels(path.with_name("intents.json")).to_json() == [rows[0]["intent"]]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_an_inconsistent_manifest_is_not_written(
 
 READERS = {
     "manifest.csv": (read_manifest, "corpus", "prepare-corpus"),
-    "intents.json": (read_intents, "corpus", "prepare-corpus"),
+    "intents.json": (read_labels, "corpus", "prepare-corpus"),
     "conditions.csv": (read_conditions, "corpus", "prepare-corpus"),
     "quarantine.csv": (read_quarantine, "quarantine", "extract-acoustic"),
 }

@@ -46,7 +46,7 @@ def make_network(system: str, **changes: Any) -> dict[str, Any]:
         "system": system,
         "acoustic_dim": D,
         "linguistic_dim": None if system == "baseline2" else H,
-        "intents": INTENTS,
+        "values": [INTENTS],
         "architecture": asdict(Architecture(gru_width=WIDTH, **changes)),
     }
 
@@ -172,16 +172,17 @@ def test_networks_compute_the_equations_of_the_paper(
 def test_losses_are_equations_1_3_and_4(alpha: float) -> None:
     generator = np.random.default_rng(1)
     logits, pooled = generator.normal(size=(3, INTENTS)), generator.normal(size=(3, H))
-    targets, labels = generator.normal(size=(3, H)), np.array([2, 0, 3])
+    targets, labels = generator.normal(size=(3, H)), np.array([[2], [0], [3]])
     output = Output(torch.tensor(logits), torch.tensor(pooled))
-    loss = losses(output, torch.tensor(labels), torch.tensor(targets), alpha)
+    given = torch.tensor(labels), torch.tensor(targets), alpha, [INTENTS]
+    loss = losses(output, *given)
 
     transfer = sum(
         (targets[i] - pooled[i]) @ (targets[i] - pooled[i]) for i in range(3)
     )
     transfer /= 3 * H
     chosen = [
-        np.exp(row[label]) / np.exp(row).sum()
+        np.exp(row[label[0]]) / np.exp(row).sum()
         for row, label in zip(logits, labels, strict=True)
     ]
     intent = -np.log(chosen).mean()
@@ -194,7 +195,7 @@ def test_losses_are_equations_1_3_and_4(alpha: float) -> None:
 
 def test_the_loss_of_baseline2_is_the_intent_loss_alone() -> None:
     output = Output(torch.tensor([[1.0, 3.0]]), None)
-    loss = losses(output, torch.tensor([0]), None, None)
+    loss = losses(output, torch.tensor([[0]]), None, None, [2])
     assert loss.transfer is None
     assert float(loss.total) == pytest.approx(np.log(1 + np.exp(2.0)))
 
@@ -239,8 +240,10 @@ def gradients(
 ) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     targets = None if alpha is None else make_targets()
-    labels = torch.tensor([0, 1, 2, 3])
-    total = losses(both(model, make_features())[way], labels, targets, alpha).total
+    labels = torch.tensor([[0], [1], [2], [3]])
+    total = losses(
+        both(model, make_features())[way], labels, targets, alpha, [INTENTS]
+    ).total
     total.backward()
     found = {
         name: torch.zeros_like(weight) if weight.grad is None else weight.grad
@@ -274,9 +277,14 @@ def test_alpha_1_trains_the_transfer_layer_alone(system: str) -> None:
 @pytest.mark.parametrize("system", TRANSFER_SYSTEMS)
 def test_alpha_0_ignores_the_teacher(system: str) -> None:
     model = make_model(system)
-    output, labels = both(model, make_features())["folded"], torch.tensor([0, 1, 2, 3])
+    output, labels = (
+        both(model, make_features())["folded"],
+        torch.tensor([[0], [1], [2], [3]]),
+    )
     targets = make_targets()
-    loss, other = (losses(output, labels, x, 0.0) for x in (targets, 9 * targets))
+    loss, other = (
+        losses(output, labels, x, 0.0, [INTENTS]) for x in (targets, 9 * targets)
+    )
     assert loss.transfer != other.transfer and loss.total == other.total
 
 
@@ -317,7 +325,7 @@ def make_utterances(count: int = 300) -> Utterances:
     frames = generator.normal(size=(offsets[-1], 3)).astype(np.float32)
     texts = generator.integers(0, 10, count)
     vectors = generator.normal(size=(10, 2)).astype(np.float32)
-    labels = generator.integers(0, 5, count)
+    labels = generator.integers(0, 5, (count, 1))
     return Utterances.from_arrays(frames, offsets, labels, texts=texts, vectors=vectors)
 
 

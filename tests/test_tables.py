@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from stages.baseline1.given import read_given
 from stages.core.errors import InputError
-from stages.core.manifest import read_intents, read_manifest
+from stages.core.manifest import read_labels, read_manifest
 from stages.core.table import clean_text, read_columns
 from stages.corpus.params import CorpusParams
 from stages.corpus.run import Summary, read_corpus, run
@@ -236,7 +236,7 @@ def test_words_for_nothing_are_labels_and_numbers_are_as_written(
         write_tone(root / row[0], 300, 0.1, number)
     write_table(root, rows)
     manifest = prepare().manifest
-    assert read_intents(manifest.with_name("intents.json")) == sorted(names)
+    assert read_labels(manifest.with_name("intents.json")).to_json() == sorted(names)
     assert set(read_manifest(manifest)["text"]) == {"null", "nan", "NA"}
     write_table(root, rows, "t.jsonl")
     expected = manifest.read_bytes()

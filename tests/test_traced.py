@@ -34,7 +34,7 @@ def student() -> AcousticLinguisticNetwork:
             "system": "aln",
             "acoustic_dim": 12,
             "linguistic_dim": 8,
-            "intents": 5,
+            "values": [5],
             # Else a rounding error moves a maximum, and attention, to another frame.
             "architecture": {"gru_width": 7, "frame_pooling": "mean"},
         }

@@ -22,7 +22,7 @@ from stages.core.errors import CacheError, PipelineError
 from stages.core.hashing import hash_array
 from stages.core.manifest import (
     read_conditions,
-    read_intents,
+    read_labels,
     read_manifest,
     read_quarantine,
 )
@@ -50,7 +50,7 @@ def _checks(layout: Layout) -> Iterator[tuple[Path, Callable[[Path], object]]]:
     """Each file or folder, and what raises an error if it is damaged."""
     corpus = layout.corpus_files
     yield corpus.manifest, read_manifest
-    yield corpus.intents, read_intents
+    yield corpus.intents, read_labels
     yield corpus.conditions, read_conditions
     if digest_path(layout.acoustic).exists():
         yield corpus.quarantine, read_quarantine

@@ -15,7 +15,6 @@ only the texts are read, and only if the language model is `train`.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ import pandas as pd
 from stages.baseline1.params import LANGUAGE_MODELS, REVISION, Baseline1Params
 from stages.core.corpus_files import CorpusFiles
 from stages.core.files import write_json
+from stages.core.labels import Labels
 from stages.core.results import find, identify, model_files, require, result_folder
 from stages.core.runtime import RunOptions, choose_device, quiet_transformers
 from stages.core.text import normalise_text
@@ -149,10 +149,10 @@ def _measure(
     # Not at the top: importing torch takes longer than finding a finished result.
     from stages.baseline1.given import read_given
     from stages.baseline1.transcribing import choose_recogniser, transcribe
-    from stages.core.manifest import read_intents
+    from stages.core.manifest import read_labels
 
     device = choose_device(options.device)
-    intents = read_intents(corpus.intents)
+    labels = read_labels(corpus.intents)
     table = corpus.read_usable()
     table["text"] = table["text"].map(normalise_text)
     rows = table[table["split"].isin(TRANSCRIBED)].reset_index(drop=True)
@@ -178,13 +178,13 @@ def _measure(
         )
     rows["transcript"] = [normalise_text(text) for text in texts]
     rows["predicted"], rows["confidence"] = _classify(
-        teacher, rows["transcript"], intents, device
+        teacher, rows["transcript"], labels, device
     )
-    return rows, {"recogniser": name, **_scores(rows)}, computed
+    return rows, {"recogniser": name, **_scores(rows, labels)}, computed
 
 
 def _classify(
-    teacher: Path, texts: pd.Series, intents: Sequence[str], device: "torch.device"
+    teacher: Path, texts: pd.Series, labels: Labels, device: "torch.device"
 ) -> tuple[np.ndarray, np.ndarray]:
     """The intent of each of `texts`, and its probability."""
     from stages.teacher.bert import load_classifier, predict
@@ -192,13 +192,13 @@ def _classify(
     distinct, rows = np.unique(texts.to_numpy(str), return_inverse=True)
     with quiet_transformers():
         classifier, tokenizer = load_classifier(teacher, device)
-        numbers, confidences = predict(classifier, tokenizer, distinct.tolist())
-    return np.array(intents)[numbers][rows], confidences[rows]
+        numbers, confidences = predict(classifier, tokenizer, distinct.tolist(), labels)
+    return np.array(labels.frames(numbers))[rows], confidences[rows]
 
 
-def _scores(rows: pd.DataFrame) -> dict[str, float]:
+def _scores(rows: pd.DataFrame, labels: Labels) -> dict[str, float]:
     """Accuracy and word errors by split."""
-    from stages.core.metrics import measure
+    from stages.core.metrics import measure_frames
     from stages.core.word_errors import count_errors
 
     scores: dict[str, float] = {}
@@ -206,7 +206,7 @@ def _scores(rows: pd.DataFrame) -> dict[str, float]:
         found = rows[rows["split"] == split]
         errors = count_errors(found["text"].tolist(), found["transcript"].tolist())
         measured = {
-            **measure(found["intent"], found["predicted"]),
+            **measure_frames(labels, found),
             "word_error_rate": errors.rate,
         }
         scores |= {f"{split}_{key}": round(v, 4) for key, v in measured.items()}

@@ -7,13 +7,14 @@ Columns of the manifest, one row per utterance, sorted by id:
     split         train, valid or test
     speaker       name of the speaker
     text          transcript
-    intent        label
+    intent        label; in a corpus with slots their values, joined by `|`
     seconds       duration; 0 if the file cannot be read
     audio_sha256  hash of the audio file
 
-`intents.json` is the sorted list of the intents in train; the index of an intent is its
-class number. `conditions.csv` has the columns id and condition: how a recording was
-made, where that is known. No file contains a time or an absolute path.
+`intents.json` has the labels of train, see `stages/core/labels.py`: the sorted intents,
+or the sorted values of each slot. `conditions.csv` has the columns id and condition:
+how a recording was made, where that is known. No file contains a time or an absolute
+path.
 
 `quarantine.csv`, which extract-acoustic writes, lists the recordings that it set aside:
 id, path, audio_sha256 and reason. Later stages read the manifest without them.
@@ -26,11 +27,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from stages.core.checksums import check_sum, write_sums
 from stages.core.errors import InputError
 from stages.core.files import atomic_path, write_json
+from stages.core.labels import Labels
 
 COLUMNS = (
     "id",
@@ -50,22 +53,24 @@ _PREPARE = "run `aln-pipeline prepare-corpus`"
 _EXTRACT = "run `aln-pipeline extract-acoustic`"
 
 
-def write_manifest(path: Path, table: pd.DataFrame) -> None:
+def write_manifest(path: Path, table: pd.DataFrame, slots: Sequence[str] = ()) -> None:
     """Check `table` and write it, sorted by id, and the files that go with it.
 
     Args:
         path: the manifest.
         table: columns `COLUMNS` and, where it is known, condition.
+        slots: of the corpus, if it names any.
 
     Raises:
-        InputError: an id is not unique, a split is unknown or empty, or an intent is
-            not in train; names the file and the row.
+        InputError: an id is not unique, a split is unknown or empty, or an intent or
+            the value of a slot is not in train; names the file and the row.
     """
     table = table.sort_values("id", ignore_index=True)
-    _check(path, table)
+    train = table.loc[table["split"] == "train", "intent"]
+    labels = Labels.of(train, slots)
+    _check(path, table, labels)
     _write_table(path, table, COLUMNS)
-    intents = sorted(table.loc[table["split"] == "train", "intent"].unique())
-    write_json(path.with_name("intents.json"), intents)
+    write_json(path.with_name("intents.json"), labels.to_json())
     known = table.reindex(columns=list(CONDITION_COLUMNS)).dropna()
     _write_table(path.with_name("conditions.csv"), known, CONDITION_COLUMNS)
     names = (path.name, "intents.json", "conditions.csv")
@@ -103,7 +108,8 @@ def read_usable(manifest: Path, quarantine: Path) -> pd.DataFrame:
     names = set(zip(bad["id"], bad["audio_sha256"], strict=True))
     rows = zip(table["id"], table["audio_sha256"], strict=True)
     usable = table.loc[[row not in names for row in rows]].reset_index(drop=True)
-    _check(manifest, usable, quarantined=len(table) - len(usable))
+    labels = read_labels(manifest.with_name("intents.json"))
+    _check(manifest, usable, labels, quarantined=len(table) - len(usable))
     return usable
 
 
@@ -122,15 +128,14 @@ def read_quarantine(path: Path) -> pd.DataFrame:
     return _read_table(path, QUARANTINE_COLUMNS, QUARANTINE_SUMS, _EXTRACT)
 
 
-def read_intents(path: Path) -> list[str]:
-    """The sorted intents; the index of an intent is its class number.
+def read_labels(path: Path) -> Labels:
+    """The labels in `intents.json`.
 
     Raises:
         InputError: the file is missing or has changed.
     """
     check_sum(path, CORPUS_SUMS, fix=_PREPARE)
-    intents: list[str] = json.loads(path.read_text(encoding="utf-8"))
-    return intents
+    return Labels.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _write_table(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -171,12 +176,15 @@ def check_columns(
         )
 
 
-def _check(path: Path, table: pd.DataFrame, *, quarantined: int = 0) -> None:
+def _check(
+    path: Path, table: pd.DataFrame, labels: Labels, *, quarantined: int = 0
+) -> None:
     """Check what every later stage relies on.
 
     Args:
         path: the manifest, for messages.
         table: its rows.
+        labels: of the corpus.
         quarantined: number of rows left out of `table`.
     """
     note = f" ({quarantined} recordings are quarantined)" if quarantined else ""
@@ -197,19 +205,26 @@ def _check(path: Path, table: pd.DataFrame, *, quarantined: int = 0) -> None:
                 path=path,
                 fix=f"{repair}add utterances to that split",
             )
-    trained = set(table.loc[table["split"] == "train", "intent"])
-    for row in table[~table["intent"].isin(trained)].itertuples():
-        # Without quarantined rows, the index is not the row in the file.
-        name = row.id if quarantined else f"row {row.Index + 2} ({row.id})"
-        raise InputError(
-            f"{name} has intent {row.intent!r}, which no train utterance has{note}",
-            path=path,
-            fix=f"{repair}move an utterance of that intent to train, or drop the row",
-        )
+    values = labels.values(table["intent"])
+    in_train = (table["split"] == "train").to_numpy()
+    for slot, column in values.items():
+        found = np.array(column, dtype=object)
+        for place in np.flatnonzero(~np.isin(found, found[in_train])):
+            id = table["id"].iloc[place]
+            # Without quarantined rows, the place is not the row in the file.
+            name = id if quarantined else f"row {place + 2} ({id})"
+            raise InputError(
+                f"{name} has {slot} {found[place]!r}, which no train utterance has"
+                f"{note}",
+                path=path,
+                fix=f"{repair}move an utterance of that {slot} to train, or drop the "
+                "row",
+            )
+    trained = table["intent"][in_train].unique()
     if quarantined and len(trained) == 1:
         raise InputError(
             f"all utterances of train have one intent{note}",
             path=path,
-            found=repr(min(trained)),
+            found=repr(trained[0]),
             fix=f"{repair}add utterances of another intent",
         )

@@ -4,31 +4,58 @@ If most utterances have the same intent, as in ATIS, a model that always predict
 a high accuracy; macro-F1 weights all intents equally.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-Labels = Sequence | np.ndarray
+from stages.core.labels import Labels
+
+Classes = Sequence | np.ndarray
 """Names or class numbers of intents, (n,), n at least 1."""
 
 BINS = 15
 """Of `calibration_error`."""
 
 
-def measure(actual: Labels, predicted: Labels) -> dict[str, float]:
-    """Both metrics, by the names used in all tables of scores."""
-    return {
-        "accuracy": accuracy(actual, predicted),
-        "macro_f1": macro_f1(actual, predicted),
+def measure(
+    labels: Labels, actual: np.ndarray, predicted: np.ndarray
+) -> dict[str, float]:
+    """Both metrics, by the names used in all tables of scores.
+
+    With slots, the accuracy is that of whole frames, macro-F1 the mean over slots, and
+    `<slot>_accuracy` the accuracy of each slot.
+
+    Args:
+        labels: of the corpus.
+        actual: names or class numbers (n, slots).
+        predicted: likewise.
+    """
+    pairs = list(zip(labels.slots, actual.T, predicted.T, strict=True))
+    scores = {
+        "accuracy": 100 * float((actual == predicted).all(1).mean()),
+        "macro_f1": float(np.mean([macro_f1(true, guess) for _, true, guess in pairs])),
     }
+    if labels.has_slots:
+        scores |= {f"{slot}_accuracy": accuracy(*pair) for slot, *pair in pairs}
+    return scores
 
 
-def accuracy(actual: Labels, predicted: Labels) -> float:
+def measure_frames(labels: Labels, table: Mapping[str, Any]) -> dict[str, float]:
+    """`measure` of a table with the frames `intent` and `predicted`."""
+    actual, predicted = (
+        np.array(list(labels.values(table[column]).values())).T
+        for column in ("intent", "predicted")
+    )
+    return measure(labels, actual, predicted)
+
+
+def accuracy(actual: Classes, predicted: Classes) -> float:
     """Percentage of correct predictions; both (n,)."""
     return 100 * float(np.mean(np.asarray(actual) == np.asarray(predicted)))
 
 
-def macro_f1(actual: Labels, predicted: Labels) -> float:
+def macro_f1(actual: Classes, predicted: Classes) -> float:
     """Mean F1 in percent over the intents in `actual`; both (n,).
 
     An intent that is never predicted counts as 0. One that is predicted but not in

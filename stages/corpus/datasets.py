@@ -134,7 +134,8 @@ def _described(
     params: CorpusParams, where: Path, split: str, dataset: Any
 ) -> tuple[pd.DataFrame, Any]:
     """A part's rows for the manifest, with empty paths, and its column of audio."""
-    columns = {"text": params.text_column, "intent": params.intent_column}
+    columns = {"text": params.text_column}
+    columns |= {slot: slot for slot in params.slots} or {"intent": params.intent_column}
     if params.splits == "given" and not split:
         columns["split"] = params.split_column
     if params.speaker_column:
@@ -157,8 +158,7 @@ def _described(
         )
     fields = {ours: _texts(dataset, found[name]) for ours, name in columns.items()}
     rows = pd.DataFrame({"path": "", "split": split, "speaker": "", **fields})
-    rows = rows[["path", "split", "speaker", "text", "intent"]].astype(str)
-    return rows, dataset.select_columns([audio])
+    return rows.astype(str), dataset.select_columns([audio])
 
 
 def _rows(dataset: Any) -> Iterator[dict[str, Any]]:

@@ -1,13 +1,15 @@
 """Fluent Speech Commands, as released: `data/{train,valid,test}_data.csv` and wavs.
 
-An intent is the triple of action, object and location (31 in all). The official splits
-share no speaker but nearly all wordings. Source: Lugosch et al. 2019, section 3.
+An intent is the triple of action, object and location (31 in all), which can also be
+slots (6, 14 and 4 values). The official splits share no speaker but nearly all
+wordings. Source: Lugosch et al. 2019, section 3.
 """
 
 from pathlib import Path
 
 import pandas as pd
 
+from stages.core.labels import SEPARATOR
 from stages.core.manifest import SPLITS
 from stages.core.table import clean_text
 from stages.corpus.params import CorpusParams
@@ -33,6 +35,6 @@ def read_fsc(params: CorpusParams, root: Path) -> pd.DataFrame:
         check_columns(file, table.columns, _COLUMNS)
         rows = table[list(_COLUMNS)].rename(columns=_RENAMED)
         slots = rows[["action", "object", "location"]].map(clean_text)
-        rows["intent"] = slots.agg("|".join, axis=1)
+        rows["intent"] = slots.agg(SEPARATOR.join, axis=1)
         parts.append(checked_rows(params, root, file, rows.assign(split=split)))
     return joined_rows(params, root, parts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from stages.core.errors import ConfigurationError
 from stages.core.rules import (
     SEED,
+    TEXT,
     TEXT_OR_NOTHING,
     Rule,
     among,
@@ -44,6 +45,7 @@ READ_BY = {
     "speaker_column": ("table", "datasets"),
     "text_column": ("table", "datasets"),
     "intent_column": ("table", "datasets"),
+    "slots": ("fsc", "table", "datasets", "demo"),
     "outside_paths": _GIVEN,
     "prefix": ("lhotse",),
     "intent_key": ("lhotse",),
@@ -67,6 +69,7 @@ READ_BY = {
 SPLITS = ("given", "random", "speakers", "wordings")
 FOLDS = 5
 _LONGEST_NAME = 100
+_NOT_SLOTS = frozenset({"path", "split", "speaker", "text"})
 _CHOICES = {
     "adapter": ADAPTERS,
     "outside_paths": ("refuse", "allow"),
@@ -105,6 +108,8 @@ class CorpusParams:
             and `datasets`: names of the columns. An empty speaker_column means that
             speakers are unknown. split_column is read if `splits` is given, by
             `datasets` only if the folder has no parts.
+        slots: `fsc`, `table` and `datasets`: columns to predict each by itself, in
+            place of the intent; an empty field is the value `none`.
         outside_paths: all but `demo`: `allow` recordings outside the corpus root, by
             their paths or in linked folders, or `refuse` them. The manifest has their
             paths relative to the root, so you can move both together only. DVC does
@@ -150,6 +155,7 @@ class CorpusParams:
     speaker_column: str = "speaker"
     text_column: str = "text"
     intent_column: str = "intent"
+    slots: tuple[str, ...] = ()
     outside_paths: str = "refuse"
     prefix: str = ""
     intent_key: str = "intent"
@@ -189,6 +195,13 @@ class CorpusParams:
                 for split in ("train", "valid", "test")
             },
             "seed": SEED,
+            "slots": Rule(
+                lambda slots: (
+                    slots == ()
+                    or (each(TEXT).allows(slots) and _NOT_SLOTS.isdisjoint(slots))
+                ),
+                f"different names, none of them {', '.join(sorted(_NOT_SLOTS))}",
+            ),
             "speaker_column": TEXT_OR_NOTHING,
             "prefix": TEXT_OR_NOTHING,
             "parts": Rule(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.core.errors import InputError
+from stages.core.labels import NONE, SEPARATOR, Labels
 from stages.core.manifest import SPLITS
 from stages.core.table import CONTROL, clean_text
 from stages.corpus.links import ALLOW, COPY
@@ -114,14 +115,15 @@ def checked_rows(
         params: whether splits are given and paths can be outside the root.
         root: the corpus root.
         file: the table.
-        rows: columns path, split, speaker, text and intent; others are dropped.
+        rows: columns path, split, speaker, text and intent or, if the corpus names
+            slots, theirs; others are dropped.
         first: the number of the first row.
         folder: what paths are relative to, itself relative to the root.
 
     Raises:
         InputError: a row has a missing or invalid field, or its path leaves the root.
     """
-    fields = ("split", "speaker", "text", "intent")
+    fields = ("split", "speaker", "text", *(params.slots or ("intent",)))
     rows = rows[["path", *fields]]
     for field in rows:
         for number, value in enumerate(rows[field], first):
@@ -133,6 +135,8 @@ def checked_rows(
                 )
     # Otherwise two spellings of a speaker are two speakers, of an intent two intents.
     rows = rows.assign(**{field: rows[field].map(clean_text) for field in fields})
+    if params.slots:
+        rows = join_slots(params, file, rows, first=first)
     paths: list[str] = []
     for number, row in enumerate(rows.itertuples(index=False), first):
         for field in ("path", "text", "intent"):
@@ -155,6 +159,34 @@ def checked_rows(
     return rows.assign(path=paths, file=file, row=places)
 
 
+def join_slots(
+    params: CorpusParams, file: Path, rows: pd.DataFrame, *, first: int = 2
+) -> pd.DataFrame:
+    """`rows` with the column intent, the frame, in place of the slots' columns.
+
+    Args:
+        params: names the slots.
+        file: the table, for the message.
+        rows: a column for each slot; an empty field is the value `none`.
+        first: the number of the first row.
+
+    Raises:
+        InputError: a value contains the separator.
+    """
+    slots = list(params.slots)
+    values = rows[slots].replace("", NONE)
+    for number, row in enumerate(values.itertuples(index=False, name=None), first):
+        for slot, value in zip(slots, row, strict=True):
+            if SEPARATOR in value:
+                raise InputError(
+                    f"row {number} has {SEPARATOR!r} in its {slot}",
+                    path=file,
+                    found=repr(value),
+                    fix=f"write the value without {SEPARATOR!r}, which joins the slots",
+                )
+    return rows.drop(columns=slots).assign(intent=values.agg(SEPARATOR.join, axis=1))
+
+
 def joined_rows(
     params: CorpusParams,
     root: Path,
@@ -171,17 +203,22 @@ def joined_rows(
         fix: what the user can do about an intent that train lacks.
 
     Raises:
-        InputError: splits are given, and no train row has the intent of some row.
+        InputError: splits are given, and no train row has the intent of some row, or
+            its value of a slot.
     """
     table = pd.concat(parts, ignore_index=True)
     if params.splits == "given":
-        trained = table.loc[table["split"] == "train", "intent"]
-        for row in table[~table["intent"].isin(trained)].itertuples():
-            raise InputError(
-                f"{row.row} has intent {row.intent!r}, which no train row has",
-                path=row.file,
-                fix=fix,
-            )
+        labels = Labels.of(table["intent"], params.slots)
+        for slot, values in labels.values(table["intent"]).items():
+            column = pd.Series(values, table.index, dtype=object)
+            trained = column[table["split"] == "train"]
+            for place in table.index[~column.isin(trained)]:
+                raise InputError(
+                    f"{table['row'][place]} has {slot} {column[place]!r}, which no "
+                    "train row has",
+                    path=table["file"][place],
+                    fix=fix,
+                )
     names = {file: os.path.relpath(file, root) for file in table["file"].unique()}
     places = zip(table["file"], table["row"], strict=True)
     where = [f"{names[file]} {row}" for file, row in places]

@@ -10,6 +10,7 @@ only. Later stages depend on the manifest alone; it has the hash of every record
 import itertools
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pandas as pd
 
 from stages.core.errors import ConfigurationError, InputError
 from stages.core.files import atomic_path
+from stages.core.labels import INTENT, Labels
 from stages.core.manifest import SPLITS, write_manifest
 from stages.core.paths import missing_fix, path_on_disk, short_path
 from stages.core.text import name_some
@@ -116,7 +118,7 @@ def run(
         for path in table["path"]
     ]
     _check(root, table)
-    _warn(table)
+    _warn(table, params.slots)
     recordings = inspect_recordings(
         root,
         list(table["path"]),
@@ -128,7 +130,7 @@ def run(
     table["audio_sha256"] = [one.sha256 for one in recordings]
     _warn_of_copies(table)
     manifest = output / "manifest.csv"
-    write_manifest(manifest, table)
+    write_manifest(manifest, table, params.slots)
     return Summary(
         manifest,
         {name: int((table["split"] == name).sum()) for name in SPLITS},
@@ -175,6 +177,7 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
             valid_share=params.valid_share,
             test_share=params.test_share,
             seed=params.seed,
+            slots=params.slots,
         )
     if "where" not in table:
         table["where"] = ""
@@ -262,8 +265,8 @@ def _places(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _warn(table: pd.DataFrame) -> None:
-    """Warn about speakers in both train and test, and intents with one utterance."""
+def _warn(table: pd.DataFrame, slots: Sequence[str]) -> None:
+    """Warn about speakers in both train and test, and labels with one utterance."""
     table = table.assign(place=_places(table))
     known = table[table["speaker"] != ""]
     firsts = known.groupby(["speaker", "split"])["place"].first().unstack()
@@ -275,12 +278,17 @@ def _warn(table: pd.DataFrame) -> None:
         log.warning(
             "%d speakers are in train and in test: %s", len(both), name_some(names)
         )
-    single = table[~table["intent"].duplicated(keep=False)]
-    if len(single):
-        names = [f"{row.intent}: {row.place}" for row in single.itertuples()]
-        log.warning(
-            "%d intents have a single utterance: %s", len(single), name_some(names)
-        )
+    for slot, values in (
+        Labels.of(table["intent"], slots).values(table["intent"]).items()
+    ):
+        column = pd.Series(values, table.index)
+        single = column[~column.duplicated(keep=False)]
+        if len(single):
+            names = [f"{one}: {table['place'][row]}" for row, one in single.items()]
+            what = "intents" if slot == INTENT else f"values of {slot}"
+            log.warning(
+                "%d %s have a single utterance: %s", len(single), what, name_some(names)
+            )
 
 
 def _warn_of_copies(table: pd.DataFrame) -> None:

@@ -6,23 +6,33 @@ Evaluation of Decomposable Tasks», Interspeech), which the official splits of F
 Speech Commands lack; those made here are not the authors' lists.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
 from stages.core.errors import InputError
+from stages.core.labels import Labels
 from stages.core.text import normalise_text
 
 _DRAWS = 64
 
 
 def make_splits(
-    rows: pd.DataFrame, kind: str, *, valid_share: float, test_share: float, seed: int
+    rows: pd.DataFrame,
+    kind: str,
+    *,
+    valid_share: float,
+    test_share: float,
+    seed: int,
+    slots: Sequence[str] = (),
 ) -> pd.DataFrame:
     """`rows` with a new column split, which does not depend on their order.
 
     Every intent has an utterance in train: the only group with an intent is always in
     train, and if train gets none of an intent's groups, the smallest one moves there.
+    With slots, so has every value of a slot, and splits are stratified by the first.
 
     Args:
         rows: columns path, speaker, text and intent.
@@ -31,6 +41,7 @@ def make_splits(
         valid_share: share of the utterances, as near as whole groups allow.
         test_share: likewise.
         seed: of the draw.
+        slots: of the corpus, if it names any.
 
     Raises:
         InputError: no rows, one without a speaker, or too few groups for three splits.
@@ -40,11 +51,12 @@ def make_splits(
     rows = rows.sort_values("path", ignore_index=True)
     groups = _groups(rows, kind)
     held = pd.Series("train", index=rows.index)
-    alone = rows.groupby("intent")["path"].agg(
-        lambda part: groups[part.index].nunique()
-    )
-    single = rows["intent"].map(alone) == 1
-    free = ~groups.isin(set(groups[single]))
+    frames = rows["intent"]
+    values = pd.DataFrame(Labels.of(frames, slots).values(frames), index=rows.index)
+    alone = [
+        groups.groupby(column).transform("nunique") == 1 for _, column in values.items()
+    ]
+    free = ~groups.isin(set(groups[np.logical_or.reduce(alone)]))
     for split, share in (("test", test_share), ("valid", valid_share)):
         places = np.flatnonzero(free & (held == "train"))
         wanted = share * len(rows) / max(1, len(places))
@@ -57,13 +69,14 @@ def make_splits(
                 fix="set corpus.valid_share and corpus.test_share, or other "
                 "corpus.splits",
             )
-        intents = rows["intent"].iloc[places]
+        intents = values.iloc[places, 0]
         if kind == "random":
             chosen = _stratified(intents, wanted, seed)
         else:
             chosen = _nearest(intents, groups.iloc[places], wanted, seed)
         held.iloc[places[chosen]] = split
-    _fill_train(rows, groups, held)
+    for _, column in values.items():
+        _fill_train(column, groups, held)
     return rows.assign(split=held)
 
 
@@ -110,9 +123,9 @@ def _nearest(
     return min((draw for _, draw in draws.split(intents, groups=groups)), key=distance)
 
 
-def _fill_train(rows: pd.DataFrame, groups: pd.Series, held: pd.Series) -> None:
-    """Move the smallest group of every intent that train lacks to train."""
-    for _, part in rows.groupby("intent"):
+def _fill_train(values: pd.Series, groups: pd.Series, held: pd.Series) -> None:
+    """Move the smallest group of every value that train lacks to train."""
+    for _, part in values.groupby(values):
         if (held[part.index] == "train").any():
             continue
         sizes = groups[part.index].value_counts()

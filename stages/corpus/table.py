@@ -44,11 +44,8 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
             "or .parquet",
         )
     table = read_table(file)
-    columns = {
-        "path": params.path_column,
-        "text": params.text_column,
-        "intent": params.intent_column,
-    }
+    columns = {"path": params.path_column, "text": params.text_column}
+    columns |= {slot: slot for slot in params.slots} or {"intent": params.intent_column}
     fix = "name the columns in section corpus of params.yaml"
     if params.splits == "given":
         columns["split"] = params.split_column

@@ -127,7 +127,7 @@ def run(
             acoustic, inputs.acoustic.header, sources.acoustic, options
         )
         # Before extraction, which takes longer.
-        networks = load_networks(students, inputs.intents, header)
+        networks = load_networks(students, inputs.labels, header)
         own = replace(header, kind="rejection")
         encode = choose_encode(encoder, runtime, graphs=output)
         extracted = _extract(clips, cache, own, encode)
@@ -198,7 +198,7 @@ def _classify(
     """The outputs of every network, by student and seed."""
     utterances = {split: inputs.load(split, device) for split in SIDES}
     for part, keys in _parts(clips).items():
-        unknown = np.zeros(len(keys), np.int64)
+        unknown = np.zeros((len(keys), 1), np.int64)
         arrays = reader.load(keys)
         utterances[part] = Utterances.from_arrays(*arrays, unknown, device=device)
     found: dict[str, dict[int, Outputs]] = {}
@@ -238,7 +238,7 @@ def _measure_all(
     levels: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """The contents of rejection.json."""
-    labels = {split: inputs.labels(inputs.tables[split]["intent"]) for split in SIDES}
+    labels = {split: inputs.numbers(split)[:, 0] for split in SIDES}
     step = reader.header.frame_step / SAMPLE_RATE
     seconds = {
         part: int(reader.lengths(keys).sum()) * step

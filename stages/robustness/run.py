@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -121,7 +120,7 @@ def run(
         acoustic, inputs.acoustic.header, features, options
     )
     # Before extraction, which takes longer.
-    classifiers = load_networks(students, inputs.intents, header)
+    classifiers = load_networks(students, inputs.labels, header)
     device = choose_device(options.device)
     test = inputs.tables["test"]
     recordings = (len(degradations) - 1) * test["audio_sha256"].nunique()
@@ -250,12 +249,12 @@ def _classify(
     """Each student's predictions of the test split under a degradation."""
     test = inputs.tables["test"]
     frames, offsets = reader.load(test["audio_sha256"].tolist())
-    labels = inputs.labels(test["intent"])
-    utterances = Utterances.from_arrays(frames, offsets, labels, device=device)
+    numbers = inputs.numbers("test")
+    utterances = Utterances.from_arrays(frames, offsets, numbers, device=device)
     for system, seed, model in students:
         # As in training, so `clean` gives the same predictions.
         with one_thread():
-            logits = classify(model.to(utterances.frames.device), utterances)
+            logits = classify(model.to(utterances.frames.device), utterances).numpy()
         yield pd.DataFrame(
             {
                 "degradation": degradation.kind,
@@ -264,6 +263,6 @@ def _classify(
                 "seed": seed,
                 "id": test["id"].to_numpy(),
                 "intent": test["intent"].to_numpy(),
-                "predicted": np.array(inputs.intents)[logits.argmax(1).numpy()],
+                "predicted": inputs.labels.frames(inputs.labels.choose(logits)),
             }
         )

@@ -21,7 +21,7 @@ class Batch:
     features: Tensor  # e_acoust (batch, frames, D); padding repeats the last frame
     means: Tensor  # of the features over an utterance's frames (batch, D)
     lengths: Tensor  # frames (batch), on the CPU
-    labels: Tensor  # class numbers (batch)
+    labels: Tensor  # class numbers (batch, slots)
     targets: Tensor | None  # E_lang (batch, H)
 
 
@@ -33,7 +33,7 @@ class Utterances:
     starts: Tensor  # first frame of each utterance (U) int64
     lengths: Tensor  # (U) int64
     means: Tensor  # (U, D)
-    labels: Tensor  # (U) int64
+    labels: Tensor  # (U, slots) int64
     texts: Tensor | None  # row of its text in `vectors` (U) int64
     vectors: Tensor | None  # E_lang of each distinct text (K, H)
 
@@ -53,7 +53,7 @@ class Utterances:
         Args:
             frames: (N, D).
             offsets: (U + 1) int64.
-            labels: (U) int64.
+            labels: (U, slots) int64.
             texts: (U) int64, rows of `vectors`; None without targets.
             vectors: (K, H); None without targets.
             device: where the tensors go.

@@ -23,7 +23,7 @@ from stages.cache.store import CacheReader
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError
 from stages.core.files import atomic_path
-from stages.core.manifest import read_intents
+from stages.core.manifest import read_labels
 from stages.core.results import hash_input, identify
 from stages.core.text import text_key
 from stages.student.batches import Utterances
@@ -54,6 +54,7 @@ class Sources:
         """
         files = {
             "manifest": self.corpus.manifest,
+            "intents": self.corpus.intents,
             "acoustic": digest_path(self.acoustic),
             "quarantine": self.corpus.quarantine,
         }
@@ -87,7 +88,7 @@ class Inputs:
     """The manifest and the caches, checked; features are not loaded yet.
 
     Attributes:
-        intents: sorted; an intent's index is its class number.
+        labels: the intents, or the slots and their values.
         tables: the manifest's usable rows by split.
         acoustic: reads the features.
         targets: reads the teacher's vectors; None without targets.
@@ -100,7 +101,7 @@ class Inputs:
     def __init__(self, sources: Sources, *, with_targets: bool) -> None:
         corpus = sources.corpus
         table = corpus.read_usable()
-        self.intents = read_intents(corpus.intents)
+        self.labels = read_labels(corpus.intents)
         self.tables = {split: rows for split, rows in table.groupby("split")}
         self.acoustic = _open_features(sources.acoustic, table)
         self.targets: CacheReader | None = None
@@ -138,7 +139,7 @@ class Inputs:
         return Utterances.from_arrays(
             frames,
             offsets,
-            self.labels(table["intent"]),
+            self.numbers(split),
             texts=texts,
             vectors=vectors,
             device=device,
@@ -172,10 +173,9 @@ class Inputs:
         )
         return 4 * frames * self.acoustic.header.dim <= _memory() / 2
 
-    def labels(self, intents: pd.Series) -> np.ndarray:
-        """Class numbers (U) int64."""
-        numbers = {intent: number for number, intent in enumerate(self.intents)}
-        return np.array([numbers[intent] for intent in intents])
+    def numbers(self, split: str) -> np.ndarray:
+        """Class numbers (U, slots) int64 of the utterances of `split`."""
+        return self.labels.numbers(self.tables[split]["intent"])
 
     def network(self, variant: Variant) -> dict[str, Any]:
         """The arguments of `model.build` for a variant."""
@@ -184,7 +184,7 @@ class Inputs:
             "system": variant.system,
             "acoustic_dim": self.acoustic.header.dim,
             "linguistic_dim": dim,
-            "intents": len(self.intents),
+            "values": self.labels.sizes,
             "architecture": asdict(variant.architecture),
         }
 

@@ -15,7 +15,7 @@ because safetensors writes several entries in random order.)
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from torch.nn.utils.rnn import (
 )
 
 from stages.core.errors import CacheError
+from stages.core.labels import Labels, segments
 from stages.student.params import SYSTEMS, Architecture
 
 # Gain of query and key each: a frame of 256 values then scores about 30 with itself.
@@ -41,7 +42,7 @@ _QUERY_GAIN = 2.0
 class Output(NamedTuple):
     """What a forward pass gives."""
 
-    logits: Tensor  # (batch, intents)
+    logits: Tensor  # (batch, values of all slots)
     pooled: Tensor | None  # Ê_lang (batch, H); None for baseline2
 
 
@@ -70,7 +71,7 @@ class AcousticLinguisticNetwork(nn.Module):
         system: one of `SYSTEMS`.
         acoustic_dim: D, values in a frame of e_acoust.
         linguistic_dim: H, values in E_lang; None for baseline2.
-        intents: number of classes.
+        values: how many each slot has; without slots, one number of intents.
         architecture: what the paper leaves open.
     """
 
@@ -86,7 +87,7 @@ class AcousticLinguisticNetwork(nn.Module):
         system: str,
         acoustic_dim: int,
         linguistic_dim: int | None,
-        intents: int,
+        values: Sequence[int],
         architecture: Architecture,
     ) -> None:
         super().__init__()
@@ -95,6 +96,7 @@ class AcousticLinguisticNetwork(nn.Module):
         self.system = system
         self.frame_pooling = architecture.frame_pooling
         self.attention = architecture.attention
+        self.values = tuple(values)
         self.scale = math.sqrt(acoustic_dim) if architecture.scaling else 1.0
         width = acoustic_dim
         if linguistic_dim is not None:
@@ -120,7 +122,8 @@ class AcousticLinguisticNetwork(nn.Module):
         )
         self.dropout = nn.Dropout(architecture.dropout)
         directions = 1 + architecture.gru_bidirectional
-        self.classifier = nn.Linear(architecture.gru_width * directions, intents)
+        # A linear classifier of each slot, side by side.
+        self.classifier = nn.Linear(architecture.gru_width * directions, sum(values))
         if architecture.initialisation == "aligned":
             self._align()
 
@@ -255,7 +258,7 @@ class AcousticLinguisticNetwork(nn.Module):
             before: an affine map of every frame, merged into the GRU.
 
         Returns:
-            Logits (batch, intents).
+            Logits (batch, values of all slots).
         """
         packed = pack_padded_sequence(
             sequence, lengths, batch_first=True, enforce_sorted=False
@@ -345,18 +348,35 @@ def compose(outer: Map, inner: Map) -> Affine:
     return Affine(outer.weight @ inner.weight, bias)
 
 
+def intent_loss(logits: Tensor, labels: Tensor, values: Sequence[int]) -> Tensor:
+    """Eq. 3: cross-entropy, the mean over utterances; summed over slots.
+
+    Args:
+        logits: (batch, sum of `values`).
+        labels: y (batch, slots), class numbers.
+        values: how many each slot has.
+    """
+    parts = zip(segments(logits, values), labels.unbind(1), strict=True)
+    return torch.stack([functional.cross_entropy(*part) for part in parts]).sum()
+
+
 def losses(
-    output: Output, labels: Tensor, targets: Tensor | None, alpha: float | None
+    output: Output,
+    labels: Tensor,
+    targets: Tensor | None,
+    alpha: float | None,
+    values: Sequence[int],
 ) -> Losses:
     """Eq. 4: α · transfer loss + (1 - α) · intent loss; for baseline2 the intent loss.
 
     Args:
         output: of the network.
-        labels: y (batch), class numbers.
+        labels: y (batch, slots), class numbers.
         targets: E_lang (batch, H); None for baseline2.
         alpha: α; None for baseline2.
+        values: how many each slot has.
     """
-    intent = functional.cross_entropy(output.logits, labels)  # eq. 3
+    intent = intent_loss(output.logits, labels, values)
     if output.pooled is None:
         return Losses(intent, None, intent)
     assert targets is not None and alpha is not None
@@ -381,8 +401,8 @@ def save_student(
 def load_student(path: Path) -> tuple[AcousticLinguisticNetwork, dict[str, Any]]:
     """The network in `path`, in `eval()`, and its metadata.
 
-    Metadata: system, alpha, seed, epoch, parameters, intents (sorted names; an index
-    is a class), acoustic_encoder, acoustic_fingerprint, targets_encoder and
+    Metadata: system, alpha, seed, epoch, parameters, intents (as in intents.json),
+    acoustic_encoder, acoustic_fingerprint, targets_encoder and
     targets_fingerprint (the last two None for baseline2), and network, the arguments of
     `build`.
 
@@ -398,7 +418,7 @@ def load_student(path: Path) -> tuple[AcousticLinguisticNetwork, dict[str, Any]]
             names = file.keys()
             weights = {name: file.get_tensor(name) for name in names}
         model = build(metadata["network"])
-        if model.classifier.out_features != len(metadata["intents"]):
+        if list(model.values) != Labels.from_json(metadata["intents"]).sizes:
             raise ValueError("its classes are not its intents")
         model.load_state_dict(weights)
     # SafetensorError: another kind of file; RuntimeError: names or shapes do not fit.

@@ -40,6 +40,7 @@ from stages.cache.store import CacheReader
 from stages.core import metrics
 from stages.core.errors import PipelineError
 from stages.core.files import locked, write_json
+from stages.core.labels import segments
 from stages.core.results import find, result_folder
 from stages.core.runtime import RunOptions
 from stages.core.text import text_key
@@ -142,13 +143,14 @@ def score(inputs: Inputs, trained: Sequence[Trained]) -> dict[str, Any]:
         `seeds`, of each best_epoch and the metrics on valid and test, in the order of
         `trained`; and of each metric the mean and standard deviation, by name.
     """
-    labels = {split: inputs.labels(inputs.tables[split]["intent"]) for split in SCORED}
+    actual = {split: inputs.numbers(split) for split in SCORED}
     seeds = []
     for one in trained:
         student = one.student
         found: dict[str, Any] = {"seed": student.seed, "best_epoch": student.epoch}
         for split, logits in zip(SCORED, (student.logits, one.on_test), strict=True):
-            measured = metrics.measure(labels[split], logits.argmax(1))
+            chosen = inputs.labels.choose(logits)
+            measured = metrics.measure(inputs.labels, actual[split], chosen)
             found |= {f"{split}_{name}": value for name, value in measured.items()}
         seeds.append(found)
     means = {}
@@ -180,7 +182,7 @@ def _write(
             "seed": one.student.seed,
             "epoch": one.student.epoch,
             "network": one.student.network,
-            "intents": inputs.intents,
+            "intents": inputs.labels.to_json(),
             **_encoder("acoustic", inputs.acoustic),
             **_encoder("targets", inputs.targets),
         }
@@ -200,15 +202,16 @@ def _encoder(kind: str, cache: CacheReader | None) -> dict[str, str | None]:
 
 def _predictions(inputs: Inputs, trained: Sequence[Trained]) -> pd.DataFrame:
     """One row per seed and utterance of valid and test."""
-    names = np.array(inputs.intents)
+    labels = inputs.labels
     blocks = []
     for one in trained:
         student = one.student
         for split, logits in zip(SCORED, (student.logits, one.on_test), strict=True):
             block = inputs.tables[split][["id", "split", "intent"]].copy()
             block.insert(0, "seed", student.seed)
-            block["predicted"] = names[logits.argmax(axis=1)]
-            block["confidence"] = softmax(logits, axis=1).max(axis=1)
+            block["predicted"] = labels.frames(labels.choose(logits))
+            parts = [softmax(part, axis=1) for part in segments(logits, labels.sizes)]
+            block["confidence"] = labels.confidence(np.concatenate(parts, axis=1))
             blocks.append(block)
     return pd.concat(blocks, ignore_index=True)
 

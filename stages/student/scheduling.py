@@ -40,7 +40,7 @@ class Trained:
     """One seed of a variant."""
 
     student: Student
-    on_test: np.ndarray  # logits of test (U, intents)
+    on_test: np.ndarray  # logits of test (U, values of all slots)
 
 
 def train_variants(
@@ -195,6 +195,7 @@ def _train(task: Task, splits: _Splits, count_epoch: Any) -> Trained | PipelineE
                 task.variant,
                 task.seed,
                 network=splits.inputs.network(task.variant),
+                labels=splits.inputs.labels,
                 train=train,
                 valid=valid,
                 checkpoint=task.checkpoint,

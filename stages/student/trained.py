@@ -5,7 +5,9 @@ from pathlib import Path
 
 from stages.cache.format import Header
 from stages.core.errors import CacheError
+from stages.core.labels import Labels
 from stages.core.results import require
+from stages.core.rules import shown
 from stages.student.model import AcousticLinguisticNetwork, load_student
 
 _FIX = "run `dvc repro -s student baseline2`, or `aln-pipeline train-student`"
@@ -30,13 +32,13 @@ def trained_seeds(students: Mapping[str, Path]) -> dict[str, list[int]]:
 
 
 def load_networks(
-    students: Mapping[str, Path], intents: list[str], header: Header
+    students: Mapping[str, Path], labels: Labels, header: Header
 ) -> list[Network]:
     """Every network of every student.
 
     Args:
         students: folder by name.
-        intents: of the corpus, sorted.
+        labels: of the corpus.
         header: of the corpus's features.
 
     Raises:
@@ -44,14 +46,14 @@ def load_networks(
             other intents.
     """
     return [
-        (name, seed, _load(students[name], seed, intents, header))
+        (name, seed, _load(students[name], seed, labels, header))
         for name, seeds in trained_seeds(students).items()
         for seed in seeds
     ]
 
 
 def _load(
-    folder: Path, seed: int, intents: list[str], header: Header
+    folder: Path, seed: int, labels: Labels, header: Header
 ) -> AcousticLinguisticNetwork:
     """One network of a student.
 
@@ -68,12 +70,12 @@ def _load(
             expected=f"{header.encoder} {header.fingerprint[:12]}",
             fix=_FIX,
         )
-    if about["intents"] != intents:
+    if about["intents"] != labels.to_json():
         raise CacheError(
             "a student of another corpus's intents",
             path=path,
-            found=f"{len(about['intents'])} intents",
-            expected=f"the {len(intents)} of intents.json",
+            found=f"{shown(about['intents'])}",
+            expected=f"those of intents.json, {shown(labels.to_json())}",
             fix=_FIX,
         )
     return model

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from stages.core import metrics
 from stages.core.checkpoint import read_checkpoint, write_checkpoint
 from stages.core.errors import PipelineError
+from stages.core.labels import Labels, segments
 from stages.core.runtime import seed_everything
 from stages.student.batches import Utterances
-from stages.student.model import AcousticLinguisticNetwork, build, losses
+from stages.student.model import AcousticLinguisticNetwork, build, intent_loss, losses
 from stages.student.params import StudentParams, Variant
 
 # Seconds between checkpoints: what a killed run loses at most.
@@ -39,7 +39,7 @@ class Student:
     epoch: int
     network: dict[str, Any]  # arguments of `model.build`
     weights: dict[str, np.ndarray]
-    logits: np.ndarray  # of valid (U, intents)
+    logits: np.ndarray  # of valid (U, values of all slots)
     history: list[dict[str, float]]  # an epoch each, as history.csv
     pooled_first: np.ndarray | None  # Ê_lang of valid after the first epoch (U, H)
     pooled_last: np.ndarray | None  # and after the last one; None for baseline2
@@ -56,6 +56,7 @@ def train_student(
     seed: int,
     *,
     network: dict[str, Any],
+    labels: Labels,
     train: Utterances,
     valid: Utterances,
     checkpoint: Checkpoint | None = None,
@@ -67,6 +68,7 @@ def train_student(
         variant: what is trained, and how.
         seed: of weights, order of batches and dropout.
         network: arguments of `model.build`.
+        labels: of the corpus.
         train: what it is trained on; with targets unless it is baseline2.
         valid: what the epoch is selected on.
         checkpoint: from which a killed run resumes; None for no checkpoints.
@@ -85,10 +87,10 @@ def train_student(
         betas=(float(params.betas[0]), float(params.betas[1])),  # 0 may be an int
         fused=True,
     )
-    labels = valid.labels.cpu()
-    record = Record.begin()
+    actual = valid.labels.cpu()
+    record = Record.begin(labels)
     if checkpoint and (state := read_checkpoint(checkpoint.path, checkpoint.identity)):
-        record = Record(state["kept"])
+        record = Record(labels, state["kept"])
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         _set_random_state(state["random"], generator, device)
@@ -99,7 +101,7 @@ def train_student(
         row = train_epoch(model, optimiser, train, params.batch_size, alpha, generator)
         logits = classify(model, valid)
         row = {"seed": seed, "epoch": epoch, **row}
-        if record.add(model.system, row, logits, labels, params):
+        if record.add(model.system, row, logits, actual, params):
             record.keep(model, logits)
         if alpha is not None and epoch in (1, params.epochs):
             record.pooled.append(model.transfer(valid.means).detach().cpu())
@@ -120,13 +122,14 @@ def train_student(
 class Record:
     """A training so far: its history and best epoch. `kept` goes into a checkpoint."""
 
-    def __init__(self, kept: dict[str, Any]) -> None:
+    def __init__(self, labels: Labels, kept: dict[str, Any]) -> None:
+        self.labels = labels
         self.kept = kept
 
     @classmethod
-    def begin(cls) -> "Record":
+    def begin(cls, labels: Labels) -> "Record":
         """Before the first epoch."""
-        return cls({"history": [], "pooled": [], "best": (-1, 0.0)})
+        return cls(labels, {"history": [], "pooled": [], "best": (-1, 0.0)})
 
     @property
     def epochs(self) -> int:
@@ -144,7 +147,7 @@ class Record:
         system: str,
         row: dict[str, Any],
         logits: Tensor,
-        labels: Tensor,
+        actual: Tensor,
         params: StudentParams,
     ) -> bool:
         """Add an epoch; whether it is the best so far.
@@ -152,18 +155,19 @@ class Record:
         Args:
             system: for a message.
             row: seed, epoch and the figures of train.
-            logits: of valid (U, intents), on the CPU.
-            labels: of valid (U).
+            logits: of valid (U, values of all slots), on the CPU.
+            actual: class numbers of valid (U, slots).
             params: how the epoch is selected.
 
         Raises:
             PipelineError: the loss on valid is not a number. The last step of an epoch
                 can diverge without any loss on train showing it.
         """
-        loss = float(functional.cross_entropy(logits, labels))
+        loss = float(intent_loss(logits, actual, self.labels.sizes))
         check_loss(system, loss, "valid")
-        hits = logits.argmax(1) == labels
-        measured = metrics.measure(labels.numpy(), logits.argmax(1).numpy())
+        true, guess = actual.numpy(), self.labels.choose(logits.numpy())
+        hits = (true == guess).all(1)
+        measured = metrics.measure(self.labels, true, guess)
         valid = {f"valid_{name}": value for name, value in measured.items()}
         self.kept["history"].append({**row, **valid})
         # Not the total loss: that would weigh the transfer, which classifies nothing.
@@ -235,14 +239,16 @@ def train_epoch(
     for rows in train.shuffled(batch_size, generator):
         batch = train.gather(rows)
         output = model.folded(batch.features, batch.means, batch.lengths)
-        loss = losses(output, batch.labels, batch.targets, alpha)
+        loss = losses(output, batch.labels, batch.targets, alpha, model.values)
         optimiser.zero_grad()
         loss.total.backward()
         optimiser.step()
         transfer = loss.transfer
         if transfer is None:
             transfer = torch.full_like(loss.total, torch.nan)
-        accuracy = (output.logits.argmax(1) == batch.labels).float().mean()
+        guesses = [part.argmax(1) for part in segments(output.logits, model.values)]
+        right = (torch.stack(guesses, 1) == batch.labels).all(1)
+        accuracy = right.float().mean()
         values = torch.stack([loss.total, transfer, loss.intent, 100 * accuracy])
         sums += len(rows) * values.detach()
     names = ("loss", "transfer_loss", "intent_loss", "train_accuracy")
@@ -267,7 +273,7 @@ def check_loss(system: str, loss: float, split: str) -> None:
 
 @torch.inference_mode()
 def classify(model: AcousticLinguisticNetwork, split: Utterances) -> Tensor:
-    """Logits (U, intents) on the CPU, from the acoustic features alone."""
+    """Logits (U, values of all slots) on the CPU, from the acoustic features alone."""
     model.eval()
     logits = torch.empty(len(split), model.classifier.out_features)
     for rows in split.by_length:

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from stages.core.errors import ConfigurationError, InputError
+from stages.core.labels import Labels, segments
 from stages.core.text import name_some
 
 # A model needs one file of each row.
@@ -250,17 +251,22 @@ def equal_batches(
 
 
 def predict(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    labels: Labels,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The class number of each of `texts` and its probability, both (texts,)."""
+    """The class numbers of each of `texts`, (texts, slots), and their probability."""
     model.eval()
-    numbers = np.empty(len(texts), dtype=np.int64)
+    numbers = np.empty((len(texts), len(labels.slots)), dtype=np.int64)
     confidences = np.empty(len(texts))
     with torch.inference_mode():
         for places, batch in length_batches(tokenizer, texts, _PREDICTED_AT_ONCE):
-            logits = model(**batch.to(model.device)).logits  # (batch, intents)
-            numbers[places] = logits.argmax(dim=1).cpu().numpy()
-            confidences[places] = logits.softmax(dim=1).amax(dim=1).cpu().numpy()
+            # (batch, values of all slots)
+            logits = model(**batch.to(model.device)).logits.cpu()
+            parts = [part.softmax(1) for part in segments(logits, labels.sizes)]
+            numbers[places] = labels.choose(logits.numpy())
+            confidences[places] = labels.confidence(torch.cat(parts, 1).numpy())
     return numbers, confidences
 
 

@@ -26,13 +26,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stages.core import metrics
 from stages.core.checkpoint import read_checkpoint, write_checkpoint
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import ConfigurationError, InputError
 from stages.core.files import write_json
 from stages.core.hashing import fingerprint
-from stages.core.manifest import SPLITS, read_intents, read_manifest
+from stages.core.labels import Labels, segments
+from stages.core.manifest import SPLITS, read_labels, read_manifest
+from stages.core.metrics import measure_frames
 from stages.core.runtime import (
     choose_device,
     progress,
@@ -59,6 +60,7 @@ from stages.teacher.training import (
     fit,
     in_bf16,
     merge_repeats,
+    slot_mask,
     steps_an_epoch,
 )
 from stages.teacher.vocabulary import build_vocabulary
@@ -96,9 +98,12 @@ def finetune(
     where = choose_device(device)
     if params.precision == "bf16" and not in_bf16(params.precision, where):
         _LOG.warning("no bfloat16 on this %s: the teacher trains in float32", where)
-    classes = read_intents(corpus.intents)
-    table = _read_texts(corpus, classes)
+    labels = read_labels(corpus.intents)
+    table = read_manifest(corpus.manifest)
+    table["text"] = table["text"].map(normalise_text)
     train = table[table["split"] == "train"]
+    # Among the values of all slots. (utterances, slots)
+    numbers = labels.numbers(train["intent"]) + labels.starts
     seed_everything(params.seed)
     with (
         quiet_transformers(),
@@ -110,16 +115,16 @@ def finetune(
             params, tokenizer, config, where, minutes, work / mark[:12], mark, bar
         )
         sentences = training.maskable(corpus.manifest, train["text"])
-        utterances = training.labelled(train["text"], train["number"])
+        utterances = training.labelled(train["text"], numbers)
         bar.total = (
             steps_an_epoch(sentences, params) * params.mlm_epochs
             + steps_an_epoch(utterances, params) * params.intent_epochs
         )
         encoder, history = training.language_stage(sentences)
         classifier, epoch, more = training.intent_stage(
-            encoder, classes, table, utterances
+            encoder, labels, table, utterances, numbers
         )
-        predicted = _predict_table(classifier, tokenizer, table, classes)
+        predicted = _predict_table(classifier, tokenizer, table, labels)
         cut = count_cut(tokenizer, table["text"].unique().tolist())
         classifier.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -132,18 +137,25 @@ def finetune(
         "intent_epoch": epoch,
         "texts_cut": cut,
     }
-    write_json(folder / "scores.json", scores | _measure(predicted))
+    write_json(folder / "scores.json", scores | _measure(predicted, labels))
 
 
-def balanced_weights(numbers: Sequence[int], classes: int) -> Tensor:
-    """The weight that gives each class the same share of the loss, (classes,) float32.
+def balanced_weights(numbers: np.ndarray, values: Sequence[int]) -> Tensor:
+    """The weight that gives each class of a slot the same share of the loss, float32.
 
     N / (classes * N_class), as King and Zeng 2001 and scikit-learn's `balanced`; an
-    epoch's weights sum to N.
+    epoch's weights sum to N in each slot.
+
+    Args:
+        numbers: among the values of all slots, (N, slots).
+        values: how many each slot has.
     """
-    counts = np.bincount(np.asarray(numbers), minlength=classes)
-    weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
-    return torch.tensor(weights, dtype=torch.float32)
+    counts = np.bincount(numbers.ravel(), minlength=sum(values))
+    weights = [
+        part.sum() / (np.count_nonzero(part) * np.maximum(part, 1))
+        for part in segments(counts, values)
+    ]
+    return torch.tensor(np.concatenate(weights), dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -172,13 +184,13 @@ class _Training:
         keys, examples = zip(*with_words, strict=True)
         return self._merge(examples, keys)
 
-    def labelled(self, texts: pd.Series, numbers: pd.Series) -> Rows:
-        """Rows of the second stage: tokens and the intent's number."""
-        keys = list(zip(texts, numbers.tolist(), strict=True))
+    def labelled(self, texts: pd.Series, numbers: np.ndarray) -> Rows:
+        """Rows of the second stage: tokens and class numbers (utterances, slots)."""
+        keys = list(zip(texts, map(tuple, numbers.tolist()), strict=True))
         encoded = _encoded(self.tokenizer, texts)
         examples = [
-            {**tokens, "labels": number}
-            for tokens, (_, number) in zip(encoded, keys, strict=True)
+            {**tokens, "labels": own}
+            for tokens, (_, own) in zip(encoded, keys, strict=True)
         ]
         return self._merge(examples, keys)
 
@@ -210,11 +222,25 @@ class _Training:
     def intent_stage(
         self,
         encoder: dict[str, Tensor],
-        classes: list[str],
+        labels: Labels,
         table: pd.DataFrame,
         rows: Rows,
+        numbers: np.ndarray,
     ) -> tuple[PreTrainedModel, int, list[dict[str, Any]]]:
-        """Train the intent classifier from `encoder`: model, epoch, history."""
+        """Train the intent classifier from `encoder`: model, epoch, history.
+
+        Args:
+            encoder: weights of the first stage.
+            labels: of the corpus.
+            table: the manifest.
+            rows: of `labelled`.
+            numbers: of train, among the values of all slots, (utterances, slots).
+        """
+        classes = [
+            f"{slot}={value}" if labels.has_slots else value
+            for slot, values in labels.slots.items()
+            for value in values
+        ]
         config = copy.deepcopy(self.config)
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: number for number, name in enumerate(classes)}
@@ -228,14 +254,13 @@ class _Training:
         valid = table[table["split"] == "valid"]
 
         def measure() -> dict[str, float]:
-            predicted = _predict_table(model, self.tokenizer, valid, classes)
-            measured = metrics.measure(valid["intent"], predicted["predicted"])
+            predicted = _predict_table(model, self.tokenizer, valid, labels)
+            measured = measure_frames(labels, predicted)
             return {f"valid_{name}": value for name, value in measured.items()}
 
         weights = None
         if self.params.class_weights == "balanced":
-            train = table.loc[table["split"] == "train", "number"]
-            weights = balanced_weights(train.tolist(), len(classes))
+            weights = balanced_weights(numbers, labels.sizes)
         history, epoch = fit(
             model,
             rows,
@@ -243,6 +268,7 @@ class _Training:
             stage=self._stage("intent"),
             params=self.params,
             class_weights=weights,
+            allowed=slot_mask(labels.sizes),
             measure=measure,
         )
         return model, epoch, history
@@ -267,14 +293,6 @@ class _Training:
             minutes=self.minutes,
             bar=self.bar,
         )
-
-
-def _read_texts(corpus: CorpusFiles, classes: list[str]) -> pd.DataFrame:
-    """The manifest, texts normalised, with each intent's class number."""
-    table = read_manifest(corpus.manifest)
-    table["text"] = table["text"].map(normalise_text)
-    table["number"] = table["intent"].map({name: n for n, name in enumerate(classes)})
-    return table
 
 
 def _start(
@@ -351,21 +369,21 @@ def _predict_table(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     table: pd.DataFrame,
-    classes: list[str],
+    labels: Labels,
 ) -> pd.DataFrame:
     """`table` with each utterance's `predicted` intent and its `confidence`."""
     texts, rows = np.unique(table["text"].to_numpy(str), return_inverse=True)
-    numbers, confidences = predict(model, tokenizer, texts.tolist())
-    named = np.array(classes)[numbers]
+    numbers, confidences = predict(model, tokenizer, texts.tolist(), labels)
+    named = np.array(labels.frames(numbers))
     return table.assign(predicted=named[rows], confidence=confidences[rows])
 
 
-def _measure(predicted: pd.DataFrame) -> dict[str, float]:
+def _measure(predicted: pd.DataFrame, labels: Labels) -> dict[str, float]:
     """`{split}_{metric}` in percent, of a table with `predicted`."""
     scores: dict[str, float] = {}
     for split in SPLITS:
         rows = predicted[predicted["split"] == split]
-        measured = metrics.measure(rows["intent"], rows["predicted"])
+        measured = measure_frames(labels, rows)
         scores |= {f"{split}_{name}": round(v, 4) for name, v in measured.items()}
     return scores
 

@@ -90,7 +90,7 @@ class Rows(Dataset):
         if class_weights is None:
             return float(counts.mean())
         labels = torch.tensor([row["labels"] for row in self.rows])
-        weights = class_weights.double()[labels]  # (rows)
+        weights = class_weights.double()[labels].sum(-1)  # (rows)
         return float((counts * weights).sum() / weights.sum())
 
     def __getitem__(self, place: int) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Labelled:
         self._pad = DataCollatorWithPadding(self.tokenizer)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Tokens (batch, tokens); labels and counts (batch)."""
+        """Tokens (batch, tokens), labels (batch, slots), counts (batch)."""
         counts = [row.pop("count") for row in rows]
         for row in rows:
             del row["draw"]
@@ -175,6 +175,16 @@ class Masked(DataCollatorForLanguageModeling):
                 return masked, labels
 
 
+def slot_mask(values: Sequence[int]) -> Tensor:
+    """Which of all slots' values are each slot's own: bool (slots, values of all).
+
+    Args:
+        values: how many each slot has.
+    """
+    owners = torch.repeat_interleave(torch.tensor(values))  # (values of all)
+    return owners == torch.arange(len(values))[:, None]
+
+
 class _WeightedTrainer(Trainer):
     """Trainer, with counts of rows and weights of classes."""
 
@@ -182,6 +192,7 @@ class _WeightedTrainer(Trainer):
         self,
         *,
         class_weights: Tensor | None,
+        allowed: Tensor | None,
         masked_only: bool,
         mean_count: float,
         **options: Any,
@@ -190,6 +201,8 @@ class _WeightedTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # by what `get_batch_samples` counts
         self._mean_count = mean_count
         self._class_weights = class_weights
+        self._allowed = allowed
+        self._slots = 1 if allowed is None else len(allowed)
         self._masked_only = masked_only
         self._right = self._seen = 0.0
 
@@ -203,7 +216,7 @@ class _WeightedTrainer(Trainer):
             for one in pieces
         )
         total = sum(weights, start=torch.zeros(()))
-        return pieces, total * self._mean_count
+        return pieces, total * self._mean_count / self._slots
 
     def compute_loss(
         self,
@@ -215,7 +228,7 @@ class _WeightedTrainer(Trainer):
         """Weighted cross-entropy of a piece, over the weight of the whole step."""
         labels, counts = inputs.pop("labels"), inputs.pop("counts")
         chosen, weights = self._weigh(labels, counts)
-        wanted = labels[chosen]  # (items)
+        wanted = labels[chosen]  # (items): masked tokens, or slots
         logits = self._logits(model, inputs, chosen)  # (items, classes)
         each = functional.cross_entropy(logits.float(), wanted, reduction="none")
         assert num_items_in_batch is not None
@@ -244,8 +257,14 @@ class _WeightedTrainer(Trainer):
     def _logits(
         self, model: nn.Module, inputs: dict[str, Any], chosen: Tensor
     ) -> Tensor:
-        """Logits where `chosen`, (items, classes)."""
-        if chosen.dim() == 1 or not self._masked_only:
+        """Logits where `chosen`, (items, classes); of a slot, its own values'."""
+        if self._allowed is not None:
+            logits = model(**inputs).logits[:, None].expand(-1, self._slots, -1)
+            # (batch, slots, values of all)
+            return logits.masked_fill(~self._allowed.to(logits.device), -math.inf)[
+                chosen
+            ]
+        if not self._masked_only:
             return model(**inputs).logits[chosen]
 
         def keep(module: nn.Module, given: Any, output: Any) -> Any:
@@ -429,6 +448,7 @@ def fit(
     stage: Stage,
     params: TeacherParams,
     class_weights: Tensor | None = None,
+    allowed: Tensor | None = None,
     measure: Measure | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
     """Train `model` in place, from the stage's last checkpoint if there is one.
@@ -440,6 +460,7 @@ def fit(
         stage: what is the stage's own.
         params: what both stages share.
         class_weights: (classes) float32; None for equal ones.
+        allowed: of the intent stage, of `slot_mask`.
         measure: gives `valid_accuracy` and `valid_macro_f1` after an epoch; where
             `selection` is `best` the model ends with the best epoch's weights.
 
@@ -463,6 +484,7 @@ def fit(
         train_dataset=rows,
         callbacks=[watch],
         class_weights=class_weights,
+        allowed=allowed,
         masked_only=params.masked_only,
         mean_count=rows.mean_count(class_weights),
     )
