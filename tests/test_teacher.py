@@ -819,16 +819,22 @@ class TestObjective:
         merged = [(0, 2), (0, 2), (0, 1), (1, 1), (4, 1)]
         assert training.merge_repeats(keys, 2) == merged
 
-    @pytest.mark.parametrize("stage", ["mlm", "intent"])
-    def test_a_row_weighs_its_count_whatever_the_other_rows(self, tmp_path, stage):
-        counts, numbers = [4, 4, 4, 1], [0, 1, 0, 1]
-        kind = AutoModelForMaskedLM
+    @pytest.mark.parametrize(
+        ("stage", "values"), [("mlm", None), ("intent", [2]), ("intent", [2, 3])]
+    )
+    def test_a_row_weighs_its_count_whatever_the_other_rows(
+        self, tmp_path, stage, values
+    ):
+        counts, numbers = [4, 4, 4, 1], [[0, 2], [1, 3], [0, 4], [1, 2]]
+        kind, allowed = AutoModelForMaskedLM, None
+        config = BertConfig(vocab_size=20, **SIZES, **NO_DROPOUT)
         if stage == "intent":
             kind = AutoModelForSequenceClassification
+            config.num_labels, allowed = sum(values), training.slot_mask(values)
         torch.manual_seed(3)
-        model = kind.from_config(BertConfig(vocab_size=20, **SIZES, **NO_DROPOUT))
+        model = kind.from_config(config)
         tokens = torch.randint(5, 20, (4, 3))
-        labels = torch.tensor(numbers)
+        labels = torch.tensor(numbers)[:, : len(values or [])]
         if stage == "mlm":  # two tokens of each row are masked
             labels = torch.where(torch.tensor([False, True, True]), tokens, -100)
         rows = training.Rows([{"count": count} for count in counts])
@@ -839,6 +845,7 @@ class TestObjective:
             model=model,
             args=training._arguments(params, one, at_once=2),
             class_weights=None,
+            allowed=allowed,
             masked_only=False,
             mean_count=rows.mean_count(),
         )
@@ -857,7 +864,13 @@ class TestObjective:
         spoken = [place for place, count in enumerate(counts) for _ in range(count)]
         model.zero_grad()
         logits = model(input_ids=tokens[spoken]).logits.flatten(0, -2)
-        functional.cross_entropy(logits, labels[spoken].flatten()).backward()
+        if stage == "mlm":
+            loss = functional.cross_entropy(logits, labels[spoken].flatten())
+        else:  # summed over slots, each among its own values
+            loss = functional.cross_entropy(logits[:, :2], labels[spoken, 0])
+            if len(values) > 1:
+                loss += functional.cross_entropy(logits[:, 2:], labels[spoken, 1] - 2)
+        loss.backward()
         torch.testing.assert_close(found, gradient(model), atol=1e-6, rtol=1e-4)
 
     def test_an_epoch_has_about_as_many_steps_as_without_merging(self):
