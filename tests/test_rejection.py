@@ -22,6 +22,7 @@ from pipeline.layout import Layout
 from pipeline.params import load_params
 from stages.core import metrics
 from stages.core.errors import CacheError, ConfigurationError
+from stages.core.labels import INTENT, Labels
 from stages.core.manifest import read_manifest
 from stages.core.text import normalise_text
 from stages.rejection import calibration
@@ -38,6 +39,8 @@ AUDIO = Path("data/tiny")
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 SPEECH = ("--set", "rejection.speech=speech")
 FEW = ("--set", "rejection.noises=2")
+INTENTS = Labels({INTENT: list("abcd")})
+SLOTS = Labels({"action": ["off", "on"], "room": ["hall", "none", "yard"]})
 NAMES = ["baseline2", "aln_linguistic-0.5", "aln_linguistic-1", "aln-0.5", "aln-1"]
 
 
@@ -61,27 +64,93 @@ def test_the_temperature_minimises_the_loss(scale: float) -> None:
         return -found[np.arange(len(labels)), labels].mean()
 
     best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded").x
-    assert calibration.fit_temperature(logits, labels) == pytest.approx(best, rel=1e-3)
+    found = calibration.fit_temperature(logits, labels[:, None], INTENTS)
+    assert found == pytest.approx(best, rel=1e-3)
 
 
 def test_a_temperature_is_never_0() -> None:
-    logits = 10 * np.eye(4)
-    assert calibration.fit_temperature(logits, np.arange(4)) == pytest.approx(0.05)
+    logits, numbers = 10 * np.eye(4), np.arange(4)[:, None]
+    found = calibration.fit_temperature(logits, numbers, INTENTS)
+    assert found == pytest.approx(0.05)
 
 
 def test_networks_together_have_the_mean_of_their_probabilities() -> None:
     first, second = outputs(1)[0], outputs(2)[0]
-    logits, energy = calibration.combine([first, second])
+    logits, energy = calibration.combine([first, second], INTENTS)
     mean = (softmax(first, axis=1) + softmax(second, axis=1)) / 2
     np.testing.assert_allclose(np.exp(logits), mean, rtol=1e-5)
     energies = [logsumexp(one, axis=1) for one in (first, second)]
     np.testing.assert_allclose(energy, np.mean(energies, axis=0), rtol=1e-6)
-    alone, energy = calibration.combine([first])
+    alone, energy = calibration.combine([first], INTENTS)
     np.testing.assert_array_equal(alone, first)
-    scores = calibration.scores(alone, energy, 2.5)
+    scores = calibration.scores(alone, energy, INTENTS, 2.5)
     expected = softmax(first.astype(float) / 2.5, axis=1).max(axis=1)
     np.testing.assert_allclose(scores["max_probability"], expected)
     np.testing.assert_allclose(scores["energy"], energies[0], rtol=1e-6)
+
+
+def test_slots_are_calibrated_as_all_combinations_of_their_values_would_be() -> None:
+    """Independent slots are one softmax over all frames, whose logits are sums."""
+    generator = np.random.default_rng(5)
+    numbers = np.stack(
+        [generator.integers(2, size=200), generator.integers(3, size=200)], 1
+    )
+    # Of two networks.
+    logits = 2 * generator.normal(size=(2, 200, 5)).astype(np.float32)
+    logits[:, np.arange(200)[:, None], numbers + np.array([0, 2])] += 2
+
+    def whole(slotted: np.ndarray) -> np.ndarray:
+        """(U, 5) -> (U, 6): action-major."""
+        return (slotted[:, :2, None] + slotted[:, None, 2:]).reshape(len(slotted), 6)
+
+    labels = 3 * numbers[:, 0] + numbers[:, 1]
+    frames = Labels({INTENT: list("abcdef")})
+    temperature = calibration.fit_temperature(logits[0], numbers, SLOTS)
+    expected = calibration.fit_temperature(whole(logits[0]), labels[:, None], frames)
+    assert temperature == pytest.approx(expected, rel=1e-6)
+    alone, energy = calibration.combine([logits[0]], SLOTS)
+    scores = calibration.scores(alone, energy, SLOTS, temperature)
+    wanted = calibration.scores(
+        *calibration.combine([whole(logits[0])], frames), frames, temperature
+    )
+    for name in calibration.SCORES:
+        np.testing.assert_allclose(scores[name], wanted[name], rtol=1e-5)
+    together, energies = calibration.combine(list(logits), SLOTS)
+    for part in (slice(2), slice(2, 5)):
+        mean = softmax(logits[:, :, part].astype(float), axis=2).mean(axis=0)
+        np.testing.assert_allclose(np.exp(together[:, part]), mean, rtol=1e-6)
+    each = [logsumexp(whole(one), axis=1) for one in logits]
+    np.testing.assert_allclose(energies, np.mean(each, axis=0), rtol=1e-5)
+
+
+def test_the_accuracy_is_that_of_whole_frames() -> None:
+    generator = np.random.default_rng(6)
+    numbers = np.stack(
+        [generator.integers(2, size=60), generator.integers(3, size=60)], 1
+    )
+    logits = generator.normal(size=(60, 5))
+    logits[np.arange(60)[:, None], numbers + np.array([0, 2])] += 1.5
+    parts = dict.fromkeys(("valid", "test", "noise/valid", "noise/test"), logits)
+    seconds = {"noise/valid": 9.0, "noise/test": 9.0}
+    found = measure(
+        [parts],
+        SLOTS,
+        {"valid": numbers, "test": numbers},
+        seconds,
+        {"valid": np.ones(60)},
+        share=0.5,
+    )
+    same = np.stack([logits[:, :2].argmax(1), logits[:, 2:].argmax(1)], 1) == numbers
+    right = same.all(axis=1)
+    assert found["test_accuracy"] == pytest.approx(100 * right.mean())
+    assert found["test_action_accuracy"] == pytest.approx(100 * same[:, 0].mean())
+    assert found["valid_room_accuracy"] == pytest.approx(100 * same[:, 1].mean())
+    assert found["test_accuracy_with_rejection"] < found["test_accuracy"]
+    scaled = logits / found["temperature"]
+    confidence = softmax(scaled[:, :2], axis=1).max(1)
+    confidence *= softmax(scaled[:, 2:], axis=1).max(1)
+    error = metrics.calibration_error(confidence, right.astype(float))
+    assert found["test_ece_calibrated"] == pytest.approx(100 * error, abs=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.07, 0.29, 0.5, 0.999])
@@ -111,12 +180,12 @@ def test_an_entry_is_measured_on_test_with_what_was_fitted_on_valid() -> None:
         parts[part] = np.float32(0.4) * outputs(place + 5)[0]
     parts["noise/test"] = np.full((10, 4), 50, np.float32)  # equally likely, and loud
     seconds = {part: 90.0 for part in parts if "/" in part}
-    labels = {"valid": valid_labels, "test": test_labels}
+    numbers = {"valid": valid_labels[:, None], "test": test_labels[:, None]}
     # Of test the first three are silent, of noise the first four.
     levels = {"valid": np.linspace(0.1, 1, len(valid)), "test": np.ones(len(test))}
     levels["test"][:3] = 0.0109  # the quietest hundredth of valid is at 0.109
     levels["noise/test"] = np.array([0.01] * 4 + [0.02] * 6)
-    found = measure([parts], labels, seconds, levels, share=0.1)
+    found = measure([parts], INTENTS, numbers, seconds, levels, share=0.1)
     assert found["quietest"] == pytest.approx(0.0109, rel=1e-3)
 
     def score(part: str) -> np.ndarray:

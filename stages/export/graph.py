@@ -3,7 +3,7 @@
     waveform       (batch, samples) float32 at 16 kHz, full scale at 1
     lengths        (batch,) int64, the samples of each utterance; what is beyond them is
                    ignored
-    probabilities  (batch, intents) float32, calibrated
+    probabilities  (batch, intents) float32, calibrated; or each slot's, side by side
     score          (batch,) float32, higher for a more likely command; below the
                    threshold in model.json an utterance is none of the intents
     attention      (batch, frames) float32: the share of each frame in the answer
@@ -15,6 +15,7 @@ computed in double precision.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 import onnx
@@ -123,24 +124,65 @@ def _answer(
         confidence: how logits become probabilities and a score.
     """
     found = [_Student(graph, one).run(sequence, count) for one in networks]
+    sizes = networks[0].values
     logits, attention = found[0]
     if len(found) > 1:
-        each = [graph.add("Softmax", logits, axis=1) for logits, _ in found]
+        each = [_softmax(graph, logits, sizes) for logits, _ in found]
         logits = graph.add("Log", graph.add("Mean", *each))
         attention = graph.add("Mean", *(attention for _, attention in found))
     temperature = graph.constant(np.array(confidence.temperature, np.float32))
     scaled = graph.add("Div", logits, temperature)
-    probabilities = graph.add("Softmax", scaled, axis=1, output="probabilities")
+    probabilities = _softmax(graph, scaled, sizes, output="probabilities")
     if confidence.score == "energy":
-        energies = [_log_sum(graph, logits) for logits, _ in found]
+        energies = [_energy(graph, logits, sizes) for logits, _ in found]
         graph.add("Mean", *energies, output="score")
     else:
-        graph.add("ReduceMax", probabilities, axes=[1], keepdims=0, output="score")
+        _largest(graph, probabilities, sizes, output="score")
     graph.add("Identity", attention, output="attention")
 
 
-def _log_sum(graph: GraphBuilder, logits: str) -> str:
-    return graph.add("ReduceLogSumExp", logits, axes=[1], keepdims=0)
+def _softmax(
+    graph: GraphBuilder, logits: str, sizes: Sequence[int], output: str = ""
+) -> str:
+    """The probabilities of each slot's values, side by side."""
+    if len(sizes) == 1:
+        return graph.add("Softmax", logits, axis=1, output=output)
+    each = [graph.add("Softmax", part, axis=1) for part in _parts(graph, logits, sizes)]
+    return graph.add("Concat", *each, axis=1, output=output)
+
+
+def _energy(graph: GraphBuilder, logits: str, sizes: Sequence[int]) -> str:
+    """The logarithm of the sum of each slot's exponentiated logits, summed: (batch)."""
+    each = [
+        graph.add("ReduceLogSumExp", part, axes=[1], keepdims=0)
+        for part in _parts(graph, logits, sizes)
+    ]
+    return each[0] if len(each) == 1 else graph.add("Sum", *each)
+
+
+def _largest(
+    graph: GraphBuilder, probabilities: str, sizes: Sequence[int], output: str
+) -> None:
+    """The product of each slot's largest probability: (batch)."""
+    if len(sizes) == 1:
+        graph.add("ReduceMax", probabilities, axes=[1], keepdims=0, output=output)
+        return
+    each = [
+        graph.add("ReduceMax", part, axes=[1], keepdims=1)
+        for part in _parts(graph, probabilities, sizes)
+    ]
+    together = graph.add("Concat", *each, axis=1)
+    graph.add("ReduceProd", together, axes=[1], keepdims=0, output=output)
+
+
+def _parts(graph: GraphBuilder, values: str, sizes: Sequence[int]) -> list[str]:
+    """Each slot's part of (batch, values of all slots)."""
+    if len(sizes) == 1:
+        return [values]
+    return [
+        graph.add("Slice", values, *map(graph.integers, (start, stop, 1)))
+        for start, stop in pairwise(accumulate(sizes, initial=0))
+    ]
 
 
 class _Student:
@@ -151,7 +193,7 @@ class _Student:
         self.network = copy.deepcopy(network).double().eval().requires_grad_(False)
 
     def run(self, sequence: str, count: str) -> tuple[str, str]:
-        """Logits (batch, intents) and attention (batch, frames)."""
+        """Logits (batch, values of all slots) and attention (batch, frames)."""
         queries, before = self.network.fold()
         if queries is None:
             return self.classify(sequence, count, before)
@@ -188,7 +230,7 @@ class _Student:
     def classify(
         self, sequence: str, count: str, before: Map | None
     ) -> tuple[str, str]:
-        """Eq. 3: logits (batch, intents), and each frame's share in the pooling.
+        """Eq. 3: logits (batch, values of all slots), each frame's share in pooling.
 
         Args:
             sequence: (frames, batch, values).

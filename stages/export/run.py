@@ -10,7 +10,7 @@ PyTorch gives. The same inputs give the same bytes.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from stages.core.checksums import write_sealed
 from stages.core.errors import CacheError, ConfigurationError, InputError, PipelineError
 from stages.core.files import whole_folder, write_text
 from stages.core.hashing import hash_file
+from stages.core.labels import Labels
 from stages.core.results import require
 from stages.core.runtime import progress
 from stages.export.card import model_card
@@ -143,7 +144,9 @@ def run(
             )
             about["weights"] = "int8"
             classifier = _write(temporary, quantise(graph), about)
-            about["accuracy"] |= _accuracies(classifier, inputs.audio, table)
+            about["accuracy"] |= _accuracies(
+                classifier, trained.labels, inputs.audio, table
+            )
             write_sealed(temporary / ABOUT, about)
         card = model_card(about, trained.measured, inputs.report)
         write_text(temporary / _CARD, card)
@@ -234,6 +237,7 @@ def _about(trained: Trained, inputs: Inputs, table: pd.DataFrame) -> dict[str, A
             "valid": measured["valid_accuracy"],
             "test": measured["test_accuracy"],
             "test_with_rejection": measured["test_accuracy_with_rejection"],
+            **_by_slot(trained.labels, measured),
         },
         "trained_on": {
             "corpus": inputs.name,
@@ -247,6 +251,13 @@ def _about(trained: Trained, inputs: Inputs, table: pd.DataFrame) -> dict[str, A
             "students": {path.name: hash_file(path) for path in files},
         },
     }
+
+
+def _by_slot(labels: Labels, scores: Mapping[str, float]) -> dict[str, Any]:
+    """The accuracies on test by slot, as `model.json` has them; nothing without."""
+    if not labels.has_slots:
+        return {}
+    return {"slots": {slot: scores[f"test_{slot}_accuracy"] for slot in labels.slots}}
 
 
 def _write(
@@ -272,18 +283,18 @@ def _check(
     test = table[table["split"] == "test"]
     places = np.unique(np.linspace(0, len(test) - 1, _CHECKED).astype(int))
     paths = test["path"].iloc[places]
+    labels = trained.labels
     for path in progress(paths, description="checking", unit="recording"):
         wave = load_audio(audio / path)
-        (found,) = classifier.classify([wave], reject=False)
-        given = [dict(found.ranked)[intent] for intent in trained.intents]
-        expected = probabilities(trained, wave)
-        best = trained.intents[int(expected.argmax())]
+        given = classifier.model([wave]).probabilities
+        expected = probabilities(trained, wave)[None]
+        (found,), (best,) = map(labels.frames, map(labels.choose, (given, expected)))
         apart = np.abs(given - expected).max()
-        if found.intent != best or not apart <= tolerance:  # also for NaN
+        if found != best or not apart <= tolerance:  # also for NaN
             raise PipelineError(
                 "the exported model does not give what PyTorch gives, and is not kept",
                 path=audio / path,
-                found=f"{found.intent}, a probability {apart:.1g} away",
+                found=f"{found}, a probability {apart:.1g} away",
                 expected=f"{best}, within {tolerance:g}",
                 fix="give the student's folder to --model instead",
             )
@@ -291,20 +302,26 @@ def _check(
 
 
 def _accuracies(
-    classifier: IntentClassifier, audio: Path, table: pd.DataFrame
-) -> dict[str, float]:
+    classifier: IntentClassifier, labels: Labels, audio: Path, table: pd.DataFrame
+) -> dict[str, Any]:
     """Accuracy on valid and test, in percent, as `model.json` has it."""
-    found = {}
+    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for split in ("valid", "test"):
         rows = table[table["split"] == split]
         predictions = list(_classify(classifier, audio, rows["path"]))
         intents = rows["intent"].tolist()
         best = [one.ranked[0][0] for one in predictions]
-        found[split] = metrics.accuracy(intents, best)
+        measured = metrics.measure_frames(
+            labels, {"intent": intents, "predicted": best}
+        )
+        scores |= {f"{split}_{name}": round(v, 6) for name, v in measured.items()}
+        found[split] = scores[f"{split}_accuracy"]
         if split == "test":
             given = [one.intent for one in predictions]
-            found["test_with_rejection"] = metrics.accuracy(intents, given)
-    return {name: round(value, 6) for name, value in found.items()}
+            right = metrics.accuracy(intents, given)
+            found["test_with_rejection"] = round(right, 6)
+    return {**found, **_by_slot(labels, scores)}
 
 
 def _classify(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stages.acoustic.checkpoint import Checkpoint
 from stages.acoustic.encoding import (
@@ -19,6 +20,7 @@ from stages.acoustic.encoding import (
 from stages.acoustic.params import AcousticParams
 from stages.cache.format import Header
 from stages.core.errors import CacheError
+from stages.core.labels import Labels, segments
 from stages.core.results import require
 from stages.core.runtime import one_thread
 from stages.export.graph import Confidence, student_graph
@@ -40,7 +42,7 @@ class Trained:
         networks: frozen, on the CPU.
         encoder: that makes their features.
         header: of these features.
-        intents: sorted; an intent's index is its class number.
+        labels: of the corpus.
         measured: what the rejection stage found of them.
     """
 
@@ -49,7 +51,7 @@ class Trained:
     networks: list[AcousticLinguisticNetwork]
     encoder: FrozenEncoder
     header: Header
-    intents: list[str]
+    labels: Labels
     measured: Mapping[str, Any]
 
     @property
@@ -80,9 +82,10 @@ def load_trained(
     encoder = load_encoder(acoustic)
     header = feature_header(encoder, acoustic)
     _, about = load_student(folder / f"model-{best}.safetensors")
+    labels = Labels.from_json(about["intents"])
     networks = {
         seed: network
-        for _, seed, network in load_networks({name: folder}, about["intents"], header)
+        for _, seed, network in load_networks({name: folder}, labels, header)
     }
     seeds = sorted(networks) if ensemble else [best]
     measured = entry["ensemble"] if ensemble else entry["seeds"][str(best)]
@@ -92,21 +95,26 @@ def load_trained(
         networks=[networks[seed] for seed in seeds],
         encoder=encoder,
         header=header,
-        intents=about["intents"],
+        labels=labels,
         measured={**measured, "share": found["share"]},
     )
 
 
 @torch.inference_mode()
 def probabilities(trained: Trained, wave: np.ndarray) -> np.ndarray:
-    """The probabilities (intents,) of a wave, by the equations as in the paper."""
+    """The probabilities (values of all slots,) of a wave, by the paper's equations."""
     features = torch.from_numpy(_features(trained.encoder, wave))[None]
     lengths = torch.tensor([features.shape[1]])
     each = [network(features, lengths).logits for network in trained.networks]
-    logits = each[0]
+    logits, sizes = each[0], trained.labels.sizes
     if len(each) > 1:
-        logits = torch.stack([one.softmax(1) for one in each]).mean(0).log()
-    return (logits / trained.confidence.temperature).softmax(1)[0].numpy()
+        logits = torch.stack([_softmax(one, sizes) for one in each]).mean(0).log()
+    return _softmax(logits / trained.confidence.temperature, sizes)[0].numpy()
+
+
+def _softmax(logits: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Of each slot: (batch, values of all slots)."""
+    return torch.cat([part.softmax(1) for part in segments(logits, sizes)], dim=1)
 
 
 def student_classifier(
@@ -136,8 +144,8 @@ def describe(trained: Trained, longest_seconds: float) -> dict[str, Any]:
     """What a classifier must know of a model; part of model.json."""
     window = getattr(trained.encoder, "longest_seconds", None)
     return {
-        "intents": trained.intents,
-        "slots": {},
+        "intents": trained.labels.to_json(),
+        "slots": trained.labels.slots if trained.labels.has_slots else {},
         "frame_step": trained.header.frame_step,
         "longest_seconds": min(longest_seconds, window or longest_seconds),
         "batches": isinstance(trained.encoder, Checkpoint),

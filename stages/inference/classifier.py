@@ -8,6 +8,9 @@
 
 A recording whose score is below the model's threshold, or that is much quieter than any
 command, is none of the intents: it is rejected, and its intent is `none`.
+
+With slots, an intent is the value of every slot, joined by `|`, and `answer.slots` has
+them by name. The slots are independent: a probability is the product of theirs.
 """
 
 from collections.abc import Sequence
@@ -20,6 +23,7 @@ import numpy as np
 from stages.core.checksums import read_sealed
 from stages.core.errors import CacheError, RecordingError
 from stages.core.hashing import hash_bytes
+from stages.core.labels import INTENT, Labels, segments
 from stages.core.runtime import open_onnx
 from stages.speech.loading import (
     SAMPLE_RATE,
@@ -38,6 +42,9 @@ MODEL, ABOUT = "model.onnx", "model.json"
 NONE = "none"
 """The answer for what is none of the intents."""
 
+RANKED = 100
+"""With slots, most intents in a ranking."""
+
 _BATCH_SECONDS = 15.0
 """Of audio and padding in a batch."""
 
@@ -54,7 +61,7 @@ Batch = list[str] | list[Path] | list[bytes] | list[np.ndarray]
 class Outputs:
     """What a model gives for a batch."""
 
-    probabilities: np.ndarray  # (batch, intents) float32
+    probabilities: np.ndarray  # (batch, values of all slots) float32
     scores: np.ndarray  # (batch) float32, higher for a more likely command
     attention: np.ndarray  # (batch, frames) float32, sums to 1
 
@@ -74,8 +81,10 @@ class Prediction:
         intent: the most probable intent, or `none` if the recording was rejected.
         probability: of the most probable intent, calibrated.
         rejected: whether it is none of the intents.
-        slots: value by slot; empty if the corpus has no slots.
-        ranked: every intent with its probability, the most probable first.
+        slots: value by slot, `none` included; empty if the recording was rejected or
+            the corpus has no slots.
+        ranked: every intent with its probability, the most probable first; with slots
+            the first `RANKED`.
         seconds: duration of the audio.
         attention: (frames,) share of each frame in the answer; sums to 1.
     """
@@ -113,7 +122,9 @@ class IntentClassifier:
 
     Attributes:
         about: what is known of the model; the content of `model.json`.
-        intents: its labels.
+        intents: that it tells apart; empty with slots.
+        slots: the values of each slot; empty if the corpus has none.
+        model: runs on a batch of waves.
 
     Raises:
         CacheError: the folder is not an exported model, or its files are damaged.
@@ -128,11 +139,14 @@ class IntentClassifier:
     ) -> None:
         folder = Path(folder)
         self.about = _read_about(folder) if about is None else about
-        self.intents: list[str] = self.about["intents"]
+        self._labels = Labels.from_json(self.about["intents"])
+        slots = self._labels.slots
+        self.slots = slots if self._labels.has_slots else {}
+        self.intents = [] if self.slots else slots[INTENT]
         # As the model's scores, so that the threshold itself is accepted.
         self._threshold = np.float32(self.about["rejection"]["threshold"])
         self._quietest: float = self.about["rejection"]["quietest"]
-        self._model = model or OnnxModel(folder / MODEL, self.about["model_sha256"])
+        self.model = model or OnnxModel(folder / MODEL, self.about["model_sha256"])
 
     @overload
     def __call__(
@@ -194,7 +208,7 @@ class IntentClassifier:
         """The intent of each wave that `load` returned."""
         found: dict[int, Prediction] = {}
         for places in _batches([len(wave) for wave in waves], self.about["batches"]):
-            outputs = self._model([waves[place] for place in places])
+            outputs = self.model([waves[place] for place in places])
             for row, place in enumerate(places):
                 found[place] = self._prediction(
                     outputs.probabilities[row],
@@ -215,14 +229,17 @@ class IntentClassifier:
         rejected: bool,
         samples: int,
     ) -> Prediction:
-        order = np.argsort(-probabilities, kind="stable")
-        ranked = [(self.intents[i], float(probabilities[i])) for i in order]
+        parts = list(segments(probabilities, self._labels.sizes))
+        numbers, products = _rank(parts, RANKED if self.slots else len(probabilities))
+        frames = self._labels.frames(numbers)
+        ranked = list(zip(frames, products.tolist(), strict=True))
         intent, probability = ranked[0]
+        values = self._labels.values([intent]) if self.slots and not rejected else {}
         return Prediction(
             intent=NONE if rejected else intent,
             probability=probability,
             rejected=rejected,
-            slots={} if rejected else self.about["slots"].get(intent, {}),
+            slots={slot: value for slot, (value,) in values.items()},
             ranked=ranked,
             seconds=samples / SAMPLE_RATE,
             attention=attention[: -(-samples // self.about["frame_step"])],
@@ -313,6 +330,29 @@ def _from_array(audio: np.ndarray, sample_rate: int | None) -> np.ndarray:
         )
     check_samples(channels, int(sample_rate), _ARRAY)
     return resample(average(channels, _ARRAY), int(sample_rate))
+
+
+def _rank(parts: Sequence[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The most probable combinations of a value of each slot, the best first.
+
+    What the best ones have in the first slots is among the best of these, so no more
+    than `most` are kept after each.
+
+    Args:
+        parts: probabilities (values,) of each slot.
+        most: at most so many.
+
+    Returns:
+        Class numbers (n, slots) and probabilities (n,).
+    """
+    numbers, products = np.empty((1, 0), np.int64), np.ones(1)
+    for part in parts:
+        every = np.outer(products, part)  # (n, values)
+        order = np.argsort(-every, axis=None, kind="stable")[:most]
+        before, value = np.unravel_index(order, every.shape)
+        numbers = np.column_stack([numbers[before], value])
+        products = every.ravel()[order]
+    return numbers, products
 
 
 def _batches(lengths: Sequence[int], together: bool) -> list[list[int]]:

@@ -1,15 +1,20 @@
 """Temperature, scores and threshold: from a network's outputs to accept or reject.
 
-Logits are (U, C) for U utterances and C intents. Both scores are higher the more an
-utterance is like a command:
+Logits are (U, C) for U utterances and C values of all slots, side by side; a corpus
+without slots has one, the intent. Both scores are higher the more an utterance is like
+a command:
 
     max_probability   the largest softmax(logits / T) (Hendrycks and Gimpel 2017)
     energy            logsumexp(logits), without T (Liu et al. 2020)
+
+The first is multiplied over slots, the second summed.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+
+from stages.core.labels import Labels, segments
 
 SCORES = ("max_probability", "energy")
 
@@ -17,7 +22,9 @@ _TEMPERATURES = (0.05, 20.0)
 """The range of T: if every prediction on valid is right, the best one would be 0."""
 
 
-def combine(outputs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def combine(
+    outputs: Sequence[np.ndarray], labels: Labels
+) -> tuple[np.ndarray, np.ndarray]:
     """Logits (U, C) and energy (U) of several networks together, or of one.
 
     The logits are the logarithm of the mean probability; the energy is the mean of the
@@ -25,35 +32,42 @@ def combine(outputs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         outputs: logits of each network, (U, C).
+        labels: of the corpus.
     """
     logits = np.stack(outputs).astype(np.float64)  # (networks, U, C)
-    energies = _logsumexp(logits)
-    probabilities = np.exp(logits - energies[..., None])
+    energies = sum(_logsumexp(part) for part in segments(logits, labels.sizes))
     # 1e-300: the logarithm of 0 is not finite.
-    together = np.log(np.maximum(probabilities.mean(axis=0), 1e-300))
-    return (logits[0] if len(outputs) == 1 else together), energies.mean(axis=0)
+    together = np.log(np.maximum(softmax(logits, labels).mean(axis=0), 1e-300))
+    return (logits[0] if len(outputs) == 1 else together), np.mean(energies, axis=0)
 
 
-def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities (U, C)."""
+def softmax(logits: np.ndarray, labels: Labels, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities (…, C) of each slot's values."""
     scaled = logits.astype(np.float64) / temperature
-    return np.exp(scaled - _logsumexp(scaled)[..., None])
+    parts = [
+        np.exp(part - _logsumexp(part)[..., None])
+        for part in segments(scaled, labels.sizes)
+    ]
+    return np.concatenate(parts, axis=-1)
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(logits: np.ndarray, numbers: np.ndarray, labels: Labels) -> float:
     """The T that minimises the negative log-likelihood (Guo et al. 2017).
 
-    The likelihood is concave in 1 / T, so bisection finds where its slope is 0.
+    The likelihood, summed over slots, is concave in 1 / T, so bisection finds where its
+    slope is 0.
 
     Args:
         logits: of valid, (U, C).
-        labels: class numbers (U).
+        numbers: class numbers (U, slots).
+        labels: of the corpus.
     """
     logits = logits.astype(np.float64)
-    right = logits[np.arange(len(labels)), labels].mean()
+    places = numbers + np.array(labels.starts)  # (U, slots)
+    right = np.take_along_axis(logits, places, axis=1).sum(axis=1).mean()
 
     def too_low(temperature: float) -> bool:
-        expected = (softmax(logits, temperature) * logits).sum(axis=1).mean()
+        expected = (softmax(logits, labels, temperature) * logits).sum(axis=1).mean()
         return bool(expected > right)
 
     low, high = _TEMPERATURES
@@ -63,11 +77,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def scores(
-    logits: np.ndarray, energy: np.ndarray, temperature: float
+    logits: np.ndarray, energy: np.ndarray, labels: Labels, temperature: float
 ) -> dict[str, np.ndarray]:
     """Both scores (U), by name."""
     return {
-        "max_probability": softmax(logits, temperature).max(axis=1),
+        "max_probability": labels.confidence(softmax(logits, labels, temperature)),
         "energy": energy.copy(),
     }
 

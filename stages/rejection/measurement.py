@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from stages.core import metrics
+from stages.core.labels import Labels
 from stages.rejection import calibration
 from stages.rejection.others import SIDES
 
@@ -16,7 +17,8 @@ Outputs = Mapping[str, np.ndarray]
 
 def measure(
     networks: Sequence[Outputs],
-    labels: Mapping[str, np.ndarray],
+    labels: Labels,
+    numbers: Mapping[str, np.ndarray],
     seconds: Mapping[str, float],
     levels: Mapping[str, np.ndarray],
     *,
@@ -26,7 +28,8 @@ def measure(
 
     Args:
         networks: one, or those of all seeds, which then decide together.
-        labels: class numbers (U) of `valid` and `test`.
+        labels: of the corpus.
+        numbers: class numbers (U, slots) of `valid` and `test`.
         seconds: of the audio of each part of others.
         levels: of the recordings of a part (U); a part without is taken to be as loud
             as commands.
@@ -37,13 +40,15 @@ def measure(
         see `run.py`.
     """
     both = {
-        part: calibration.combine([outputs[part] for outputs in networks])
+        part: calibration.combine([outputs[part] for outputs in networks], labels)
         for part in networks[0]
     }
-    temperature = calibration.fit_temperature(both["valid"][0], labels["valid"])
+    temperature = calibration.fit_temperature(
+        both["valid"][0], numbers["valid"], labels
+    )
     quietest = calibration.quietest(levels["valid"])
     scores = {
-        part: calibration.scores(logits, energy, temperature)
+        part: calibration.scores(logits, energy, labels, temperature)
         for part, (logits, energy) in both.items()
     }
     for part, found in levels.items():
@@ -65,9 +70,9 @@ def measure(
     heard = kept["valid"][np.isfinite(kept["valid"])]
     threshold = max(calibration.threshold(kept["valid"], share), float(heard.min()))
     accepted = kept["test"] >= threshold
-    right = both["test"][0].argmax(axis=1) == labels["test"]
+    right = (labels.choose(both["test"][0]) == numbers["test"]).all(axis=1)
     figures = {
-        **_accuracies(both, labels, temperature),
+        **_accuracies(both, labels, numbers, temperature),
         "test_rejected": 100 * np.mean(~accepted),
         "test_accuracy_with_rejection": 100 * np.mean(right & accepted),
     }
@@ -89,18 +94,22 @@ def measure(
 
 def _accuracies(
     both: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    labels: Mapping[str, np.ndarray],
+    labels: Labels,
+    numbers: Mapping[str, np.ndarray],
     temperature: float,
 ) -> dict[str, float]:
-    """Accuracy, and the calibration error without and with the temperature."""
-    found = {}
+    """Accuracies, and the calibration error without and with the temperature."""
+    found: dict[str, float] = {}
     for split in SIDES:
         logits = both[split][0]
-        predicted = logits.argmax(axis=1)
-        right = (predicted == labels[split]).astype(float)
-        found[f"{split}_accuracy"] = metrics.accuracy(labels[split], predicted)
+        predicted = labels.choose(logits)
+        right = (predicted == numbers[split]).all(axis=1).astype(float)
+        scores = metrics.measure(labels, numbers[split], predicted)
+        del scores["macro_f1"]
+        found |= {f"{split}_{name}": value for name, value in scores.items()}
         for name, used in (("ece", 1.0), ("ece_calibrated", temperature)):
-            confidence = calibration.softmax(logits, used).max(axis=1)
+            probabilities = calibration.softmax(logits, labels, used)
+            confidence = labels.confidence(probabilities)
             error = metrics.calibration_error(confidence, right)
             found[f"{split}_{name}"] = 100 * error
     return found

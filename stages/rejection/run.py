@@ -17,6 +17,7 @@ An entry has, in percent unless stated:
     threshold        what scores below it is rejected: at most `share` of valid
     quietest         a recording of a lower level (root mean square) is rejected too
     <split>_accuracy, _ece, _ece_calibrated      of valid and test, nothing rejected
+    <split>_<slot>_accuracy                      in a corpus with slots
     test_rejected, test_accuracy_with_rejection  a rejected command counts as wrong
     valid_auroc      of each score, 0 to 1: mean over the kinds of others
     others           on test, for speech, noise and silence: utterances, seconds (whole
@@ -238,7 +239,7 @@ def _measure_all(
     levels: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """The contents of rejection.json."""
-    labels = {split: inputs.numbers(split)[:, 0] for split in SIDES}
+    numbers = {split: inputs.numbers(split) for split in SIDES}
     step = reader.header.frame_step / SAMPLE_RATE
     seconds = {
         part: int(reader.lengths(keys).sum()) * step
@@ -246,7 +247,9 @@ def _measure_all(
     }
 
     def entry(networks: Sequence[Outputs]) -> dict[str, Any]:
-        return measure(networks, labels, seconds, levels, share=params.share)
+        return measure(
+            networks, inputs.labels, numbers, seconds, levels, share=params.share
+        )
 
     students = {}
     for name, own in outputs.items():
