@@ -18,8 +18,9 @@ from stages.report.systems import SELECTIONS, System
 def accuracy_section(found: Findings) -> str:
     """The table, notes and the figure."""
     notes = [
-        f"Accuracy and macro-F1 in percent; students: {found.over_seeds}. "
-        "Macro-F1 is the mean over the intents that occur in the split.",
+        f"{found.accuracy.capitalize()} and macro-F1 in percent; students: "
+        f"{found.over_seeds}. Macro-F1 is the mean over the {found.classes} that occur "
+        "in the split.",
         f"The {INTERVAL} is for the mean over seeds, by the percentile bootstrap over "
         f"test utterances ({DRAWS:,} draws, each utterance with the predictions of "
         "every seed). It shows how the result could vary with other utterances; the "
@@ -30,9 +31,16 @@ def accuracy_section(found: Findings) -> str:
         _gain_note(found),
         _recognition_note(found),
     ]
-    return "\n\n".join(
-        [accuracy_table(found), *notes, "![Accuracy by system](accuracy.png)"]
-    )
+    if found.labels.has_slots:
+        slots = ", ".join(map(escape, found.labels.slots))
+        notes.insert(
+            0,
+            "Frame accuracy is the percentage of utterances with all slots right "
+            f"({slots}). It corresponds to the paper's accuracy where the paper's "
+            "intents are combinations of values.",
+        )
+    figure = "![Accuracy by system](accuracy.png)"
+    return "\n\n".join([accuracy_table(found), *notes, figure])
 
 
 def accuracy_table(found: Findings) -> str:
@@ -54,7 +62,10 @@ def accuracy_table(found: Findings) -> str:
                 *(format_percent(published.get(name)) for name in CORPORA),
             ]
         )
-    header = ["system", "valid", "valid macro-F1", "test", f"test, {INTERVAL}"]
+    valid, test = "valid", "test"
+    if found.labels.has_slots:
+        valid, test = f"valid {found.accuracy}", f"test {found.accuracy}"
+    header = ["system", valid, "valid macro-F1", test, f"{test}, {INTERVAL}"]
     header += ["test macro-F1", f"test macro-F1, {INTERVAL}"]
     header += [f"paper, {name} test" for name in CORPORA.values()]
     return format_table(header, rows)

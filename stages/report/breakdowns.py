@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from stages.core.markdown import code, escape
 from stages.report.findings import Findings
@@ -13,6 +14,7 @@ from stages.report.markdown import (
     format_spread,
     format_table,
 )
+from stages.report.params import MOST_CONFUSED
 from stages.report.scores import Group
 from stages.report.statistics import INTERVAL
 from stages.report.systems import System
@@ -30,17 +32,49 @@ def wording_sections(found: Findings) -> list[str]:
         f"Test has {test['distinct_texts']:,} wordings; "
         f"{test['texts_shared_with_train']:,} of them also occur in train, so the "
         f"teacher was trained on them too. {unseen:,} of {utterances:,} test "
-        "utterances have a wording unseen in training. Test accuracy and macro-F1 "
-        "(over the intents that occur in the group) in percent, "
+        f"utterances have a wording unseen in training. Test {found.accuracy} and "
+        f"macro-F1 (over the {found.classes} that occur in the group) in percent, "
         f"{found.over_seeds}. {_last_row_note(found)}",
         _groups_table(found, wording, " wording", macro_f1=True),
+        *_combination_parts(found),
     ]
     if conditions:
         sections += [
-            "Accuracy by the condition of the recording:",
+            f"{found.accuracy.capitalize()} by the condition of the recording:",
             _groups_table(found, conditions),
         ]
     return sections
+
+
+def slot_sections(found: Findings) -> list[str]:
+    """Test accuracy by slot; nothing without slots."""
+    if not found.labels.has_slots:
+        return []
+    columns = [(found.rows, f"test_{slot}_accuracy") for slot in found.labels.slots]
+    columns.append((found.rows, "test_accuracy"))
+    header = ["system", *map(escape, found.labels.slots), "all slots"]
+    return [
+        "## Accuracy by slot",
+        f"Test accuracy of each slot, in percent, {found.over_seeds}. "
+        f"{_last_row_note(found)}",
+        _systems_table(found, found.systems, header, columns),
+    ]
+
+
+def _combination_parts(found: Findings) -> list[str]:
+    """By combination of values seen or unseen in training; nothing without slots."""
+    groups = found.groups["combination"]
+    if not groups:
+        return []
+    unseen = sum(group.utterances for group in groups if group.name == "unseen")
+    utterances = sum(group.utterances for group in groups)
+    text = (
+        f"{unseen:,} of {utterances:,} test utterances have a combination of values "
+        "unseen in training; each single value occurs there."
+    )
+    if not unseen:
+        return [text]
+    return [text, _groups_table(found, groups, " combination", macro_f1=True)]
 
 
 def robustness_sections(found: Findings) -> list[str]:
@@ -62,8 +96,9 @@ def robustness_sections(found: Findings) -> list[str]:
         "Test recordings with added noise or reverberation, classified by the students "
         "above, which were trained on the original recordings (`clean`). The "
         "signal-to-noise ratio compares the mean squares of speech and noise over the "
-        "whole recording; reverberation keeps a recording's length and power. Accuracy "
-        f"in percent, {found.over_seeds}. {_last_row_note(found)}",
+        "whole recording; reverberation keeps a recording's length and power. "
+        f"{found.accuracy.capitalize()} in percent, {found.over_seeds}. "
+        f"{_last_row_note(found)}",
         accuracy,
         "![Accuracy by degradation](robustness.png)",
         "Macro-F1:",
@@ -78,7 +113,8 @@ def length_sections(found: Findings) -> list[str]:
         return []
     return [
         "## Length",
-        "Test accuracy in percent by the recording's duration, in quarters of test; "
+        f"Test {found.accuracy} in percent by the recording's duration, in quarters of "
+        "test; "
         f"{found.over_seeds}. {_last_row_note(found)}",
         _groups_table(found, lengths),
     ]
@@ -110,7 +146,7 @@ def speaker_sections(found: Findings) -> list[str]:
     without = f"; of unknown speakers: {unknown:,}" if unknown else ""
     return [
         "## Speakers",
-        "Test accuracy in percent by speaker, mean over seeds. Speakers: "
+        f"Test {found.accuracy} in percent by speaker, mean over seeds. Speakers: "
         f"{len(speakers):,}; utterances of each: {each}{without}.",
         format_table(["system", "lowest", "median", "highest"], rows),
         f"{found.chosen.title}, the lowest first, {found.over_seeds}:",
@@ -119,22 +155,41 @@ def speaker_sections(found: Findings) -> list[str]:
 
 
 def intent_sections(found: Findings) -> list[str]:
-    """Precision, recall and F1 of every intent, and the confusion matrix."""
-    chosen = found.chosen
-    rows = [
+    """Precision, recall and F1 of every intent, and the confusion matrix.
+
+    With slots, a table for each slot, of the values with the lowest F1.
+    """
+    chosen, has_slots = found.chosen, found.labels.has_slots
+    columns = ["precision", "recall", "F1", "support"]
+    sections = [
+        f"## {'Values' if has_slots else 'Intents'}: {chosen.title}",
+        f"{chosen.title}, with its α chosen on valid. Test, percent, "
+        f"{found.over_seeds}; support is the number of test utterances.",
+    ]
+    for slot, scores in found.values.items():
+        if has_slots:
+            rows = _value_rows(found, scores.sort_values("f1", kind="stable"))
+            sections.append(f"Slot {escape(slot)}, the lowest F1 first:")
+            sections.append(format_short_table(["value", *columns], rows))
+        else:
+            sections.append(format_table([slot, *columns], _value_rows(found, scores)))
+    if has_slots and max(found.labels.sizes) > MOST_CONFUSED:
+        sections.append(
+            f"Of a slot with more than {MOST_CONFUSED} values, the figure shows those "
+            f"{MOST_CONFUSED} with the most errors."
+        )
+    return [*sections, "![Confusion matrix](confusion.png)"]
+
+
+def _value_rows(found: Findings, table: pd.DataFrame) -> list[list[str]]:
+    """A row per intent or value: precision, recall, F1 and support."""
+    return [
         [
-            code(str(intent)),
+            code(str(value)),
             *(format_spread(scores, key) for key in ("precision", "recall", "f1")),
             f"{int(scores['support']):,}",
         ]
-        for intent, scores in found.intents.assign(seeds=len(chosen.seeds)).iterrows()
-    ]
-    return [
-        f"## Intents: {chosen.title}",
-        f"{chosen.title}, with its α chosen on valid. Test, percent, "
-        f"{found.over_seeds}; support is the number of test utterances.",
-        format_table(["intent", "precision", "recall", "F1", "support"], rows),
-        "![Confusion matrix](confusion.png)",
+        for value, scores in table.assign(seeds=len(found.chosen.seeds)).iterrows()
     ]
 
 

@@ -26,14 +26,17 @@ def calibration_sections(found: Findings) -> list[str]:
         ]
         for system in found.systems
     ]
+    what = "intent"
+    if found.labels.has_slots:
+        what = "frame, the product over its slots"
     sections = [
         "## Calibration",
-        "Confidence is the probability of the predicted intent, mean over test; a "
+        f"Confidence is the probability of the predicted {what}, mean over test; a "
         "system whose confidence exceeds its accuracy is overconfident. ECE, the "
         "expected calibration error (Guo et al. 2017), is the mean distance between "
         f"accuracy and confidence in {BINS} equally wide bins of confidence, weighted "
         f"by utterances. Percent, {found.over_seeds}.",
-        format_table(["system", "accuracy", "confidence", "ECE"], rows),
+        format_table(["system", found.accuracy, "confidence", "ECE"], rows),
     ]
     if found.rejection is None:
         return sections

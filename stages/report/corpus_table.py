@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from stages.core.labels import Labels
 from stages.core.manifest import SPLITS
-from stages.core.markdown import code
+from stages.core.markdown import code, escape
 from stages.core.text import normalise_text
 from stages.report.markdown import format_count, format_difference, format_table
 from stages.report.published import CORPORA, TABLE1
@@ -22,8 +23,13 @@ TABLE1_ROWS = {
 }
 
 
-def describe_corpus(manifest: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Table 1 for this corpus, by split; texts are compared normalised."""
+def describe_corpus(
+    manifest: pd.DataFrame, labels: Labels | None = None
+) -> dict[str, dict[str, Any]]:
+    """Table 1 for this corpus, by split; texts are compared normalised.
+
+    With slots, intents are the distinct frames, and `values` counts those of each slot.
+    """
     texts = manifest["text"].map(normalise_text)
     trained = set(texts[manifest["split"] == "train"])
     table: dict[str, dict[str, Any]] = {}
@@ -40,6 +46,11 @@ def describe_corpus(manifest: pd.DataFrame) -> dict[str, dict[str, Any]]:
         }
         if split != "train":
             table[split]["texts_shared_with_train"] = len(own & trained)
+        if labels is not None and labels.has_slots:
+            values = labels.values(rows["intent"])
+            table[split]["values"] = {
+                slot: len(set(own)) for slot, own in values.items()
+            }
     return table
 
 
@@ -55,6 +66,13 @@ def corpus_table(corpus: str, table1: Mapping[str, Mapping[str, Any]]) -> str:
         [title, *(format_count(counts.get(key)) for _, counts in columns)]
         for key, title in TABLE1_ROWS.items()
     ]
+    slots = table1["train"].get("values", {})
+    for slot in slots:
+        counts = [of.get("values", {}).get(slot) for _, of in columns]
+        rows.append([f"values of {escape(slot)}", *map(format_count, counts)])
+    if slots:
+        place = list(TABLE1_ROWS).index("intents")
+        rows[place][0] = "intents (combinations of values)"
     table = format_table(["", *(name for name, _ in columns)], rows)
     if corpus not in TABLE1:
         return table

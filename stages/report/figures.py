@@ -7,6 +7,7 @@ display and neither follow nor change the user's matplotlib settings.
 import io
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -24,10 +25,11 @@ from matplotlib.ticker import MaxNLocator
 
 from stages.report.findings import Findings
 from stages.report.fonts import BASE, families
-from stages.report.params import MOST_INTENTS
+from stages.report.params import MOST_CONFUSED, MOST_INTENTS
 from stages.report.projection import Projection
 from stages.report.published import published_accuracy
 from stages.report.robustness import CLEAN, DegradedScores
+from stages.report.scores import by_slot
 from stages.report.systems import System
 
 INK = "#22272e"
@@ -102,22 +104,19 @@ _NEXT_TO_TITLE: dict[str, Any] = {
 def draw(found: Findings) -> dict[str, bytes]:
     """Every figure of the report, by file name."""
     students = found.students
-    intents = list(found.intents.index)
+    panels = _confusion_panels(found)
+    values = [_label(value) for _, shown in panels.values() for value in shown]
     degradations = [scores.degradation for scores in found.robustness]
-    with styled(found.corpus, *map(_label, intents), *degradations):
+    with styled(found.corpus, *panels, *values, *degradations):
         files = {
             "accuracy.png": accuracy_figure(found),
-            "confusion.png": confusion_figure(
-                found.chosen.test,
-                intents,
-                f"Confusion on test, {found.chosen.title}",
-            ),
+            "confusion.png": confusion_figure(panels),
             "figure2.png": projection_figure(found.projection),
-            "history.png": history_figure(students),
+            "history.png": history_figure(students, found.accuracy),
         }
         if found.robustness:
             files["robustness.png"] = robustness_figure(
-                students, found.robustness, found.corpus
+                students, found.robustness, found.corpus, found.accuracy
             )
     return files
 
@@ -131,18 +130,67 @@ def styled(*labels: str) -> Iterator[None]:
         yield
 
 
-def confusion_figure(test: pd.DataFrame, intents: Sequence[str], title: str) -> bytes:
-    """Actual against predicted intents; each row in percent of its actual intent."""
-    counts = pd.crosstab(test["intent"], test["predicted"]).reindex(
-        index=list(intents), columns=list(intents), fill_value=0
+def _confusion_panels(found: Findings) -> dict[str, tuple[pd.DataFrame, list[str]]]:
+    """By title, what `confusion_figure` draws: one panel, or one for each slot."""
+    title = f"onfusion on test, {found.chosen.title}, % of the actual"
+    panels = {}
+    for slot, rows in by_slot(found.labels, found.chosen.test).items():
+        values = found.labels.slots[slot]
+        if not found.labels.has_slots:
+            return {f"C{title} intent": (rows, values)}
+        shown = _most_confused(rows, values)
+        what = _label(slot)
+        if len(shown) < len(values):
+            what += f", {len(shown)} of {len(values)} values"
+        panels[f"{what}: c{title} value"] = (rows, shown)
+    return panels
+
+
+def _most_confused(rows: pd.DataFrame, values: Sequence[str]) -> list[str]:
+    """The `MOST_CONFUSED` values that are in the most errors, in their order."""
+    wrong = rows[rows["intent"] != rows["predicted"]]
+    errors = Counter([*wrong["intent"], *wrong["predicted"]])
+    worst = sorted(values, key=lambda value: -errors[value])[:MOST_CONFUSED]
+    return sorted(worst, key=list(values).index)
+
+
+def confusion_figure(
+    panels: Mapping[str, tuple[pd.DataFrame, Sequence[str]]],
+) -> bytes:
+    """Actual against predicted intents or values, panels one below another.
+
+    Args:
+        panels: by title, predictions and the values shown. Each row is in percent of
+            its actual value, with predictions that are not shown.
+    """
+    sides = [
+        min(max(0.27 * len(shown), 2.0), _LONGEST_SIDE) for _, shown in panels.values()
+    ]
+    unit, bottom = sides[0], sides[0]
+    figure = Figure(figsize=(unit, unit))
+    for (title, (rows, shown)), side in zip(panels.items(), sides, strict=True):
+        bottom -= side
+        place = (0, bottom / unit, side / unit, side / unit)
+        _draw_confusion(figure.add_axes(place), rows, shown, title)
+        # Room for the labels below, and the next title.
+        bottom -= 1.2 + 0.07 * max(_columns(_label(value)) for value in shown)
+    return _png(figure)
+
+
+def _draw_confusion(
+    axes: Axes, rows: pd.DataFrame, shown: Sequence[str], title: str
+) -> None:
+    """One matrix."""
+    table = pd.crosstab(rows["intent"], rows["predicted"])
+    table = (
+        (100 * table)
+        .div(table.sum(axis=1), axis=0)
+        .reindex(index=list(shown), columns=list(shown), fill_value=0)
     )
-    labels = [_label(intent) for intent in intents]
-    counted = counts.to_numpy(dtype=float)
-    shares = 100 * counted / np.maximum(counted.sum(axis=1, keepdims=True), 1)
-    size = len(intents)
-    side = min(max(0.27 * size, 2.0), _LONGEST_SIDE)
+    labels = [_label(value) for value in shown]
+    shares = table.to_numpy(dtype=float)
+    size = len(shown)
     right = np.eye(size, dtype=bool)
-    figure, axes = _canvas(side, side)
     for hidden, colours in ((~right, _RIGHT), (right, _WRONG)):
         axes.imshow(np.ma.masked_array(shares, hidden), cmap=colours, vmin=0, vmax=100)
     for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
@@ -164,8 +212,7 @@ def confusion_figure(test: pd.DataFrame, intents: Sequence[str], title: str) -> 
     axes.spines[:].set_visible(True)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
-    axes.set_title(f"{title}, % of the actual intent")
-    return _png(figure)
+    axes.set_title(title)
 
 
 def projection_figure(projection: Projection) -> bytes:
@@ -264,11 +311,12 @@ def accuracy_figure(found: Findings) -> bytes:
     axes.invert_yaxis()
     axes.set_xlim(0, 118)
     axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("accuracy (%)")
+    axes.set_xlabel(f"{found.accuracy} (%)")
     axes.grid(axis="x")
     axes.tick_params(length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
-    axes.set_title(f"Intent accuracy, {found.corpus}")
+    what = "Frame" if found.labels.has_slots else "Intent"
+    axes.set_title(f"{what} accuracy, {found.corpus}")
     axes.legend(handles=handles, **_NEXT_TO_TITLE)
     return _png(figure)
 
@@ -313,7 +361,7 @@ def _mark_published(axes: Axes, systems: Sequence[System], corpus: str) -> bool:
     return marked
 
 
-def history_figure(systems: Sequence[System]) -> bytes:
+def history_figure(systems: Sequence[System], accuracy: str) -> bytes:
     """Valid accuracy by epoch, mean over seeds, one line per student."""
     figure, axes = _canvas(4.6, 3.2)
     for system in systems:
@@ -327,7 +375,7 @@ def history_figure(systems: Sequence[System]) -> bytes:
             label=system.title,
         )
     axes.set_xlabel("epoch")
-    axes.set_ylabel("valid accuracy (%)")
+    axes.set_ylabel(f"valid {accuracy} (%)")
     axes.grid()
     axes.tick_params(length=0)
     axes.margins(x=0.01)
@@ -338,7 +386,10 @@ def history_figure(systems: Sequence[System]) -> bytes:
 
 
 def robustness_figure(
-    students: Sequence[System], scores: Sequence[DegradedScores], corpus: str
+    students: Sequence[System],
+    scores: Sequence[DegradedScores],
+    corpus: str,
+    accuracy: str,
 ) -> bytes:
     """Accuracy against the signal-to-noise ratio, a plot per noise; then without noise.
 
@@ -362,7 +413,7 @@ def robustness_figure(
     for axes in panels:
         axes.grid(axis="y")
         axes.tick_params(length=0, labelleft=axes is first)
-    first.set_ylabel("test accuracy (%)")
+    first.set_ylabel(f"test {accuracy} (%)")
     first.set_title(f"Robustness, {corpus}")
     panels[-1].legend(
         handles=[

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from stages.core.labels import Labels
 from stages.core.word_errors import WordErrors
 from stages.report.projection import Projection
 from stages.report.rejection import Rejection
@@ -21,6 +22,7 @@ class Findings:
 
     Attributes:
         corpus: its name.
+        labels: its intents, or slots and their values.
         table1: counts by split, of `describe_corpus`.
         set_aside: by id, why a recording could not be used.
         systems: in the order to show them.
@@ -29,9 +31,9 @@ class Findings:
         best: the name of the system with the better α, by kind.
         chosen: ALN with the better α, which is shown in detail.
         selection: which epoch a student keeps, a key of `SELECTIONS`.
-        intents: its `intent_scores`.
-        groups: test by wording, length, speaker and condition. Speakers have no
-            intervals; a corpus without conditions has no such group.
+        values: its `value_scores`, by slot.
+        groups: test by wording, combination, length, speaker and condition. Speakers
+            have no intervals; without conditions or slots there are no such groups.
         transfer_loss: of the chosen system on valid after the first and last epoch.
         projection: Figure 2, of the chosen system.
         robustness: the students by degradation; empty if not measured.
@@ -39,10 +41,12 @@ class Findings:
         encoder: the scores of the encoder; empty if not measured.
         recogniser: the name of Baseline-1's.
         word_errors: its errors by split.
-        intent_word_errors: its errors on test by intent, the highest rate first.
+        value_word_errors: its errors on test by slot and value, the highest rate
+            first.
     """
 
     corpus: str
+    labels: Labels
     table1: Mapping[str, Mapping[str, Any]]
     set_aside: Mapping[str, str]
     systems: Sequence[System]
@@ -51,7 +55,7 @@ class Findings:
     best: Mapping[str, str]
     chosen: System
     selection: str
-    intents: pd.DataFrame
+    values: Mapping[str, pd.DataFrame]
     groups: Mapping[str, Sequence[Group]]
     transfer_loss: Mapping[str, float]
     projection: Projection
@@ -60,12 +64,22 @@ class Findings:
     encoder: Mapping[str, Any]
     recogniser: str
     word_errors: Mapping[str, WordErrors]
-    intent_word_errors: Mapping[str, WordErrors]
+    value_word_errors: Mapping[str, Mapping[str, WordErrors]]
 
     @property
     def students(self) -> list[System]:
         """The systems that were trained on audio."""
         return [one for one in self.systems if one.kind in STUDENT_KINDS]
+
+    @property
+    def accuracy(self) -> str:
+        """What the accuracy of a whole utterance is called."""
+        return "frame accuracy" if self.labels.has_slots else "accuracy"
+
+    @property
+    def classes(self) -> str:
+        """What macro-F1 is the mean over."""
+        return "values of each slot" if self.labels.has_slots else "intents"
 
     @property
     def over_seeds(self) -> str:

@@ -11,6 +11,7 @@ from stages.report.breakdowns import (
     intent_sections,
     length_sections,
     robustness_sections,
+    slot_sections,
     speaker_sections,
     wording_sections,
 )
@@ -60,6 +61,7 @@ def page(found: Findings) -> str:
         *_set_aside_sections(found.set_aside),
         "## Accuracy",
         accuracy_section(found),
+        *slot_sections(found),
         "## Significance",
         significance_section(found),
         *calibration_sections(found),

@@ -8,6 +8,8 @@ from stages.core.rules import SEED, between, check_rules
 REVISION = 3
 MOST_INTENTS = 10
 """As many colours as a reader can distinguish in one scatter plot."""
+MOST_CONFUSED = 40
+"""The values of a slot that one confusion matrix shows."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from stages.report.findings import Findings
+from stages.report.scores import by_slot
 from stages.report.systems import SCORED
 
 
@@ -21,7 +22,13 @@ def plots(found: Findings) -> dict[str, bytes]:
             for system in found.systems
         ]
     )
-    confusion = found.chosen.test.sort_values(["seed", "id"])[["intent", "predicted"]]
+    test = found.chosen.test.sort_values(["seed", "id"])
+    confusion = pd.concat(
+        rows[["intent", "predicted"]].radd(
+            f"{slot}: " if found.labels.has_slots else ""
+        )
+        for slot, rows in by_slot(found.labels, test).items()
+    )
     history = pd.concat(
         [student.history.assign(system=student.name) for student in found.students]
     )

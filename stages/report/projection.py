@@ -48,8 +48,8 @@ class Projection:
     Attributes:
         panels: a plot per epoch, by title: the points of the teacher and of the
             student, (n, 2) each.
-        intents: of the points, (n,).
-        shown: the distinct intents, in the order of their colours.
+        intents: of the points, (n,); in a corpus with slots values of the first.
+        shown: the distinct ones, in the order of their colours.
         asked: the perplexity in the parameters.
         perplexity: the one used, lower if there are few points.
     """

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from stages.core.labels import Labels
 from stages.core.word_errors import WordErrors, count_errors
 from stages.report.systems import SCORED, read_table
 
@@ -32,6 +33,16 @@ def read_transcripts(
 def word_errors(transcripts: pd.DataFrame) -> dict[str, WordErrors]:
     """The word errors on valid and on test."""
     return {split: _count(transcripts, split) for split in SCORED}
+
+
+def value_word_errors(
+    labels: Labels, transcripts: pd.DataFrame
+) -> dict[str, dict[str, WordErrors]]:
+    """`intent_word_errors` of each slot's values; without slots of the intents."""
+    return {
+        slot: intent_word_errors(transcripts.assign(intent=values))
+        for slot, values in labels.values(transcripts["intent"]).items()
+    }
 
 
 def intent_word_errors(transcripts: pd.DataFrame) -> dict[str, WordErrors]:

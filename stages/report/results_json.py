@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import pandas as pd
+
 from stages.core.word_errors import WordErrors
 from stages.report.findings import Findings
 from stages.report.published import published_accuracy
@@ -19,7 +21,14 @@ from stages.report.systems import System
 def results(found: Findings) -> dict[str, Any]:
     """The contents of `results.json`."""
     wording, conditions = found.groups["wording"], found.groups["condition"]
+    combinations = found.groups["combination"]
+    of_slots = {
+        "slots": list(found.labels.slots),
+        "values": _values(found),
+        "combinations": _group_table(combinations, "accuracy"),
+    }
     return {
+        **(of_slots if found.labels.has_slots else {}),
         "corpus": found.corpus,
         "table1": found.table1,
         "set_aside": len(found.set_aside),
@@ -35,6 +44,7 @@ def results(found: Findings) -> dict[str, Any]:
         "groups": [
             *_group_list("wording", wording),
             *_group_list("condition", conditions),
+            *_group_list("combination", combinations),
         ],
         "recognition": _recognition(found),
         "robustness": [
@@ -57,8 +67,9 @@ def _recognition(found: Findings) -> dict[str, Any]:
         "recogniser": found.recogniser,
         **{split: _errors(errors) for split, errors in found.word_errors.items()},
         "intents": [
-            {"intent": intent, **_errors(errors)}
-            for intent, errors in found.intent_word_errors.items()
+            {**_name(found, slot, value), **_errors(errors)}
+            for slot, values in found.value_word_errors.items()
+            for value, errors in values.items()
         ],
         "confusions": [
             {"said": said, "recognised": recognised, "times": count}
@@ -66,6 +77,28 @@ def _recognition(found: Findings) -> dict[str, Any]:
             if count > 1
         ],
     }
+
+
+def _values(found: Findings) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of every slot's values; null without test utterances."""
+    return [
+        {
+            **_name(found, slot, value),
+            **{
+                key: None if pd.isna(one) else round(one, 4) for key, one in row.items()
+            },
+            "support": int(row["support"]),
+        }
+        for slot, table in found.values.items()
+        for value, row in table.to_dict("index").items()
+    ]
+
+
+def _name(found: Findings, slot: str, value: str) -> dict[str, str]:
+    """An intent, or a slot and its value."""
+    if found.labels.has_slots:
+        return {"slot": slot, "value": value}
+    return {"intent": value}
 
 
 def _rejection(found: Rejection | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.core.labels import Labels
 from stages.report.scores import measure
 from stages.report.systems import System, read_table
 
@@ -45,13 +46,14 @@ class DegradedScores:
 
 
 def read_robustness(
-    path: Path, students: Sequence[System], *, seed: int
+    path: Path, students: Sequence[System], labels: Labels, *, seed: int
 ) -> list[DegradedScores]:
     """The scores for every degradation in `path`, in its order.
 
     Args:
         path: `predictions.csv` of the robustness stage.
         students: in the order to show them.
+        labels: of the corpus.
         seed: of the bootstrap.
     """
     table = read_table(path, _COLUMNS)
@@ -64,6 +66,6 @@ def read_robustness(
         )
         for student in students:
             own = rows[rows["system"] == student.name]
-            scores.rows[student.name] = measure(own, seed=seed)
+            scores.rows[student.name] = measure(labels, own, seed=seed)
         found.append(scores)
     return found

@@ -9,12 +9,14 @@ report that fails leaves the previous one intact.
     results.json          every figure, for programs
     results.md            the page; shows the figures below
     accuracy.png          accuracy by system
-    confusion.png         actual against predicted intents of the best ALN
+    confusion.png         actual against predicted intents, or values of each slot, of
+                          the best ALN
     figure2.png           t-SNE of E_lang and ê_lang
     history.png           valid accuracy by epoch
     robustness.png        accuracy by degradation, if it was measured
     plots/accuracy.csv    system, split, accuracy, std, macro_f1
-    plots/confusion.csv   actual, predicted: test, every seed of the best ALN
+    plots/confusion.csv   actual, predicted: test, every seed of the best ALN; with
+                          slots, `slot: value` of each
     plots/history.csv     system and the students' histories
     identity.json         what the report was made from
 
@@ -32,7 +34,7 @@ import pandas as pd
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError, InputError
 from stages.core.files import atomic_path
-from stages.core.manifest import read_intents, read_quarantine
+from stages.core.manifest import read_labels, read_quarantine
 from stages.core.results import identify, is_finished, record, require
 from stages.core.runtime import RunOptions
 from stages.report import scores
@@ -43,7 +45,7 @@ from stages.report.page import page
 from stages.report.params import REVISION, ReportParams
 from stages.report.plots import plots
 from stages.report.projection import project_embeddings, read_embeddings
-from stages.report.recognition import intent_word_errors, read_transcripts, word_errors
+from stages.report.recognition import read_transcripts, value_word_errors, word_errors
 from stages.report.rejection import read_rejection
 from stages.report.results_json import results
 from stages.report.robustness import read_robustness
@@ -213,20 +215,24 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
     """Read everything, measure all systems, and choose α on valid."""
     manifest = inputs.corpus.read_usable()
     set_aside = read_quarantine(inputs.corpus.quarantine)
-    utterances = describe_utterances(manifest, inputs.corpus)
+    labels = read_labels(inputs.corpus.intents)
+    utterances = describe_utterances(manifest, inputs.corpus, labels)
     recogniser, transcripts = read_transcripts(inputs.baseline1, utterances)
     systems = _read_systems(inputs, utterances, set_aside["id"])
     students = [system for system in systems if system.name in inputs.students]
 
-    rows = {one.name: scores.evaluate(one, seed=params.seed) for one in systems}
+    rows = {one.name: scores.evaluate(labels, one, seed=params.seed) for one in systems}
     best = scores.best_by_valid(systems, rows)
     (chosen,) = (system for system in systems if system.name == best["aln"])
-    valid = manifest[manifest["split"] == "valid"]
-    labels = dict(zip(valid["id"], valid["intent"], strict=True))
+    valid, first = manifest[manifest["split"] == "valid"], next(iter(labels.slots))
+    colours = dict(zip(valid["id"], labels.values(valid["intent"])[first], strict=True))
     embeddings = read_embeddings(inputs.students[chosen.name])
+    grouped = ("wording", "combination", "length", "condition")
+    bootstraps = {**dict.fromkeys(grouped, params.seed), "speaker": None}
     return Findings(
         corpus=inputs.name,
-        table1=describe_corpus(manifest),
+        labels=labels,
+        table1=describe_corpus(manifest, labels),
         set_aside=dict(zip(set_aside["id"], set_aside["reason"], strict=True)),
         systems=systems,
         rows=rows,
@@ -234,17 +240,15 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
         best=best,
         chosen=chosen,
         selection=selection,
-        intents=scores.intent_scores(chosen.test, read_intents(inputs.corpus.intents)),
+        values=scores.value_scores(labels, chosen.test),
         groups={
-            "wording": scores.group(systems, "wording", seed=params.seed),
-            "length": scores.group(systems, "length", seed=params.seed),
-            "speaker": scores.group(systems, "speaker"),
-            "condition": scores.group(systems, "condition", seed=params.seed),
+            column: scores.group(labels, systems, column, seed=seed)
+            for column, seed in bootstraps.items()
         },
         transfer_loss=embeddings.transfer_loss(),
-        projection=project_embeddings(embeddings, labels, params),
+        projection=project_embeddings(embeddings, colours, params),
         robustness=(
-            read_robustness(inputs.robustness, students, seed=params.seed)
+            read_robustness(inputs.robustness, students, labels, seed=params.seed)
             if inputs.robustness
             else []
         ),
@@ -256,7 +260,7 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
         encoder=_read_encoder_scores(inputs.encoder_scores),
         recogniser=recogniser,
         word_errors=word_errors(transcripts),
-        intent_word_errors=intent_word_errors(transcripts),
+        value_word_errors=value_word_errors(labels, transcripts),
     )
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from sklearn.metrics import precision_recall_fscore_support
 
 from stages.core import metrics
+from stages.core.labels import Labels
 from stages.report.statistics import calibrate, intervals, spread
 from stages.report.systems import System
 
@@ -28,35 +29,52 @@ class Group:
     rows: dict[str, dict[str, Any]]
 
 
-def measure(rows: pd.DataFrame, *, seed: int | None = None) -> dict[str, Any]:
-    """Accuracy and macro-F1 in percent, the metrics of `stages.core.metrics`.
+def measure(
+    labels: Labels, rows: pd.DataFrame, *, seed: int | None = None
+) -> dict[str, Any]:
+    """The metrics of `stages.core.metrics.measure`, in percent.
 
     Args:
+        labels: of the corpus.
         rows: one per seed and utterance; columns seed, id, intent, predicted.
         seed: of the bootstrap; None for no intervals.
 
     Returns:
-        Keys seeds (how many), accuracy and macro_f1 (means over seeds), and for both
+        Keys seeds (how many), the metrics (means over seeds), and for each
         `<metric>_std` (deviation over seeds) and `<metric>_interval` (lowest, highest).
     """
     runs = pd.DataFrame(
-        [
-            metrics.measure(run["intent"], run["predicted"])
-            for _, run in rows.groupby("seed")
-        ]
+        [metrics.measure_frames(labels, run) for _, run in rows.groupby("seed")]
     )
     found: dict[str, Any] = {"seeds": len(runs)}
     for metric, values in runs.items():
         mean, deviation = spread(values.to_numpy())
         found |= {metric: round(mean, 4), f"{metric}_std": round(deviation, 4)}
     if seed is not None:
-        for metric, interval in intervals(rows, seed=seed).items():
+        for metric, interval in intervals(labels, rows, seed=seed).items():
             found[f"{metric}_interval"] = interval
     return found
 
 
+def by_slot(labels: Labels, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Predictions of each slot: `rows` with its values as intent and predicted."""
+    actual, predicted = (labels.values(rows[name]) for name in ("intent", "predicted"))
+    return {
+        slot: rows.assign(intent=actual[slot], predicted=predicted[slot])
+        for slot in labels.slots
+    }
+
+
+def value_scores(labels: Labels, test: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """`intent_scores` of each slot's values; without slots those of the intents."""
+    return {
+        slot: intent_scores(rows, labels.slots[slot])
+        for slot, rows in by_slot(labels, test).items()
+    }
+
+
 def intent_scores(test: pd.DataFrame, intents: Sequence[str]) -> pd.DataFrame:
-    """Precision, recall, F1 in percent and support by intent.
+    """Precision, recall, F1 in percent and support by intent, or value of a slot.
 
     Each is the mean over seeds, with its deviation in `<name>_std`. An intent that is
     never predicted has precision 0; one without a test utterance has support 0 and no
@@ -78,10 +96,11 @@ def intent_scores(test: pd.DataFrame, intents: Sequence[str]) -> pd.DataFrame:
     return table.assign(support=support)
 
 
-def evaluate(system: System, *, seed: int) -> dict[str, Any]:
+def evaluate(labels: Labels, system: System, *, seed: int) -> dict[str, Any]:
     """A system's row in the results, in percent.
 
     Args:
+        labels: of the corpus.
         system: with its predictions.
         seed: of the bootstrap.
 
@@ -90,15 +109,14 @@ def evaluate(system: System, *, seed: int) -> dict[str, Any]:
         for test only (`test_interval` is that of accuracy), and `calibrate`.
     """
     valid = system.predictions[system.predictions["split"] == "valid"]
-    row = {f"valid_{name}": value for name, value in measure(valid).items()}
-    row |= {f"test_{name}": value for name, value in measure(system.test).items()}
+    row = {f"valid_{name}": value for name, value in measure(labels, valid).items()}
+    test = measure(labels, system.test, seed=seed)
+    row |= {f"test_{name}": value for name, value in test.items()}
     del row["valid_seeds"], row["test_seeds"]
-    bounds = intervals(system.test, seed=seed)
     return {
         "seeds": len(system.seeds),
+        "test_interval": row.pop("test_accuracy_interval"),
         **row,
-        "test_interval": bounds["accuracy"],
-        "test_macro_f1_interval": bounds["macro_f1"],
         **calibrate(system),
     }
 
@@ -121,11 +139,12 @@ def best_by_valid(
 
 
 def group(
-    systems: Sequence[System], column: str, *, seed: int | None = None
+    labels: Labels, systems: Sequence[System], column: str, *, seed: int | None = None
 ) -> list[Group]:
     """Test by the values of a column of the predictions, in their order.
 
     Args:
+        labels: of the corpus.
         systems: with the same utterances.
         column: utterances without a value are in no group; without the column there
             are no groups.
@@ -138,5 +157,5 @@ def group(
         for value, rows in system.test.groupby(column, observed=True):
             name = str(value)
             made = groups.setdefault(name, Group(name, rows["id"].nunique(), {}))
-            made.rows[system.name] = measure(rows, seed=seed)
+            made.rows[system.name] = measure(labels, rows, seed=seed)
     return list(groups.values())

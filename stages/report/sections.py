@@ -10,6 +10,7 @@ from stages.report.findings import Findings
 from stages.report.markdown import (
     format_p,
     format_percent,
+    format_short_table,
     format_spread,
     format_table,
 )
@@ -95,12 +96,14 @@ def recognition_sections(found: Findings) -> list[str]:
             ["split", *counted],
             [[split, *_counts(errors)] for split, errors in found.word_errors.items()],
         ),
-        "Test by intent, the highest word error rate first:",
-        format_table(
-            ["intent", *counted],
-            [[code(i), *_counts(e)] for i, e in found.intent_word_errors.items()],
-        ),
     ]
+    for slot, values in found.value_word_errors.items():
+        rows = [[code(value), *_counts(errors)] for value, errors in values.items()]
+        table = format_short_table if found.labels.has_slots else format_table
+        sections += [
+            f"Test by {escape(slot)}, the highest word error rate first:",
+            table([escape(slot), *counted], rows),
+        ]
     if confused:
         sections += [
             "The most frequent errors on test:",
@@ -117,14 +120,16 @@ def transfer_sections(found: Findings) -> list[str]:
         if used < asked
         else ""
     )
+    first = escape(next(iter(found.labels.slots)))
+    coloured = f" Colours are values of {first}." if found.labels.has_slots else ""
     return [
         "## Transfer",
         "Figure 2 of the paper: the teacher's E_lang and the student's pooled ê_lang "
         "of valid utterances after the first and after the last epoch, "
         f"{found.chosen.title}, first seed. t-SNE, fitted to both sets together, "
-        f"perplexity {used:.3g}{lowered}. The mean squared error of equation 1 on "
-        f"valid went from {found.transfer_loss['first']:.4g} after the first epoch to "
-        f"{found.transfer_loss['last']:.4g} after the last.",
+        f"perplexity {used:.3g}{lowered}.{coloured} The mean squared error of equation "
+        f"1 on valid went from {found.transfer_loss['first']:.4g} after the first epoch "
+        f"to {found.transfer_loss['last']:.4g} after the last.",
         "![t-SNE of teacher and student embeddings](figure2.png)",
     ]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from stages.core.labels import Labels
 from stages.core.metrics import calibration_error
 from stages.report.systems import System
 
@@ -77,59 +78,87 @@ def bootstrap_interval(values: np.ndarray, *, seed: int) -> tuple[float, float]:
 def macro_f1_interval(
     actual: np.ndarray, predicted: np.ndarray, *, seed: int
 ) -> tuple[float, float]:
-    """The 95% interval of the macro-F1, mean over runs, as a share.
+    """The 95% interval of the macro-F1, mean over slots and runs, as a share.
 
     By the percentile bootstrap over utterances, each with the predictions of every
     run. Equal utterances are drawn together, as in `bootstrap_interval`. The mean is
-    over the intents that occur in a resample, as in `stages.core.metrics`.
+    over the values that occur in a resample, as in `stages.core.metrics`.
 
     Args:
-        actual: intents of n utterances, (n,).
-        predicted: by each run, (n, runs).
+        actual: values of n utterances, (n, slots).
+        predicted: by each run, (n, runs, slots).
         seed: of the draws.
     """
-    number, runs = predicted.shape
-    names, labels = np.unique(np.column_stack([actual, predicted]), return_inverse=True)
-    labels, counts = np.unique(
-        labels.reshape(number, 1 + runs), axis=0, return_counts=True
+    number, runs, slots = predicted.shape
+    values = np.concatenate([actual[:, None], predicted], axis=1)
+    classes = np.stack(
+        [
+            np.unique(values[..., slot], return_inverse=True)[1].reshape(number, -1)
+            for slot in range(slots)
+        ],
+        axis=2,
     )
-    # (kinds, 1 + runs, intents); single precision counts exactly up to 2**24.
-    there = np.eye(len(names), dtype=np.float32)[labels]
-    hits = there[:, :1] * there[:, 1:]
-    columns = np.concatenate([there, hits], axis=1)
+    kinds, counts = np.unique(classes, axis=0, return_counts=True)
+    columns = [_marks(kinds[..., slot]) for slot in range(slots)]
     generator = np.random.default_rng(seed)
     means = []
     for first in range(0, DRAWS, _DRAWS_AT_ONCE):
         size = min(_DRAWS_AT_ONCE, DRAWS - first)
         drawn = generator.multinomial(number, counts / number, size=size)
-        # (size, 1 + 2 runs, intents): how many are actual, predicted, both.
-        found = np.tensordot(drawn.astype(np.float32), columns, axes=1)
-        true, guessed, both = np.split(found, [1, 1 + runs], axis=1)
-        f1 = 2 * both / np.maximum(true + guessed, 1)  # 0 where nothing is true
-        sums = f1.sum(axis=2, dtype=np.float64).mean(axis=1)
-        means.append(sums / (true[:, 0] > 0).sum(axis=1))
+        drawn = drawn.astype(np.float32)
+        means.append(np.mean([_mean_f1(drawn, slot, runs) for slot in columns], axis=0))
     low, high = np.quantile(np.concatenate(means), _ENDS)
     return float(low), float(high)
 
 
-def intervals(rows: pd.DataFrame, *, seed: int) -> dict[str, tuple[float, float]]:
-    """The intervals of accuracy and macro-F1 in percent, by metric.
+def _marks(kinds: np.ndarray) -> np.ndarray:
+    """Where a class is actual, predicted, both: 0 or 1 (kinds, 1 + 2 runs, classes).
+
+    Args:
+        kinds: class numbers, the actual one and those of each run (kinds, 1 + runs).
+    """
+    # Single precision counts exactly up to 2**24.
+    there = np.eye(kinds.max() + 1, dtype=np.float32)[kinds]
+    return np.concatenate([there, there[:, :1] * there[:, 1:]], axis=1)
+
+
+def _mean_f1(drawn: np.ndarray, marks: np.ndarray, runs: int) -> np.ndarray:
+    """The macro-F1 of resamples (size, kinds), mean over runs: (size,)."""
+    # (size, 1 + 2 runs, classes): how many are actual, predicted, both.
+    found = np.tensordot(drawn, marks, axes=1)
+    true, guessed, both = np.split(found, [1, 1 + runs], axis=1)
+    f1 = 2 * both / np.maximum(true + guessed, 1)  # 0 where nothing is true
+    sums = f1.sum(axis=2, dtype=np.float64).mean(axis=1)
+    means: np.ndarray = sums / (true[:, 0] > 0).sum(axis=1)
+    return means
+
+
+def intervals(
+    labels: Labels, rows: pd.DataFrame, *, seed: int
+) -> dict[str, tuple[float, float]]:
+    """The intervals of the metrics of `stages.core.metrics.measure`, in percent.
 
     The bootstrap draws utterances, each with the predictions of every seed.
 
     Args:
+        labels: of the corpus.
         rows: one per seed and utterance; columns seed, id, intent, predicted.
         seed: of the draws.
     """
-    predicted = rows.pivot(index="id", columns="seed", values="predicted")
-    actual = rows.drop_duplicates("id").set_index("id")["intent"].loc[predicted.index]
-    right = predicted.eq(actual, axis="index").mean(axis="columns")
+    table = rows.pivot(index="id", columns="seed", values="predicted")
+    frames = rows.drop_duplicates("id").set_index("id")["intent"].loc[table.index]
+    actual = np.array(list(labels.values(frames).values())).T  # (n, slots)
+    predicted = np.array(list(labels.values(table.to_numpy().ravel()).values()))
+    predicted = predicted.T.reshape(*table.shape, -1)  # (n, runs, slots)
+    right = predicted == actual[:, None]
     found = {
-        "accuracy": bootstrap_interval(right.to_numpy(float), seed=seed),
-        "macro_f1": macro_f1_interval(
-            actual.to_numpy(str), predicted.to_numpy(str), seed=seed
-        ),
+        "accuracy": bootstrap_interval(right.all(axis=2).mean(axis=1), seed=seed),
+        "macro_f1": macro_f1_interval(actual, predicted, seed=seed),
     }
+    if labels.has_slots:
+        for place, slot in enumerate(labels.slots):
+            hit = right[..., place].mean(axis=1)
+            found[f"{slot}_accuracy"] = bootstrap_interval(hit, seed=seed)
     return {
         metric: (round(100 * low, 4), round(100 * high, 4))
         for metric, (low, high) in found.items()

@@ -6,20 +6,25 @@ import numpy as np
 import pandas as pd
 
 from stages.core.corpus_files import CorpusFiles
+from stages.core.labels import Labels
 from stages.core.manifest import read_conditions
 from stages.core.text import normalise_text
 
 
-def describe_utterances(manifest: pd.DataFrame, corpus: CorpusFiles) -> pd.DataFrame:
+def describe_utterances(
+    manifest: pd.DataFrame, corpus: CorpusFiles, labels: Labels
+) -> pd.DataFrame:
     """Valid and test, one row per utterance.
 
     Columns id, split, intent, text (normalised), wording (`seen` or `unseen` in
     training), length (a quarter of test; empty for valid), speaker (empty if unknown),
-    and condition (how it was recorded) if the corpus states conditions.
+    condition (how it was recorded) if the corpus states conditions, and combination
+    (of values, `seen` or `unseen` in training) if it has slots.
 
     Args:
         manifest: the usable rows.
         corpus: has `conditions.csv`.
+        labels: of the corpus.
 
     Raises:
         InputError: `conditions.csv` is missing or damaged.
@@ -28,7 +33,8 @@ def describe_utterances(manifest: pd.DataFrame, corpus: CorpusFiles) -> pd.DataF
     columns = ["id", "split", "intent", "text", "wording", "length", "speaker"]
     marked = manifest.assign(
         text=manifest["text"].map(normalise_text),
-        wording=mark_wording(manifest),
+        wording=mark_seen(manifest, manifest["text"].map(normalise_text)),
+        combination=mark_seen(manifest, manifest["intent"]),
         length=mark_length(manifest.loc[test, "seconds"]),
         speaker=manifest["speaker"].where(manifest["speaker"].str.strip() != ""),
     )
@@ -36,6 +42,8 @@ def describe_utterances(manifest: pd.DataFrame, corpus: CorpusFiles) -> pd.DataF
     if len(conditions):
         marked = marked.merge(conditions, on="id", how="left", validate="one_to_one")
         columns.append("condition")
+    if labels.has_slots:
+        columns.append("combination")
     return marked.loc[marked["split"] != "train", columns]
 
 
@@ -52,8 +60,7 @@ def mark_length(seconds: pd.Series) -> pd.Series:
     return pd.cut(seconds, [-np.inf, *bounds, np.inf], labels=labels)
 
 
-def mark_wording(manifest: pd.DataFrame) -> pd.Series:
-    """`seen` where an utterance's normalised text occurs in train, else `unseen`."""
-    texts = manifest["text"].map(normalise_text)
-    seen = texts.isin(set(texts[manifest["split"] == "train"]))
+def mark_seen(manifest: pd.DataFrame, names: pd.Series) -> pd.Series:
+    """`seen` where an utterance's name occurs in train, else `unseen`."""
+    seen = names.isin(set(names[manifest["split"] == "train"]))
     return seen.map({True: "seen", False: "unseen"})
