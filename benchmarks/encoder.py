@@ -143,7 +143,7 @@ def _waves(corpus: Path, unseen: list[str]) -> tuple[tuple, tuple, dict[str, tup
 
 def _flite(intents: dict[str, int]) -> dict[str, tuple]:
     """Every phrase of the demo in each of flite's voices, by wording."""
-    phrases = pd.read_csv("data/demo/phrases.csv", keep_default_na=False)
+    phrases = pd.read_csv("data/demo/sentences.csv", keep_default_na=False)
     names = phrases["action"] + "|" + phrases["object"] + "|" + phrases["location"]
     phrases["label"] = names.map(intents)
     with tempfile.TemporaryDirectory() as folder:
@@ -161,12 +161,12 @@ def _flite(intents: dict[str, int]) -> dict[str, tuple]:
 
         tests = {}
         with ThreadPoolExecutor(2) as pool:
-            for wording, rows in phrases.groupby("wording"):
+            for split, rows in phrases.groupby("split"):
                 jobs = [
                     (voice, place) for voice in FLITE_VOICES for place in rows.index
                 ]
                 labels = np.tile(rows["label"].to_numpy(), len(FLITE_VOICES))
-                known = "seen" if wording == "heard" else "unseen"
+                known = "unseen" if split else "seen"
                 name = f"voices of another synthesiser, {known} wordings"
                 tests[name] = (list(pool.map(speak, jobs)), labels)
     return tests

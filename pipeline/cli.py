@@ -131,7 +131,7 @@ _root = click.option(
     envvar="ALN_CORPUS_ROOT",
     show_envvar=True,
     metavar="DIR",
-    help="Folder of the recordings; data/<corpus> by default. Not used by the demo.",
+    help="Folder of the recordings; data/<corpus> by default.",
 )
 _on_error = click.option(
     "--on-error",
@@ -184,7 +184,7 @@ def configure(
     """Write params.yaml for a corpus; show what was found and what to do next.
 
     PRESET is demo, fsc, atis, slurp, timers-and-such, snips, or, for your own corpus,
-    table, lhotse or datasets.
+    table, lhotse or datasets, or phrases if you have sentences and no recordings.
     """
     from pipeline.configure import configure
 
@@ -212,8 +212,7 @@ def prepare_corpus(
     params, layout = settings.params.corpus, settings.layout
     summary = run(
         replace(params, on_error=on_error) if on_error else params,
-        root=None if params.adapter == "demo" else _corpus_root(settings, root),
-        data=layout.data,
+        root=_corpus_root(settings, root),
         output=layout.folder,
         workers=workers,
     )

@@ -2,7 +2,7 @@
 
 A preset has the corpus's own section; the other sections, with the paper's values, are
 in `presets/paper.yaml`. The demo's preset has all sections, because its models are
-small.
+small; the preset for sentences takes them from there.
 """
 
 import io
@@ -18,6 +18,7 @@ from stages.core.manifest import SPLITS
 
 _FOLDER = Path(__file__).with_name("presets")
 _SHARED = "paper"
+_AS_THE_DEMO = ("phrases",)
 PRESETS = sorted(path.stem for path in _FOLDER.glob("*.yaml") if path.stem != _SHARED)
 
 
@@ -30,7 +31,9 @@ def preset_text(name: str, overrides: Sequence[str] = ()) -> str:
     """
     text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     if "\nacoustic:" not in text:
-        shared = (_FOLDER / f"{_SHARED}.yaml").read_text(encoding="utf-8")
+        preset = "demo" if name in _AS_THE_DEMO else _SHARED
+        shared = (_FOLDER / f"{preset}.yaml").read_text(encoding="utf-8")
+        shared = shared[shared.index("acoustic:") :] if preset == "demo" else shared
         text = f"{text}\n{shared}"
     if not overrides:
         return text
@@ -110,12 +113,6 @@ def _is_preset(file: Path, text: str) -> bool:
 
 def _look_and_link(params: Params, root: Path | None, here: Path) -> list[str]:
     """Describe the corpus in `root`, linked to `here`, or if it is None in `here`."""
-    if params.corpus.adapter == "demo":
-        if root is not None:
-            raise ConfigurationError(
-                "the demo's recordings are synthesised", fix="leave --root out"
-            )
-        return ["`aln-pipeline prepare-corpus` synthesises the demo's recordings"]
     if root is not None:
         found = _look(params, root)
         _link(root, here)

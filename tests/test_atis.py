@@ -650,9 +650,7 @@ def test_prepare_writes_the_manifest_and_what_did_not_match(
         labels=("all.w-intent.iob", "more.w-intent.iob"),
         least_utterances=3,
     )
-    summary = run(
-        params, root=tree.root, data=tmp_path, output=tmp_path / "out", workers=1
-    )
+    summary = run(params, root=tree.root, output=tmp_path / "out", workers=1)
     table = read_manifest(summary.manifest)
     assert len(table) == 18
     assert (table["seconds"] == 0.1).all()

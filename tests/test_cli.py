@@ -520,7 +520,7 @@ def test_bad_input_is_one_line_and_costs_nothing_computed(finished, snapshot, da
         (("extract-acoustic", "--device", "tpu"), "auto, cpu, cuda"),
         (
             ("prepare-corpus", "--set", "corpus.adapter=other"),
-            "atis, datasets, demo, fsc, lhotse, slurp, snips, table, timers",
+            "atis, datasets, fsc, lhotse, phrases, slurp, snips, table, timers",
         ),
         (("status",), "repository"),
     ],

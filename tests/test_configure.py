@@ -34,9 +34,8 @@ def test_every_preset_is_written_with_the_next_step(empty: Path, name: str) -> N
     corpus = name.removesuffix("-slots")
     assert params.corpus.name == corpus
     assert FILE.read_text() == preset_text(name)
-    if name != "demo":
-        assert lines[1].startswith(f"not found yet: data/{corpus}")
-        assert any(line.startswith("no encoder at ") for line in lines)
+    assert lines[1].startswith(f"not found yet: data/{corpus}")
+    assert any(line.startswith("no encoder at ") for line in lines)
 
 
 def test_one_value_is_written_as_a_list_for_dvc(empty: Path) -> None:
@@ -106,7 +105,7 @@ def test_an_edited_file_is_not_overwritten(empty: Path) -> None:
             "corpus.fold cannot be used; found 9; expected 0 to 4",
         ),
         (("fsc", "--root", "CORPUS"), "not a Fluent Speech Commands folder"),
-        (("demo", "--root", "CORPUS"), "leave --root out"),
+        (("phrases", "--root", "CORPUS"), "no sentences; expected sentences.csv"),
     ],
 )
 def test_what_cannot_be_configured_writes_nothing(

@@ -9,17 +9,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 
+from pipeline.params import load_params
 from stages.core.errors import ConfigurationError, InputError, RecordingError
-from stages.core.hashing import hash_file
+from stages.core.hashing import hash_bytes, hash_file
 from stages.core.manifest import SPLITS, read_labels, read_manifest
 from stages.core.text import normalise_text
 from stages.corpus.params import CorpusParams
+from stages.corpus.phrases import read_phrases
 from stages.corpus.run import Summary, run
 from stages.speech import effects, synthesis
 
@@ -27,17 +30,19 @@ SHIPPED = Path(__file__).parent.parent / "data" / "demo"
 
 # ---------------------------------------------------------------- the embedded corpus
 
-PARAMS = CorpusParams(train_utterances=4, valid_utterances=6, test_utterances=9)
+PARAMS = CorpusParams(
+    train_utterances=4, valid_utterances=6, test_utterances=9, sessions="speaker"
+)
 
-PHRASES = """\
-action,object,location,text,wording
-activate,lights,none,lights on,heard
-activate,lights,none,turn on the lights,heard
-activate,lights,none,let there be light,unseen
-set,alarm,none,set an alarm,heard
-set,alarm,none,wake me up,unseen
-stop,music,none,stop the music,heard
-stop,music,none,no more music,unseen
+SENTENCES = """\
+action,object,location,text,split
+activate,lights,none,lights on,
+activate,lights,none,turn on the lights,
+activate,lights,none,let there be light,test
+set,alarm,none,set an alarm,
+set,alarm,none,wake me up,test
+stop,music,none,stop the music,
+stop,music,none,no more music,test
 """
 
 VOICES = """\
@@ -59,13 +64,12 @@ class Demo:
         self.output = folder / "cache"
         self.params = params
         (self.data / "demo").mkdir(parents=True, exist_ok=True)
-        (self.data / "demo" / "phrases.csv").write_text(PHRASES)
+        (self.data / "demo" / "sentences.csv").write_text(SENTENCES)
         (self.data / "demo" / "voices.csv").write_text(VOICES)
 
     def run(self, workers: int = 2) -> Summary:
-        return run(
-            self.params, root=None, data=self.data, output=self.output, workers=workers
-        )
+        root = self.data / "demo"
+        return run(self.params, root=root, output=self.output, workers=workers)
 
     def audio(self) -> dict[str, bytes]:
         root = self.output / "audio"
@@ -103,9 +107,9 @@ def speeches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     variants: list[str] = []
     speak = synthesis.speak
 
-    def counted(voice: synthesis.Voice, texts: list[str], *, seed: int) -> list:
+    def counted(voice: synthesis.Voice, *arguments: Any, **options: Any) -> list:
         variants.append(voice.variant)
-        return speak(voice, texts, seed=seed)
+        return speak(voice, *arguments, **options)
 
     monkeypatch.setattr(synthesis, "speak", counted)
     return variants
@@ -221,7 +225,7 @@ def test_unseen_wordings_and_speakers_are_in_one_split(spoken: Demo) -> None:
 
 
 def test_each_speaker_says_all_intents_before_repeating_one(spoken: Demo) -> None:
-    phrases = pd.read_csv(spoken.data / "demo" / "phrases.csv").astype(str)
+    phrases = pd.read_csv(spoken.data / "demo" / "sentences.csv").astype(str)
     triples = phrases["action"] + "|" + phrases["object"] + "|" + phrases["location"]
     rows = spoken.manifest()
     intents = triples.set_axis(phrases["text"])
@@ -232,32 +236,30 @@ def test_each_speaker_says_all_intents_before_repeating_one(spoken: Demo) -> Non
     assert found.to_json() == sorted(set(triples))
 
 
-@pytest.mark.parametrize("name", ["phrases.csv", "voices.csv"])
-def test_a_missing_or_different_demo_table_is_named(tmp_path: Path, name: str) -> None:
-    corpus = Demo(tmp_path)
-    path = corpus.data / "demo" / name
-    path.write_text("colour\nred\n")
-    with pytest.raises(InputError, match=rf"{name}: has other columns; found colour"):
-        corpus.run()
-    path.unlink()
-    with pytest.raises(InputError, match=rf"{name}: missing"):
-        corpus.run()
-
-
 # ------------------------------------------------------------------ what is shipped
 
 
 def test_the_shipped_phrases_have_one_intent_and_several_wordings() -> None:
-    phrases = pd.read_csv(SHIPPED / "phrases.csv", keep_default_na=False)
-    assert set(phrases["wording"]) == {"heard", "unseen"}
+    phrases = pd.read_csv(SHIPPED / "sentences.csv", keep_default_na=False)
+    assert set(phrases["split"]) == {"", "test"}
     texts = phrases["text"].map(normalise_text)
     assert list(texts) == list(phrases["text"])
     assert not texts.duplicated().any()
-    intents = phrases.groupby(["action", "object", "location"])["wording"]
+    intents = phrases.groupby(["action", "object", "location"])["split"]
     assert len(intents) >= 24
     for intent, wordings in intents:
-        assert (wordings == "heard").sum() >= 2, intent
-        assert (wordings == "unseen").sum() >= 1, intent
+        assert (wordings == "").sum() >= 2, intent
+        assert (wordings == "test").sum() >= 1, intent
+
+
+def test_the_shipped_demo_says_what_its_results_are_of() -> None:
+    params = load_params(SHIPPED.parents[1] / "params.yaml").corpus
+    rows, _, _ = read_phrases(params, SHIPPED)
+    rows = rows[["path", "speaker", "text", "intent", "condition"]].sort_values("path")
+    # Its recordings had this hash of texts when its figures were made.
+    assert hash_bytes(rows.to_csv(index=False, lineterminator="\n").encode()) == (
+        "eafaf5200325cb75b788074fee66c7b3409d241bfc0dd89343f4a85106d01f28"
+    )
 
 
 def test_the_shipped_voices_exist_and_differ_between_splits() -> None:
@@ -440,7 +442,7 @@ Prepare = Callable[..., Summary]
 @pytest.fixture
 def prepare(root: Path, tmp_path: Path) -> Prepare:
     def prepared(params: CorpusParams = TABLE, at: Path | None = root) -> Summary:
-        return run(params, root=at, data=tmp_path, output=tmp_path / "out", workers=2)
+        return run(params, root=at, output=tmp_path / "out", workers=2)
 
     return prepared
 

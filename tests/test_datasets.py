@@ -72,7 +72,7 @@ def root(source: Path, tmp_path: Path) -> Path:
 def prepare(root: Path, tmp_path: Path) -> Callable[..., Summary]:
     def prepared(params: CorpusParams = PARAMS) -> Summary:
         output = tmp_path / "cache"
-        return run(params, root=root, data=tmp_path, output=output, workers=1)
+        return run(params, root=root, output=output, workers=1)
 
     return prepared
 

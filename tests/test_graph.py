@@ -136,7 +136,7 @@ UNLISTED = {
 # opens outside of Python.
 UNSEEN = {
     "data/demo/encoder.json",
-    "data/demo/phrases.csv",
+    "data/demo/sentences.csv",
     "data/demo/voices.csv",
     "${acoustic.encoder}",
 }
@@ -305,7 +305,7 @@ def repository(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(REPOSITORY / name, finished)
     (finished / "data" / "demo").mkdir(parents=True)
     (finished / "data" / "demo" / "encoder.json").write_text("{}")
-    for name in ("phrases.csv", "voices.csv"):
+    for name in ("sentences.csv", "voices.csv"):
         shutil.copy(REPOSITORY / "data" / "demo" / name, finished / "data" / "demo")
     # dvc.yaml needs every key that it names, as params.yaml has.
     params = load_params(finished / "params.yaml")

@@ -120,19 +120,23 @@ _TEXTS = ("", "\n", "\0", "\ud800", 5000 * "x", "../x", "a/b")
 _HOSTILE = (*_NUMBERS, *_TEXTS, [], list(range(10_000)), 10_000 * ["x"], True, None, {})
 # What can be loaded all the same. Whether paths exist is seen by those who open them.
 _SHARES = "drawn_speakers mlm_mask_share mlm_random_share share"
-_PATHS = "encoder revision model table prefix labels parts noise reverberation speech"
-_NAMES = "column accents held_out_accents held_out_variants intent_key"
+_PATHS = (
+    "encoder revision model table prefix labels parts noise reverberation speech "
+    "piper_voices recordings_table"
+)
+_NAMES = "column accents held_out_accents held_out_variants intent_key slots"
 _COLUMNS = "path_column split_column speaker_column text_column intent_column"
 _LOADED = {
     -1: "layer snr language_model_weight word_score",
     0: "layer snr language_model_weight word_score seed seeds fold mlm_epochs alpha "
     "dropout adam_beta1 adam_beta2 weight_decay clip_norm warmup longest_pause "
+    "train_voices valid_voices test_voices clean babble room telephone piper flite "
     f"ctc_weight {_SHARES}",
     10**20: "learning_rate",  # of a student, which then learns nothing of use
-    "": "revision prefix speaker_column parts",
+    "": "revision prefix speaker_column parts piper_voices recordings_table",
     "../x": f"{_PATHS} {_NAMES} {_COLUMNS}",
     "a/b": f"{_PATHS} {_NAMES} {_COLUMNS}",
-    "[]": "alpha learning_rate batch_size gru_width dropout",  # of sweep
+    "[]": "slots alpha learning_rate batch_size gru_width dropout",  # of sweep
     True: "synthetic group_by_length masked_only gru_bidirectional scaling",
 }
 
@@ -261,7 +265,7 @@ def test_a_preset_names_its_corpus_and_every_key_of_the_other_sections(name):
 
     text = preset_text(name)
     params = parse_params(Path("params.yaml"), text)
-    assert params.corpus.name == name
+    assert params.corpus.name == name.removesuffix("-slots")
     sections = YAML(typ="safe").load(text)
     for section, keys in asdict(params).items():
         if section != "corpus":  # its keys depend on the adapter
@@ -290,8 +294,8 @@ def test_the_shipped_encoder_was_made_with_the_parameters_that_are_shown():
 
 
 def test_a_key_that_the_adapter_does_not_read_is_refused(tmp_path):
-    line = refusal(tmp_path, "corpus: {adapter: demo, splits: speakers}")
-    assert "params.yaml: corpus.splits is not read by the adapter demo" in line
+    line = refusal(tmp_path, "corpus: {adapter: phrases, splits: speakers}")
+    assert "params.yaml: corpus.splits is not read by the adapter phrases" in line
     line = refusal(tmp_path, "corpus: {name: fsc, adapter: fsc, fold: 1}")
     assert "corpus.fold is not read by the adapter fsc; found 1" in line
     assert "expected the adapter snips" in line
@@ -302,16 +306,17 @@ def test_a_key_that_the_adapter_does_not_read_is_refused(tmp_path):
 def test_the_table_of_adapters_and_their_keys_matches_the_code():
     known = {field.name for field in fields(CorpusParams)}
     assert set(READ_BY) < known
-    # Read by the stage, for all but the demo.
+    # Read by the stage, for all but sentences, whose parameters several modules read.
     made = {"splits", "valid_share", "test_share"}
-    for adapter in set(ADAPTERS) - {"demo"}:
+    for adapter in set(ADAPTERS) - {"phrases"}:
         code = (REPOSITORY / "stages" / "corpus" / f"{adapter}.py").read_text()
         found = set(re.findall(r"params\.(\w+)", code)) & known - {"seed"}
         if "split_of_parts(params)" in code:
             found.add("parts")
         read = {name for name, by in READ_BY.items() if adapter in by}
-        # rows.py reads outside_paths.
-        assert found | made == read - {"outside_paths"}
+        # rows.py reads these.
+        shared = {"outside_paths", "slots"}
+        assert (found | made) - shared == read - shared
 
 
 @pytest.mark.parametrize("name", PRESETS)

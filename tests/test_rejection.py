@@ -31,7 +31,7 @@ from stages.rejection.others import Clip, general_sentences, make_clips
 from stages.rejection.params import NOISES, RejectionParams
 from stages.robustness.params import NOISES as KNOWN_NOISES
 from stages.speech.loading import load_audio
-from stages.speech.recording import read_phrases, read_voices
+from stages.speech.recording import read_sentences, read_voices
 from stages.student.selection import choose_student
 
 LAYOUT = Layout("tiny")
@@ -278,7 +278,8 @@ def test_no_sentence_is_a_command() -> None:
     forbidden = {normalise_text(text) for text in free[::2]}
     found = general_sentences(15, forbidden, np.random.default_rng(1))
     assert found == free[1::2]
-    commands = {normalise_text(t) for t in read_phrases(DEMO / "phrases.csv")["text"]}
+    texts = read_sentences(DEMO / "sentences.csv")["text"]
+    commands = {normalise_text(text) for text in texts}
     assert not commands & set(found)
 
 
@@ -371,7 +372,7 @@ def test_folders_that_cannot_be_used(finished: Path) -> None:
     soundfile.write("speech/a.wav", np.ones(16_000 * 121), 16_000)
     assert "too long for one utterance; found 121 s" in refused(*SPEECH)
     assert refused("--set", "rejection.speech=general").startswith(
-        "error: data/demo/phrases.csv: missing"
+        "error: data/demo/sentences.csv: no such file"
     )
 
 

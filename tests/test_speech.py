@@ -10,7 +10,7 @@ import pytest
 from stages.core.errors import ConfigurationError
 from stages.core.text import normalise_text
 from stages.pretraining.params import PretrainingParams
-from stages.pretraining.sessions import _aligned_words, _family, plan_sessions
+from stages.pretraining.sessions import _aligned_words, plan_sessions
 from stages.pretraining.speakers import draw_speaker
 from stages.speech import synthesis
 from stages.speech.phonemes import plain_phoneme
@@ -30,12 +30,12 @@ def plans() -> list:
 
 def test_no_voice_of_the_demo_and_no_held_out_one_is_trained_on(plans: list) -> None:
     params = PretrainingParams()
-    demo = {_family(name) for name in pd.read_csv(VOICES)["variant"]}
-    held_out = {_family(name) for name in params.held_out_variants}
+    demo = {synthesis.family(name) for name in pd.read_csv(VOICES)["variant"]}
+    held_out = {synthesis.family(name) for name in params.held_out_variants}
     assert not demo & held_out
     trained = [plan.voice for plan in plans[: params.sessions]]
     known = [voice for voice in trained if not voice.definition]
-    families = {_family(voice.variant) for voice in known}
+    families = {synthesis.family(voice.variant) for voice in known}
     assert not families & (demo | held_out)
     assert len(families) > 20
     assert {voice.accent for voice in trained} == set(params.accents)
@@ -94,7 +94,7 @@ def test_each_session_has_a_seed_and_the_sentences_asked_for(plans: list) -> Non
 
 
 def test_no_phrase_of_the_demo_is_said(plans: list) -> None:
-    phrases = pd.read_csv(DEMO / "phrases.csv", keep_default_na=False)["text"]
+    phrases = pd.read_csv(DEMO / "sentences.csv", keep_default_na=False)["text"]
     wanted = {normalise_text(text) for text in phrases}
     said = [text for plan in plans for text in plan.texts]
     assert len(wanted) > 200 and len(said) == 40_800
@@ -126,7 +126,7 @@ def test_plans_are_their_parameters(plans: list) -> None:
 def test_variants_that_differ_in_a_number_are_one_person(
     variant: str, family: str
 ) -> None:
-    assert _family(variant) == family
+    assert synthesis.family(variant) == family
 
 
 def test_sentences_hold_known_words_only() -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from stages.core.errors import ConfigurationError, PipelineError
-from stages.speech import synthesis
 from stages.speech.synthesis import ACCENTS, SAMPLE_RATE, Spoken, Voice, speak
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +124,7 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Child:
             command = [sys.executable, "-c", script]
             return start(command, timeout=min(timeout, seconds), **how)
 
-        monkeypatch.setattr(synthesis.subprocess, "run", run)
+        monkeypatch.setattr(subprocess, "run", run)
 
     return replaced
 

@@ -52,7 +52,7 @@ def prepare(root: Path, tmp_path: Path) -> Prepare:
     def prepared(**choice: str) -> Summary:
         params = CorpusParams(name="mine", adapter="table", **choice)  # type: ignore
         output = tmp_path / "out"
-        return run(params, root=root, data=tmp_path, output=output, workers=1)
+        return run(params, root=root, output=output, workers=1)
 
     return prepared
 
@@ -486,9 +486,7 @@ def test_links_to_files_and_the_root_as_a_link_are_accepted(
     (root / "b.wav").symlink_to("../outside/b.wav")
     expected = prepare().manifest.read_bytes()
     (tmp_path / "link").symlink_to(root)
-    found = run(
-        TABLE, root=tmp_path / "link", data=root, output=tmp_path / "o", workers=1
-    )
+    found = run(TABLE, root=tmp_path / "link", output=tmp_path / "o", workers=1)
     assert found.manifest.read_bytes() == expected
 
 

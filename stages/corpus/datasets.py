@@ -54,7 +54,7 @@ class Contents:
     files: dict[str, Path]
     audio: dict[str, Any]
 
-    def put(self, folder: Path) -> None:
+    def put(self, folder: Path, workers: int) -> None:
         """Write and link the recordings that `folder` does not have yet."""
         for path, file in self.files.items():
             _link(folder / path, file)
@@ -197,7 +197,7 @@ def _add(
     given = audio.get("path") if isinstance(audio, dict) else audio
     content = audio.get("bytes") if isinstance(audio, dict) else None
     if content:
-        path = _path(part, given or "", content)
+        path = stored_path(part, given or "", content)
         contents.embedded[path] = part, number, hash_bytes(content)
         return path
     if not given:
@@ -212,12 +212,12 @@ def _add(
             expected="a file, by an absolute path or one relative to the directory",
             fix=missing_fix([found]),
         )
-    path = _path(part, given, given.encode())
+    path = stored_path(part, given, given.encode())
     contents.files[path] = file.resolve()
     return path
 
 
-def _path(part: str, given: str, key: bytes) -> str:
+def stored_path(part: str, given: str, key: bytes) -> str:
     """The path of a recording with the original name `given` and the hash of `key`."""
     name = PurePosixPath(given)
     stem = re.sub(r"[^\w-]+", "-", name.stem)

@@ -23,30 +23,48 @@ REVISION = 2
 ADAPTERS = (
     "atis",
     "datasets",
-    "demo",
     "fsc",
     "lhotse",
+    "phrases",
     "slurp",
     "snips",
     "table",
     "timers",
 )
-WRITES_AUDIO = ("datasets", "demo")
+WRITES_AUDIO = ("datasets", "phrases")
 """Adapters that write recordings to `cache/<name>/audio`."""
 ON_ERROR = ("stop", "quarantine")
-_GIVEN = tuple(one for one in ADAPTERS if one != "demo")
+_GIVEN = tuple(one for one in ADAPTERS if one != "phrases")
+_TABLES = ("table", "datasets", "phrases")
+_PHRASES = (
+    "train_utterances",
+    "valid_utterances",
+    "test_utterances",
+    "sentences",
+    "sessions",
+    "train_voices",
+    "valid_voices",
+    "test_voices",
+    "clean",
+    "babble",
+    "room",
+    "telephone",
+    "espeak",
+    "piper",
+    "flite",
+    "piper_voices",
+    "recordings_table",
+    "recordings_split",
+)
 READ_BY = {
-    "train_utterances": ("demo",),
-    "valid_utterances": ("demo",),
-    "test_utterances": ("demo",),
+    **dict.fromkeys(_PHRASES, ("phrases",)),
     "table": ("table",),
-    "path_column": ("table", "datasets"),
-    "split_column": ("table", "datasets"),
-    "speaker_column": ("table", "datasets"),
-    "text_column": ("table", "datasets"),
-    "intent_column": ("table", "datasets"),
-    "slots": ("fsc", "table", "datasets", "demo"),
-    "outside_paths": _GIVEN,
+    "path_column": _TABLES,
+    "split_column": _TABLES,
+    "speaker_column": _TABLES,
+    "text_column": _TABLES,
+    "intent_column": _TABLES,
+    "slots": ("fsc", *_TABLES),
     "prefix": ("lhotse",),
     "intent_key": ("lhotse",),
     "parts": ("lhotse", "datasets"),
@@ -66,6 +84,10 @@ READ_BY = {
     "test_share": _GIVEN,
 }
 """The adapters that read a parameter; all adapters read those not listed."""
+CONDITIONS = ("clean", "babble", "room", "telephone")
+"""Of `stages/speech/recording.py`."""
+ENGINES = ("espeak", "piper", "flite")
+"""Of `stages/speech/engines.py`."""
 SPLITS = ("given", "random", "speakers", "wordings")
 FOLDS = 5
 _LONGEST_NAME = 100
@@ -73,6 +95,8 @@ _NOT_SLOTS = frozenset({"path", "split", "speaker", "text"})
 _CHOICES = {
     "adapter": ADAPTERS,
     "outside_paths": ("refuse", "allow"),
+    "sessions": ("utterance", "speaker"),
+    "recordings_split": ("given", "train", "valid", "test"),
     "joined_intents": ("first", "drop", "keep"),
     "repeats": ("labelled", "all"),
     "microphones": ("sc", "cs", "s", "c"),
@@ -94,23 +118,39 @@ class CorpusParams:
     Attributes:
         name: name of the corpus: its folder in `cache/`, the start of every id, and by
             default its folder in `data/`.
-        adapter: format of the corpus. `demo` synthesises the embedded commands; `fsc`
-            reads Fluent Speech Commands, `atis` the LDC's ATIS recordings with the
-            labels of a text release, `slurp` SLURP, `timers` Timers and Such, `snips`
-            Snips SmartLights, `table` your own CSV, TSV, JSON lines or Parquet file,
-            `lhotse` lhotse manifests, and `datasets` a folder saved by the library
-            datasets.
-        train_utterances, valid_utterances, test_utterances: `demo`: number of commands
-            per speaker of that split.
-        seed: of the demo's choice of commands, conditions and levels; of new splits.
+        adapter: format of the corpus. `phrases` speaks sentences or sentence
+            templates; `fsc` reads Fluent Speech Commands, `atis` the LDC's ATIS
+            recordings with the labels of a text release, `slurp` SLURP, `timers` Timers
+            and Such, `snips` Snips SmartLights, `table` your own CSV, TSV, JSON lines
+            or Parquet file, `lhotse` lhotse manifests, and `datasets` a folder saved by
+            the library datasets.
+        train_utterances, valid_utterances, test_utterances: `phrases`: number of
+            sentences that each voice of that split says.
+        seed: of all that `phrases` draws; of new splits.
+        sentences: `phrases`: number of sentences to sample from templates.
+        sessions: `phrases`: `utterance` makes every recording by itself, so that a new
+            sentence changes no other; `speaker` all of a voice in one go and one room,
+            so that they are all made again if one changes.
+        train_voices, valid_voices, test_voices: `phrases` without a voices.csv: number
+            of voices to draw.
+        clean, babble, room, telephone: `phrases`: how often recordings have that
+            condition, relative to the others.
+        espeak, piper, flite: `phrases` without a voices.csv: how often voices are of
+            that synthesiser, relative to the others.
+        piper_voices: folder with piper's voices, NAME.onnx and NAME.onnx.json.
+        recordings_table: `phrases`: a table of recordings to add, as for `table`,
+            relative to the corpus root; empty for none.
+        recordings_split: `phrases`: where they go: `given` by their split_column, or
+            all to one.
         table: `table`: the file, relative to the corpus root.
-        path_column, split_column, speaker_column, text_column, intent_column: `table`
-            and `datasets`: names of the columns. An empty speaker_column means that
-            speakers are unknown. split_column is read if `splits` is given, by
-            `datasets` only if the folder has no parts.
+        path_column, split_column, speaker_column, text_column, intent_column: `table`,
+            `datasets` and `phrases`: names of the columns of the recordings. An empty
+            speaker_column means that speakers are unknown. split_column is read if
+            `splits` is given, by `datasets` only if the folder has no parts, by
+            `phrases` if `recordings_split` is given.
         slots: `fsc`, `table` and `datasets`: columns to predict each by itself, in
             place of the intent; an empty field is the value `none`.
-        outside_paths: all but `demo`: `allow` recordings outside the corpus root, by
+        outside_paths: `allow` recordings outside the corpus root, by
             their paths or in linked folders, or `refuse` them. The manifest has their
             paths relative to the root, so you can move both together only. DVC does
             not notice when they change, because it watches the root.
@@ -133,9 +173,9 @@ class CorpusParams:
         test_speech: `timers`: real or synth.
         field: `snips`: recordings from close, far, or both.
         fold: `snips`: which of the five folds is test, 0 to 4.
-        splits: all but `demo`: the splits `given` by the corpus, or new ones, made from
-            `seed` and stratified by intent: `random`, or with each of the `speakers` or
-            `wordings` in one split only.
+        splits: all but `phrases`: the splits `given` by the corpus, or new ones, made
+            from `seed` and stratified by intent: `random`, or with each of the
+            `speakers` or `wordings` in one split only.
         valid_share, test_share: shares of the utterances in new splits.
         on_error: `stop` at a recording that is not audio, empty or too long, or
             `quarantine` it: leave it out, list it in the report, and continue.
@@ -144,11 +184,26 @@ class CorpusParams:
     """
 
     name: str = "demo"
-    adapter: str = "demo"
+    adapter: str = "phrases"
     train_utterances: int = 60
     valid_utterances: int = 45
     test_utterances: int = 45
     seed: int = 1
+    sentences: int = 2000
+    sessions: str = "utterance"
+    train_voices: int = 40
+    valid_voices: int = 10
+    test_voices: int = 10
+    clean: int = 3
+    babble: int = 1
+    room: int = 1
+    telephone: int = 1
+    espeak: int = 1
+    piper: int = 0
+    flite: int = 0
+    piper_voices: str = ""
+    recordings_table: str = ""
+    recordings_split: str = "given"
     table: str = "table.csv"
     path_column: str = "path"
     split_column: str = "split"
@@ -194,6 +249,14 @@ class CorpusParams:
                 f"{split}_utterances": between(1, 100_000)
                 for split in ("train", "valid", "test")
             },
+            **{
+                f"{split}_voices": between(0, 10_000)
+                for split in ("train", "valid", "test")
+            },
+            "sentences": between(1, 1_000_000),
+            **dict.fromkeys((*CONDITIONS, *ENGINES), between(0, 1000)),
+            "piper_voices": TEXT_OR_NOTHING,
+            "recordings_table": TEXT_OR_NOTHING,
             "seed": SEED,
             "slots": Rule(
                 lambda slots: (
@@ -222,6 +285,11 @@ class CorpusParams:
             lambda one: one + self.test_share < 1, "with test_share less than 1"
         )
         check_value("corpus.valid_share", self.valid_share, together)
+        for names in (CONDITIONS, ENGINES):
+            if not any(getattr(self, name) for name in names):
+                raise ConfigurationError(
+                    f"corpus.{', '.join(names)} are all 0", expected="one above 0"
+                )
         for field in fields(self):
             readers = READ_BY.get(field.name, ADAPTERS)
             value = getattr(self, field.name)

@@ -1,10 +1,10 @@
 """The corpus stage: an adapter reads a corpus, and its rows become the manifest.
 
-Reads a corpus root, or for the demo the phrases and voices in `data/demo/`. Writes
-`manifest.csv`, `intents.json`, `conditions.csv` and their checksums (see
-`stages/core/manifest.py`), and recordings that are not files in the root (the demo's,
-and embedded ones) to `audio/`. For ATIS it also writes `unmatched.csv`, for the user
-only. Later stages depend on the manifest alone; it has the hash of every recording.
+Reads a corpus root. Writes `manifest.csv`, `intents.json`, `conditions.csv` and their
+checksums (see `stages/core/manifest.py`), and recordings that are not files in the root
+(spoken and embedded ones) to `audio/`. For ATIS it also writes `unmatched.csv`, for the
+user only. Later stages depend on the manifest alone; it has the hash of every
+recording.
 """
 
 import itertools
@@ -24,11 +24,11 @@ from stages.core.paths import missing_fix, path_on_disk, short_path
 from stages.core.text import name_some
 from stages.corpus.atis import read_atis
 from stages.corpus.datasets import Contents, read_datasets
-from stages.corpus.demo import read_demo
 from stages.corpus.fsc import read_fsc
 from stages.corpus.lhotse import read_lhotse
 from stages.corpus.links import check_links
 from stages.corpus.params import CorpusParams
+from stages.corpus.phrases import Speech, read_phrases
 from stages.corpus.recordings import inspect_recordings
 from stages.corpus.slurp import read_slurp
 from stages.corpus.snips import read_snips
@@ -49,14 +49,14 @@ class Corpus:
         notes: messages for the user.
         unmatched: recordings without labels, and labels without recordings; None if the
             corpus lists both together.
-        contents: embedded recordings, to write to the table's paths; None if the
-            recordings are files in the corpus root.
+        contents: recordings to write to the table's paths, embedded or to be spoken;
+            None if the recordings are files in the corpus root.
     """
 
     table: pd.DataFrame
     notes: tuple[str, ...]
     unmatched: pd.DataFrame | None
-    contents: Contents | None
+    contents: Contents | Speech | None
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,13 @@ class Summary:
 
 
 def run(
-    params: CorpusParams, *, root: Path | None, data: Path, output: Path, workers: int
+    params: CorpusParams, *, root: Path | None, output: Path, workers: int
 ) -> Summary:
     """Write the manifest of a corpus.
 
     Args:
         params: which corpus.
-        root: the corpus root; None for the demo.
-        data: the folder `data/` of the repository.
+        root: the corpus root.
         output: the corpus's folder in `cache/`.
         workers: number of threads or parallel synthesisers.
 
@@ -99,21 +98,14 @@ def run(
         ConfigurationError: `root` is missing.
         InputError: the corpus is incomplete or inconsistent; names file and row.
     """
-    audio = output / "audio"
-    notes: tuple[str, ...] = ()
-    if params.adapter == "demo":
-        root = audio
-        table = read_demo(params, data / "demo", audio, workers)
-        _check_intents(root, table)
-    else:
-        root = _check_root(params, root)
-        corpus = read_corpus(params, root)
-        table, notes = corpus.table, corpus.notes
-        if corpus.unmatched is not None:
-            _write_csv(output / "unmatched.csv", corpus.unmatched)
-        if corpus.contents is not None:
-            root = audio
-            corpus.contents.put(root)
+    root = _check_root(params, root)
+    corpus = read_corpus(params, root)
+    table = corpus.table
+    if corpus.unmatched is not None:
+        _write_csv(output / "unmatched.csv", corpus.unmatched)
+    if corpus.contents is not None:
+        root = output / "audio"
+        corpus.contents.put(root, workers)
     table["path"] = [Path(path).as_posix() for path in table["path"]]
     table["id"] = [
         f"{params.name}/{Path(path).with_suffix('').as_posix()}"
@@ -140,7 +132,7 @@ def run(
         len(params.slots),
         float(table["seconds"].sum() / 3600),
         int((table["seconds"] == 0).sum()),
-        notes,
+        corpus.notes,
     )
 
 
@@ -152,7 +144,8 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
     """
     check_links(params, root)
     notes: tuple[str, ...] = ()
-    unmatched = contents = None
+    unmatched: pd.DataFrame | None = None
+    contents: Contents | Speech | None = None
     match params.adapter:
         case "atis":
             table, notes, unmatched = read_atis(params, root)
@@ -162,6 +155,8 @@ def read_corpus(params: CorpusParams, root: Path) -> Corpus:
             table = read_fsc(params, root)
         case "lhotse":
             table, notes = read_lhotse(params, root)
+        case "phrases":
+            table, notes, contents = read_phrases(params, root)
         case "slurp":
             table = read_slurp(params, root)
         case "timers":

@@ -28,26 +28,46 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
         InputError: the table or a column is missing, or a row is invalid; names the
             file and the row.
     """
-    given = Path(params.table)
+    return joined_rows(params, root, [described_rows(params, root, params.table)])
+
+
+def described_rows(
+    params: CorpusParams,
+    root: Path,
+    name: str,
+    *,
+    parameter: str = "table",
+    split: str = "",
+) -> pd.DataFrame:
+    """As `read_described`, with the columns `COLUMNS`; intents are not checked.
+
+    Args:
+        params: the names of columns.
+        root: the corpus root.
+        name: the table, relative to the root.
+        parameter: where the user gave it.
+        split: of all rows, in place of a column.
+    """
+    given = Path(name)
     if given.is_absolute() or ".." in given.parts:
         raise ConfigurationError(
-            "corpus.table leaves the corpus root",
-            found=repr(params.table),
+            f"corpus.{parameter} leaves the corpus root",
+            found=repr(name),
             expected="a path relative to the root, below it",
         )
-    file = root / path_on_disk(root, params.table)
+    file = root / path_on_disk(root, name)
     if not os.path.isfile(file):
         raise InputError(
             "no such table",
             path=file,
-            fix="set corpus.table to a file below the corpus root: .csv, .tsv, .jsonl "
-            "or .parquet",
+            fix=f"set corpus.{parameter} to a file below the corpus root: .csv, .tsv, "
+            ".jsonl or .parquet",
         )
     table = read_table(file)
     columns = {"path": params.path_column, "text": params.text_column}
     columns |= {slot: slot for slot in params.slots} or {"intent": params.intent_column}
     fix = "name the columns in section corpus of params.yaml"
-    if params.splits == "given":
+    if params.splits == "given" and not split:
         columns["split"] = params.split_column
         fix += ", or set corpus.splits to make splits"
     if params.speaker_column:
@@ -55,11 +75,10 @@ def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
     found = check_columns(file, table.columns, columns.values(), fix=fix)
     rows = pd.DataFrame({ours: table[found[name]] for ours, name in columns.items()})
     for absent in {"speaker", "split"} - columns.keys():
-        rows[absent] = ""
+        rows[absent] = split if absent == "split" else ""
     first = _FIRST_ROW.get(file.suffix.lower(), 2)
     folder = file.parent.relative_to(root)
-    rows = checked_rows(params, root, file, rows, first=first, folder=folder)
-    return joined_rows(params, root, [rows])
+    return checked_rows(params, root, file, rows, first=first, folder=folder)
 
 
 def read_table(file: Path) -> pd.DataFrame:

@@ -4,7 +4,6 @@ In a session, one voice speaks several sentences in one go; the synthesiser repo
 each phoneme and word begins.
 """
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,16 +23,12 @@ from stages.speech import synthesis
 from stages.speech.loading import SAMPLE_RATE
 from stages.speech.phonemes import SPOKEN_SILENCE, plain_phoneme
 from stages.speech.sentences import sentences
+from stages.speech.synthesis import family
 
 IGNORED = -100
 """Class of an unknown word, for instance where espeak-ng ran two words together."""
 
 _HELD_OUT_SESSIONS = 20
-
-# Voices that sound like machines or effects rather than people.
-_UNNATURAL = re.compile(
-    r"Demonic|UniRobot|anikaRobot|robosoft\d*|whisperf?|croak|fast|Tweaky|announcer"
-)
 
 
 @dataclass(frozen=True)
@@ -78,12 +73,10 @@ def plan_sessions(
     params: PretrainingParams, avoided: Path, words: list[str], shares: np.ndarray
 ) -> list[Plan]:
     """Plan the sessions; the held-out ones come last."""
-    taken = {_family(name) for name in pd.read_csv(avoided)["variant"]}
-    taken |= {_family(name) for name in params.held_out_variants}
+    taken = {family(name) for name in pd.read_csv(avoided)["variant"]}
+    taken |= {family(name) for name in params.held_out_variants}
     variants = [
-        name
-        for name in synthesis.variants()
-        if _family(name) not in taken and not _UNNATURAL.fullmatch(name)
+        name for name in synthesis.natural_variants() if family(name) not in taken
     ]
     generator = np.random.default_rng(params.seed)
     text = sentences(words, shares, generator)
@@ -114,12 +107,6 @@ def plan_sessions(
         seed = params.seed * 1_000_003 + number
         plans.append(Plan(voice, texts, pauses.tolist(), warp, seed))
     return plans
-
-
-def _family(variant: str) -> str:
-    """The variant without its number, which is the same person; m1 and f1 stay."""
-    stem = variant.rstrip("0123456789").lower()
-    return stem if len(stem) > 1 else variant
 
 
 def speech_name(plans: list[Plan], vocabulary: list[str]) -> str:

@@ -24,6 +24,7 @@ from stages.core.hashing import fingerprint, hash_file
 from stages.core.text import normalise_text
 from stages.rejection.params import GENERAL, NOISES, NONE, REVISION, RejectionParams
 from stages.speech import synthesis
+from stages.speech.engines import speak
 from stages.speech.loading import SAMPLE_RATE, load_audio
 from stages.speech.noise import (
     Draw,
@@ -34,7 +35,8 @@ from stages.speech.noise import (
 )
 from stages.speech.recording import (
     NOISY,
-    read_phrases,
+    crowd_of,
+    read_sentences,
     read_voices,
     record,
     record_crowd,
@@ -93,7 +95,7 @@ def make_clips(
         params: which.
         table: the manifest without quarantined rows.
         audio: the folder that its paths are relative to.
-        demo: the folder with the demo's phrases and voices.
+        demo: the folder with the demo's sentences and voices.
 
     Raises:
         ConfigurationError: speech that is neither a known value nor a folder.
@@ -111,15 +113,18 @@ def make_clips(
 
 
 def _general_speech(params: RejectionParams, demo: Path) -> Iterator[Clip]:
-    phrases = read_phrases(demo / "phrases.csv")
+    phrases = read_sentences(demo / "sentences.csv")
     voices = read_voices(demo / "voices.csv")
     identity = {
-        "phrases": hash_file(demo / "phrases.csv"),
+        "sentences": hash_file(demo / "sentences.csv"),
         "voices": hash_file(demo / "voices.csv"),
         "synthesiser": synthesis.version(),
         "seed": params.seed,
     }
-    crowd = cache(partial(record_crowd, phrases, voices, seed=params.seed))
+    said = list(phrases.loc[phrases["split"] == "", "text"])
+    crowd = cache(
+        partial(record_crowd, said, crowd_of(voices), seed=params.seed, folder="")
+    )
     commands = {normalise_text(text) for text in phrases["text"]}
     rows = list(voices.itertuples(index=False))
 
@@ -134,7 +139,8 @@ def _general_speech(params: RejectionParams, demo: Path) -> Iterator[Clip]:
         ]
         seed = params.seed + number
         voice = voice_of(rows[number])
-        found = record(voice, texts, conditions, crowd(), generator, seed=seed)
+        waves = speak(voice, texts, seed=seed)
+        found = record(waves, conditions, crowd(), generator)
         return [samples / np.float32(32768) for samples in found]
 
     def make(number: int, place: int, generator: np.random.Generator) -> np.ndarray:

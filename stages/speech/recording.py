@@ -1,11 +1,11 @@
 """Recordings of synthetic voices: quiet, in babble, in a room, or on the telephone.
 
-The demo's recordings are made here, and so is the speech that is none of its commands.
-Each recording has a condition:
+The recordings of sentences are made here, and so is the speech that is none of the
+demo's commands. Each recording has a condition:
 
     clean      none of the following
     babble     other speakers in the background, 5 to 15 dB below
-    room       a reverberant room, one per speaker
+    room       a reverberant room
     telephone  300 to 3,400 Hz, 8-bit mu-law
 
 All recordings start and end with silence and have a faint hiss.
@@ -16,92 +16,106 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import signal
 
 from stages.core.errors import InputError
-from stages.core.manifest import check_columns
-from stages.speech import effects, synthesis
+from stages.core.manifest import SPLITS, check_columns
+from stages.core.table import read_columns
+from stages.speech import effects
+from stages.speech.engines import ENGINES, speak
+from stages.speech.synthesis import Voice
 
 NOISY = ("babble", "room", "telephone")
+CONDITIONS = ("clean", *NOISY)
 CROWD = "crowd"
 """In the column `split`: a voice of the background babble."""
 
-_PHRASE_COLUMNS = ("action", "object", "location", "text", "wording")
-_VOICE_COLUMNS = (
-    "speaker",
-    "split",
-    "accent",
-    "variant",
-    "rate",
-    "pitch",
-    "pitch_range",
-)
+_NUMBERS = {"rate": (80, 450), "pitch": (0, 99), "pitch_range": (0, 99)}
+_VOICE_COLUMNS = ("speaker", "split", "accent", "variant", *_NUMBERS)
 
 # Silence before and after the words, in seconds; level of the hiss below the recording.
 _MARGIN = (0.1, 0.4)
 _HISS_DECIBELS = (30, 50)
 
 
-def read_phrases(path: Path) -> pd.DataFrame:
-    """`phrases.csv` of the demo.
+def read_sentences(path: Path) -> pd.DataFrame:
+    """`sentences.csv`: a column `text`, labels, and maybe a `split`, all texts.
+
+    A sentence with a split is in that split only, one without in all.
 
     Raises:
-        InputError: it is missing, or lacks a column.
+        InputError: it is missing or has no text; names the row.
     """
-    return _read_table(path, _PHRASE_COLUMNS)
+    if not path.is_file():
+        raise InputError("no such file", path=path)
+    table = pd.DataFrame(read_columns(path), dtype=str)
+    if "text" not in table:
+        raise InputError(
+            "no column text", path=path, found=", ".join(table), expected="text"
+        )
+    return table if "split" in table else table.assign(split="")
 
 
 def read_voices(path: Path) -> pd.DataFrame:
-    """`voices.csv` of the demo.
+    """`voices.csv`: the speakers of each split, and those of the babble.
 
     Raises:
-        InputError: it is missing, or lacks a column.
+        InputError: it is missing, lacks a column, or a row cannot be used.
     """
-    return _read_table(path, _VOICE_COLUMNS)
-
-
-def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if not path.is_file():
-        raise InputError("missing from the embedded corpus", path=path)
-    table = pd.read_csv(path)
-    check_columns(path, table, columns)
+        raise InputError("no such file", path=path)
+    table = pd.DataFrame(read_columns(path), dtype=str)
+    check_columns(path, table.drop(columns="engine", errors="ignore"), _VOICE_COLUMNS)
+    if "engine" not in table:
+        table["engine"] = ENGINES[0]
+
+    def check(good: pd.Series, column: str, expected: str) -> None:
+        for place in table.index[~good]:
+            raise InputError(
+                f"row {place + 2} has a {column} that cannot be used",
+                path=path,
+                found=repr(table[column][place]),
+                expected=expected,
+            )
+
+    names = table["speaker"]
+    # They are names of folders.
+    named = names.str.fullmatch(r"\w[\w.-]*") & ~names.duplicated()
+    check(named, "speaker", "different names of letters, digits, '_', '-' and '.'")
+    splits = (*SPLITS, CROWD)
+    check(table["split"].isin(splits), "split", ", ".join(splits))
+    check(table["engine"].isin(ENGINES), "engine", ", ".join(ENGINES))
+    for column, (low, high) in _NUMBERS.items():
+        whole = table[column].where(table[column].str.fullmatch(r"\d{1,3}"), "-1")
+        table[column + " "] = whole.astype(int)
+        good = table[column + " "].between(low, high)
+        check(good, column, f"a whole number, {low} to {high}")
+        table[column] = table.pop(column + " ")
     return table
 
 
-def voice_of(row: tuple) -> synthesis.Voice:
+def voice_of(row: tuple) -> Voice:
     """The voice in a row of `voices.csv`."""
-    return synthesis.Voice(
-        row.accent,  # type: ignore[attr-defined]
-        row.variant,  # type: ignore[attr-defined]
-        int(row.rate),  # type: ignore[attr-defined]
-        int(row.pitch),  # type: ignore[attr-defined]
-        int(row.pitch_range),  # type: ignore[attr-defined]
-    )
+    names = ("accent", "variant", *_NUMBERS, "engine")
+    return Voice(**{name: getattr(row, name) for name in names})
 
 
 def record(
-    voice: synthesis.Voice,
-    texts: Sequence[str],
+    waves: Sequence[np.ndarray],
     conditions: Sequence[str],
     crowd: np.ndarray,
     generator: np.random.Generator,
-    *,
-    seed: int,
 ) -> Iterator[np.ndarray]:
-    """Recordings of one speaker, each (samples,) int16 at 16 kHz.
+    """Recordings of speech in one room, each (samples,) int16 at 16 kHz.
 
     Args:
-        voice: the speaker.
-        texts: what is said.
+        waves: the speech, each (samples,) at 16 kHz.
         conditions: of each recording.
-        crowd: of `record_crowd`.
-        generator: of everything random but the voice.
-        seed: of the synthesiser.
+        crowd: of `record_crowd`; only babble needs it.
+        generator: of everything random.
     """
     response = effects.room_response(generator)
-    spoken = synthesis.speak(voice, texts, seed=seed)
-    for one, condition in zip(spoken, conditions, strict=True):
-        wave = _with_margins(_resampled(one.samples), generator)
+    for one, condition in zip(waves, conditions, strict=True):
+        wave = _with_margins(one, generator)
         if condition == "babble":
             decibels = generator.uniform(5, 15)
             wave = effects.add_babble(wave, crowd, decibels, generator)
@@ -117,27 +131,32 @@ def record(
 
 
 def record_crowd(
-    phrases: pd.DataFrame, voices: pd.DataFrame, *, seed: int
+    texts: Sequence[str], voices: Sequence[tuple[int, Voice]], *, seed: int, folder: str
 ) -> np.ndarray:
-    """The background speech, (voices, samples): about 30 seconds per voice."""
-    texts = list(phrases.loc[phrases["wording"] == "heard", "text"])
+    """The background speech, (voices, samples): about 30 seconds per voice.
+
+    Args:
+        texts: what they say, 20 of them each.
+        voices: each with a number, a seed of its own.
+        seed: of all.
+        folder: of piper's voices.
+    """
     tracks = []
-    for number, row in enumerate(voices.itertuples(index=False)):
-        if row.split == CROWD:
-            generator = np.random.default_rng((seed, number))
-            said = [texts[i] for i in generator.permutation(len(texts))[:20]]
-            spoken = synthesis.speak(voice_of(row), said, seed=seed + number)
-            tracks.append(np.concatenate([_resampled(one.samples) for one in spoken]))
+    for number, voice in voices:
+        generator = np.random.default_rng((seed, number))
+        said = [texts[i] for i in generator.permutation(len(texts))[:20]]
+        spoken = speak(voice, said, seed=seed + number, folder=folder)
+        tracks.append(np.concatenate(spoken))
     shortest = min(len(track) for track in tracks)
     return np.stack([track[:shortest] / np.std(track) for track in tracks])
+
+
+def crowd_of(voices: pd.DataFrame) -> list[tuple[int, Voice]]:
+    """The voices of the babble in `voices.csv`, with the numbers of their rows."""
+    rows = enumerate(voices.itertuples(index=False))
+    return [(number, voice_of(row)) for number, row in rows if row.split == CROWD]
 
 
 def _with_margins(wave: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     before, after = generator.uniform(*_MARGIN, 2) * effects.SAMPLE_RATE
     return np.pad(wave, (int(before), int(after)))
-
-
-def _resampled(samples: np.ndarray) -> np.ndarray:
-    """int16 at espeak-ng's 22,050 Hz -> float64 at 16 kHz."""
-    # 16,000 / 22,050 = 320 / 441.
-    return signal.resample_poly(samples / 32768, 320, 441)

@@ -1,18 +1,12 @@
 """Speech synthesis with espeak-ng, with the alignment of phonemes and words.
 
 The library comes from the wheel `espeakng-loader` and is called through ctypes in
-short-lived child processes, for two reasons: its global state carries over from one
-utterance to the next, so only a fresh process gives the same bytes every time; and a
-call can hang, so every child has a time limit.
-
-The child (`python -m stages.speech.synthesis`) reads a JSON request from stdin and
-writes an `.npz` to stdout.
+short-lived child processes (`stages/speech/child.py`).
 """
 
 import ctypes
-import io
 import json
-import subprocess
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +17,8 @@ from pathlib import Path
 import espeakng_loader
 import numpy as np
 
-from stages.core.errors import ConfigurationError, PipelineError
+from stages.core.errors import ConfigurationError
+from stages.speech import child
 
 SAMPLE_RATE = 22_050
 """Of espeak-ng's audio, hertz."""
@@ -43,8 +38,10 @@ ACCENTS = {
 _SECONDS_ALLOWED = 0.5
 """Time limit of a child for each utterance; it needs a hundredth of that."""
 
-_SECONDS_TO_START = 120
-"""Time limit for its start; it needs half a second on an idle machine."""
+# Voices that sound like machines or effects rather than people.
+_UNNATURAL = re.compile(
+    r"Demonic|UniRobot|anikaRobot|robosoft\d*|whisperf?|croak|fast|Tweaky|announcer"
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,8 @@ class Voice:
         rate: words a minute, 80 to 450; espeak-ng's default is 175.
         pitch: base pitch, 0 to 99; 50 is normal.
         pitch_range: liveliness of the intonation, 0 to 99; 50 is normal.
+        engine: the synthesiser, one of `stages/speech/engines.py`; for others than
+            espeak, see there what accent and variant are.
     """
 
     accent: str
@@ -67,6 +66,7 @@ class Voice:
     pitch: int = 50
     pitch_range: int = 50
     definition: str = ""
+    engine: str = "espeak"
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,17 @@ def variants() -> list[str]:
     return sorted(path.name for path in (_data_folder() / "voices" / "!v").iterdir())
 
 
+def natural_variants() -> list[str]:
+    """The variants that sound like people."""
+    return [name for name in variants() if not _UNNATURAL.fullmatch(name)]
+
+
+def family(variant: str) -> str:
+    """The variant without its number, which is the same person; m1 and f1 stay."""
+    stem = variant.rstrip("0123456789").lower()
+    return stem if len(stem) > 1 else variant
+
+
 def version() -> str:
     """espeak-ng's version; another one can speak the same text differently."""
     info = _library().espeak_Info
@@ -97,8 +108,17 @@ def version() -> str:
     return str(info(None).decode())
 
 
-def speak(voice: Voice, texts: Sequence[str], *, seed: int) -> list[Spoken]:
+def speak(
+    voice: Voice, texts: Sequence[str], *, seed: int, apart: bool = False
+) -> list[Spoken]:
     """Speak `texts` in order in a fresh process; equal arguments give equal bytes.
+
+    Args:
+        voice: who speaks.
+        texts: what.
+        seed: of the noise in a voice.
+        apart: whether each is spoken as if it were the only one. Otherwise its samples
+            depend on those before it.
 
     Raises:
         ConfigurationError: an unknown accent or variant (espeak-ng would silently use
@@ -107,25 +127,12 @@ def speak(voice: Voice, texts: Sequence[str], *, seed: int) -> list[Spoken]:
     """
     _check_voice(voice)
     request = {"voice": asdict(voice), "texts": list(texts), "seed": seed}
-    try:
-        child = subprocess.run(
-            [sys.executable, "-m", "stages.speech.synthesis"],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            timeout=_SECONDS_TO_START + _SECONDS_ALLOWED * len(texts),
-            cwd=Path(__file__).resolve().parent.parent,
-            check=True,
-        )
-    except subprocess.TimeoutExpired:
-        raise PipelineError(f"espeak-ng hung while speaking as {voice}") from None
-    except subprocess.CalledProcessError as error:
-        raise PipelineError(
-            f"espeak-ng failed while speaking as {voice}",
-            found=error.stderr.decode(errors="replace").strip()[-300:],
-        ) from None
-    with np.load(io.BytesIO(child.stdout)) as arrays:
-        samples = np.split(arrays["samples"], arrays["ends"][:-1])
-        events = json.loads(arrays["events"].tobytes())
+    samples, events = child.ask(
+        "synthesis",
+        {**request, "apart": apart},
+        f"espeak-ng speaking as {voice}",
+        seconds=_SECONDS_ALLOWED,
+    )
     return [
         Spoken(
             audio,
@@ -275,16 +282,12 @@ def _serve() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = _data_with(voice, Path(folder)) if voice.definition else _data_folder()
         engine = _Engine(voice, request["seed"], data)
-        spoken = [engine.speak(text) for text in request["texts"]]
+        spoken = [
+            child.apart(engine.speak, text) if request["apart"] else engine.speak(text)
+            for text in request["texts"]
+        ]
     events = [{"phonemes": one.phonemes, "words": one.words} for one in spoken]
-    answer = io.BytesIO()
-    np.savez(
-        answer,
-        samples=np.concatenate([one.samples for one in spoken]),
-        ends=np.cumsum([len(one.samples) for one in spoken]),
-        events=np.frombuffer(json.dumps(events).encode(), np.uint8),
-    )
-    sys.stdout.buffer.write(answer.getvalue())
+    child.answer([one.samples for one in spoken], events)
 
 
 if __name__ == "__main__":

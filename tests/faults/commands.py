@@ -55,14 +55,12 @@ def _drop_row(folder: Path) -> None:
 
 
 def _phrases(folder: Path) -> None:
-    demo = folder / "data" / "demo"
-    demo.mkdir()
-    (demo / "phrases.csv").write_text(
-        "action,object,location,text,wording\n"
-        "activate,lights,none,lights on,heard\n"
-        "set,alarm,none,set an alarm,heard\n"
+    spoken = folder / "data" / "spoken"
+    spoken.mkdir()
+    (spoken / "sentences.csv").write_text(
+        "text,intent\nlights on,activate\nset an alarm,set\n"
     )
-    (demo / "voices.csv").write_text(
+    (spoken / "voices.csv").write_text(
         "speaker,split,accent,variant,rate,pitch,pitch_range\n"
         "anna,train,en-us,f1,200,60,50\n"
         "bob,valid,en-gb,m1,190,30,50\n"
@@ -78,12 +76,12 @@ def _other_cache(folder: Path) -> None:
 
 SMALLER = "--set=student.gru_width=3"
 HALF = "--set=acoustic.dtype=float16"
-SPOKEN = ("name=spoken", "adapter=demo")
+SPOKEN = ("name=spoken", "adapter=phrases")
 SPOKEN += ("train_utterances=2", "valid_utterances=2", "test_utterances=2")
 SPOKEN = tuple(f"--set=corpus.{one}" for one in SPOKEN)
 COMMANDS = {
     "prepare-corpus": Case(("prepare-corpus",), change=_drop_row),
-    "prepare-corpus, demo": Case(("prepare-corpus", *SPOKEN), change=_phrases),
+    "prepare-corpus, phrases": Case(("prepare-corpus", *SPOKEN), change=_phrases),
     "extract-acoustic": Case(("extract-acoustic", HALF)),
     "train-teacher": Case(("train-teacher", "--set=teacher.intent_epochs=2")),
     "cache-targets": Case(("cache-targets", "--set=targets.pooling=cls")),

@@ -1,0 +1,375 @@
+"""A corpus of sentences, spoken by synthetic voices.
+
+Reads from the corpus root `sentences.csv` or `sentences.yaml` (`sentences.py`), maybe
+`voices.csv` (`voices.py`), and maybe a table of recordings, which are linked.
+Writes 16 kHz mono 16-bit WAV files, and for each speaker a note, `recipe.json`: what
+each file was made from, and its hash.
+
+A recording's recipe is a hash of all that decides its samples. With
+`sessions: utterance` that is its voice, text and condition, so that a new sentence
+changes no other recording, and the name of the file is the recipe. With
+`sessions: speaker` it is all that the speaker says.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+
+from stages.core.errors import InputError
+from stages.core.files import atomic_path, json_text, write_text
+from stages.core.hashing import fingerprint, hash_file
+from stages.core.json_lines import parse_json
+from stages.core.labels import SEPARATOR
+from stages.core.runtime import progress
+from stages.corpus.datasets import Contents, stored_path
+from stages.corpus.draws import number, ranks
+from stages.corpus.params import REVISION, CorpusParams
+from stages.corpus.rows import joined_rows
+from stages.corpus.sentences import read_said
+from stages.corpus.table import described_rows
+from stages.corpus.voices import Speaker, read_speakers
+from stages.speech import engines
+from stages.speech.loading import SAMPLE_RATE
+from stages.speech.recording import CONDITIONS, NOISY, record, record_crowd
+from stages.speech.sentences import sentence
+from stages.speech.synthesis import Voice
+
+RECORDING = "recording"
+"""The condition of what people said."""
+_NOTE = "recipe.json"
+_CROWD_SENTENCES = 20
+# Below the noise of 16 bits: nothing was said.
+_SILENCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """The background speech.
+
+    Attributes:
+        texts: what it says.
+        voices: who speaks, with seeds of their own.
+        seed: of all.
+        folder: of piper's voices.
+    """
+
+    texts: Sequence[str]
+    voices: Sequence[tuple[int, Voice]]
+    seed: int
+    folder: str
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of all that decides its samples."""
+        own = {
+            "texts": list(self.texts),
+            "voices": [(seed, asdict(voice)) for seed, voice in self.voices],
+            "versions": [engines.version(one, self.folder) for _, one in self.voices],
+        }
+        return fingerprint({**own, "seed": self.seed})
+
+    @cached_property
+    def tracks(self) -> np.ndarray:
+        """Its speech, (voices, samples)."""
+        return record_crowd(self.texts, self.voices, seed=self.seed, folder=self.folder)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a speaker says: columns path, text, condition, recipe, file and row."""
+
+    speaker: Speaker
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Speech:
+    """The recordings of a corpus of sentences, made by `put`."""
+
+    params: CorpusParams
+    plans: list[Plan]
+    crowd: Crowd
+    recordings: Contents
+
+    def put(self, folder: Path, workers: int) -> None:
+        """Speak the recordings that `folder` lacks or has from another recipe."""
+        self.recordings.put(folder, workers)
+        absent = [(plan, missing(plan, folder)) for plan in self.plans]
+        absent = [(plan, rows) for plan, rows in absent if len(rows)]
+        if any("babble" in set(rows["condition"]) for _, rows in absent):
+            self.crowd.tracks  # noqa: B018, once, before the threads
+
+        def speak(job: tuple[Plan, pd.DataFrame]) -> None:
+            self._speak(folder, *job)
+
+        with ThreadPoolExecutor(workers) as pool:
+            list(
+                progress(
+                    pool.map(speak, absent),
+                    total=len(absent),
+                    description="speaking",
+                    unit="speaker",
+                )
+            )
+
+    def _speak(self, folder: Path, plan: Plan, rows: pd.DataFrame) -> None:
+        """Make the recordings `rows` of a plan, and note all."""
+        home = folder / plan.speaker.split / plan.speaker.name
+        kept = {
+            path: made
+            for path, made in _read_note(home).items()
+            if path not in set(rows["path"])
+        }
+        # First, so that it does not describe partly overwritten files.
+        write_text(home / _NOTE, json_text(kept))
+        for path, samples in zip(rows["path"], self._waves(plan, rows), strict=True):
+            # libsndfile's own error does not say that the disk is full.
+            content = io.BytesIO()
+            soundfile.write(content, samples, SAMPLE_RATE, "PCM_16", format="WAV")
+            with atomic_path(folder / path, flush=False) as temporary:
+                temporary.write_bytes(content.getvalue())
+        planned = dict(zip(plan.rows["path"], plan.rows["recipe"], strict=True))
+        for path in kept.keys() - planned.keys():
+            (folder / path).unlink(missing_ok=True)
+        # Last: it marks them as complete.
+        hashes = {path: hash_file(folder / path) for path in planned}
+        made = {path: [recipe, hashes[path]] for path, recipe in planned.items()}
+        write_text(home / _NOTE, json_text(made))
+
+    def _waves(self, plan: Plan, rows: pd.DataFrame) -> Iterator[np.ndarray]:
+        params, speaker = self.params, plan.speaker
+        texts, conditions = list(rows["text"]), list(rows["condition"])
+        together = params.sessions == "speaker"
+        spoken = engines.speak(
+            speaker.voice,
+            texts,
+            seed=params.seed + speaker.number * together,
+            folder=params.piper_voices,
+            apart=not together,
+        )
+        for wave, row in zip(spoken, rows.itertuples(), strict=True):
+            if len(wave) == 0 or np.abs(wave).max() < _SILENCE:
+                raise InputError(
+                    f"{row.row} cannot be spoken by {speaker.voice.engine}",
+                    path=row.file,
+                    found=repr(row.text),
+                    fix="write it in words",
+                )
+        crowd = self.crowd.tracks if "babble" in conditions else np.zeros((0, 0))
+        if together:
+            generator = np.random.default_rng((params.seed, speaker.number, 1))
+            yield from record(spoken, conditions, crowd, generator)
+            return
+        for wave, row in zip(spoken, rows.itertuples(), strict=True):
+            generator = np.random.default_rng(int(row.recipe, 16))
+            yield from record([wave], [row.condition], crowd, generator)
+
+
+def read_phrases(
+    params: CorpusParams, root: Path
+) -> tuple[pd.DataFrame, tuple[str, ...], Speech]:
+    """Rows for the manifest, messages, and the recordings to make.
+
+    Raises:
+        ConfigurationError: a synthesiser is not installed.
+        InputError: a sentence, voice or recording cannot be used; names the row.
+    """
+    said, notes = read_said(params, root)
+    speakers, voices = read_speakers(params, root)
+    crowd = Crowd(_crowd_texts(params, said), voices, params.seed, params.piper_voices)
+    plans = [
+        Plan(one, rows)
+        for one in speakers
+        if len(rows := _plan(params, said, one, crowd))
+    ]
+    parts = [
+        plan.rows.assign(split=plan.speaker.split, speaker=plan.speaker.name)
+        for plan in plans
+    ]
+    files: dict[str, Path] = {}
+    if params.recordings_table:
+        split = params.recordings_split
+        given = "" if split == "given" else split
+        name = params.recordings_table
+        real = described_rows(
+            params, root, name, parameter="recordings_table", split=given
+        )
+        stored = [stored_path("recordings", one, one.encode()) for one in real["path"]]
+        files = {
+            new: (root / one).resolve()
+            for new, one in zip(stored, real["path"], strict=True)
+        }
+        parts.append(real.assign(path=stored, condition=RECORDING))
+    linked = Contents({}, files, {})
+    fix = "say more sentences in train (corpus.train_utterances, train_voices)"
+    if not parts:
+        raise InputError(
+            "has neither voices nor recordings",
+            path=root,
+            fix="set corpus.train_voices and the like, or corpus.recordings_table",
+        )
+    table = joined_rows(params, root, parts, fix=fix)
+    table = table.drop(columns=["recipe", "group"], errors="ignore")
+    return table, tuple(notes), Speech(params, plans, crowd, linked)
+
+
+def missing(plan: Plan, folder: Path) -> pd.DataFrame:
+    """The rows of a plan whose files are missing, changed or made otherwise.
+
+    With one recipe for all, these are all rows or none.
+    """
+    note = _read_note(folder / plan.speaker.split / plan.speaker.name)
+
+    def is_made(path: str, recipe: str) -> bool:
+        file = folder / path
+        return file.is_file() and note.get(path) == [recipe, hash_file(file)]
+
+    pairs = zip(plan.rows["path"], plan.rows["recipe"], strict=True)
+    absent = np.array([not is_made(path, recipe) for path, recipe in pairs])
+    if plan.rows["recipe"].nunique() == 1 and absent.any():
+        return plan.rows
+    return plan.rows[absent]
+
+
+def _read_note(home: Path) -> dict[str, list[str]]:
+    """The recipe and the hash of each file of a speaker; empty if it is not known."""
+    try:
+        found = parse_json((home / _NOTE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _crowd_texts(params: CorpusParams, said: pd.DataFrame) -> list[str]:
+    """The corpus's own sentences; or general ones, because they stay the same."""
+    if params.sessions == "speaker":
+        return list(said.loc[said["split"] == "", "text"])
+    generator = np.random.default_rng(params.seed)
+    return [sentence(generator) for _ in range(_CROWD_SENTENCES)]
+
+
+def _plan(
+    params: CorpusParams, said: pd.DataFrame, speaker: Speaker, crowd: Crowd
+) -> pd.DataFrame:
+    """What a speaker says: the columns of `said`, and path, condition and recipe."""
+    allowed = said[said["split"].isin(["", speaker.split])].reset_index(drop=True)
+    if allowed.empty:
+        raise InputError(
+            f"no sentence for {speaker.split}",
+            path=said["file"].iloc[0],
+            fix="leave the split of sentences empty that all can say",
+        )
+    count = getattr(params, f"{speaker.split}_utterances")
+    together = params.sessions == "speaker"
+    home = f"{speaker.split}/{speaker.name}"
+    voice = {
+        "version": REVISION,
+        "voice": asdict(speaker.voice),
+        "synthesiser": engines.version(speaker.voice, params.piper_voices),
+        "seed": params.seed,
+        "speaker": speaker.number if together else speaker.name,
+    }
+    if together:
+        places, conditions = _in_turn(params, allowed, speaker, count)
+        rows = allowed.iloc[places].assign(condition=conditions)
+        own = {"texts": list(rows["text"]), "conditions": conditions}
+        babble = {"crowd": crowd.identity if "babble" in conditions else ""}
+        names = [f"{place:03d}" for place in range(count)]
+        recipes = [fingerprint({**voice, **own, **babble})] * count
+    else:
+        places, times = _by_hash(params, allowed, speaker, count)
+        rows = allowed.iloc[places]
+        conditions = _conditions(params, speaker, rows["text"], times)
+        rows = rows.assign(condition=conditions)
+        recipes = [
+            fingerprint(
+                {
+                    **voice,
+                    "text": text,
+                    "condition": condition,
+                    "time": time,
+                    "crowd": crowd.identity if condition == "babble" else "",
+                }
+            )
+            for text, condition, time in zip(
+                rows["text"], conditions, times, strict=True
+            )
+        ]
+        names = [recipe[:16] for recipe in recipes]
+    paths = [f"{home}/{name}.wav" for name in names]
+    return rows.assign(path=paths, recipe=recipes).reset_index(drop=True)
+
+
+def _weights(params: CorpusParams) -> list[int]:
+    return [getattr(params, name) for name in CONDITIONS]
+
+
+def _in_turn(
+    params: CorpusParams, said: pd.DataFrame, speaker: Speaker, count: int
+) -> tuple[list[int], list[str]]:
+    """Places in `said` and conditions, drawn by one generator.
+
+    All groups in turn, in the speaker's order, each in a random wording.
+    """
+    generator = np.random.default_rng((params.seed, speaker.number))
+    groups = said.groupby("group").indices
+    names = sorted(groups, key=lambda name: str(name).split(SEPARATOR))
+    order = [names[i] for i in generator.permutation(len(names))]
+    clean, *noisy = _weights(params)
+    kinds = np.repeat(NOISY, noisy)
+    places, conditions = [], []
+    for place in range(count):
+        places.append(int(generator.choice(groups[order[place % len(order)]])))
+        # At equal distances: with as many clean as noisy ones, every other.
+        before, after = (
+            turn * sum(noisy) // (clean + sum(noisy)) for turn in (place, place + 1)
+        )
+        is_noisy = after > before
+        conditions.append(str(generator.choice(kinds)) if is_noisy else "clean")
+    return places, conditions
+
+
+def _by_hash(
+    params: CorpusParams, said: pd.DataFrame, speaker: Speaker, count: int
+) -> tuple[list[int], list[int]]:
+    """Places in `said`, and how often the speaker said each before.
+
+    All groups in turn, of each one sentence after the other, both in an order of the
+    speaker's own, in which a new sentence or group displaces only the last ones.
+    """
+    seed = number(params.seed, speaker.split, speaker.name)
+    hashes = np.array(_hashes(tuple(said["text"])), np.uint64)
+    groups = said.groupby("group").indices
+    names = sorted(groups, key=lambda name: number(seed, name))
+    orders = [groups[name][ranks(hashes[groups[name]], seed)] for name in names]
+    places, times = [], []
+    for turn in range(count):
+        order = orders[turn % len(orders)]
+        time, place = divmod(turn // len(orders), len(order))
+        places.append(int(order[place]))
+        times.append(time)
+    return places, times
+
+
+@lru_cache(maxsize=4)
+def _hashes(texts: tuple[str, ...]) -> list[int]:
+    return [number(text) for text in texts]
+
+
+def _conditions(
+    params: CorpusParams, speaker: Speaker, texts: Sequence[str], times: Sequence[int]
+) -> list[str]:
+    """A condition of each recording, whatever the others are."""
+    kinds = np.repeat(CONDITIONS, _weights(params))
+    own = (params.seed, speaker.split, speaker.name, "condition")
+    return [
+        str(kinds[number(*own, text, time) % len(kinds)])
+        for text, time in zip(texts, times, strict=True)
+    ]
