@@ -51,8 +51,7 @@ def slot_sections(found: Findings) -> list[str]:
     if not found.labels.has_slots:
         return []
     columns = [(found.rows, f"test_{slot}_accuracy") for slot in found.labels.slots]
-    columns.append((found.rows, "test_accuracy"))
-    header = ["system", *map(escape, found.labels.slots), "all slots"]
+    header = ["system", *map(escape, found.labels.slots)]
     return [
         "## Accuracy by slot",
         f"Test accuracy of each slot, in percent, {found.over_seeds}. "
@@ -114,8 +113,7 @@ def length_sections(found: Findings) -> list[str]:
     return [
         "## Length",
         f"Test {found.accuracy} in percent by the recording's duration, in quarters of "
-        "test; "
-        f"{found.over_seeds}. {_last_row_note(found)}",
+        f"test; {found.over_seeds}. {_last_row_note(found)}",
         _groups_table(found, lengths),
     ]
 

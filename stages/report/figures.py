@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from stages.core.labels import INTENT
 from stages.report.findings import Findings
 from stages.report.fonts import BASE, families
 from stages.report.params import MOST_CONFUSED, MOST_INTENTS
@@ -132,17 +133,16 @@ def styled(*labels: str) -> Iterator[None]:
 
 def _confusion_panels(found: Findings) -> dict[str, tuple[pd.DataFrame, list[str]]]:
     """By title, what `confusion_figure` draws: one panel, or one for each slot."""
-    title = f"onfusion on test, {found.chosen.title}, % of the actual"
+    title = f"Confusion on test, {found.chosen.title}, % of the actual"
+    tables, slots = by_slot(found.labels, found.chosen.test), found.labels.slots
+    if not found.labels.has_slots:
+        return {f"{title} intent": (tables[INTENT], slots[INTENT])}
     panels = {}
-    for slot, rows in by_slot(found.labels, found.chosen.test).items():
-        values = found.labels.slots[slot]
-        if not found.labels.has_slots:
-            return {f"C{title} intent": (rows, values)}
-        shown = _most_confused(rows, values)
-        what = _label(slot)
-        if len(shown) < len(values):
-            what += f", {len(shown)} of {len(values)} values"
-        panels[f"{what}: c{title} value"] = (rows, shown)
+    for slot, values in slots.items():
+        shown = _most_confused(tables[slot], values)
+        count = f"{len(shown)} of {len(values)} values"
+        what = count if len(shown) < len(values) else "value"
+        panels[f"{title} {_label(slot)}, {what}"] = (tables[slot], shown)
     return panels
 
 

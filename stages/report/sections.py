@@ -128,8 +128,8 @@ def transfer_sections(found: Findings) -> list[str]:
         "of valid utterances after the first and after the last epoch, "
         f"{found.chosen.title}, first seed. t-SNE, fitted to both sets together, "
         f"perplexity {used:.3g}{lowered}.{coloured} The mean squared error of equation "
-        f"1 on valid went from {found.transfer_loss['first']:.4g} after the first epoch "
-        f"to {found.transfer_loss['last']:.4g} after the last.",
+        f"1 on valid went from {found.transfer_loss['first']:.4g} after the first "
+        f"epoch to {found.transfer_loss['last']:.4g} after the last.",
         "![t-SNE of teacher and student embeddings](figure2.png)",
     ]
 
