@@ -628,6 +628,14 @@ def test_a_macro_f1s_interval_is_that_of_resampling_one_by_one():
     assert again == pytest.approx(found, abs=0.003)
     assert one_slot_interval(actual, predicted, seed=1) != found
     assert one_slot_interval(actual, actual[:, None]) == (1.0, 1.0)
+    # Mean over slots, of which another one is always right.
+    right = np.full(predicted.shape, "right")
+    two = macro_f1_interval(
+        np.stack([right[:, 0], actual], axis=1),
+        np.stack([right, predicted], axis=2),
+        seed=0,
+    )
+    assert two == pytest.approx(tuple((1 + end) / 2 for end in found))
 
 
 def test_one_seed_has_no_deviation(copied, tmp_path):

@@ -133,16 +133,17 @@ def styled(*labels: str) -> Iterator[None]:
 
 def _confusion_panels(found: Findings) -> dict[str, tuple[pd.DataFrame, list[str]]]:
     """By title, what `confusion_figure` draws: one panel, or one for each slot."""
-    title = f"Confusion on test, {found.chosen.title}, % of the actual"
+    title = f"{found.chosen.title}, % of the actual"
     tables, slots = by_slot(found.labels, found.chosen.test), found.labels.slots
     if not found.labels.has_slots:
-        return {f"{title} intent": (tables[INTENT], slots[INTENT])}
+        return {f"Confusion on test, {title} intent": (tables[INTENT], slots[INTENT])}
     panels = {}
     for slot, values in slots.items():
         shown = _most_confused(tables[slot], values)
-        count = f"{len(shown)} of {len(values)} values"
-        what = count if len(shown) < len(values) else "value"
-        panels[f"{title} {_label(slot)}, {what}"] = (tables[slot], shown)
+        what = _label(slot)
+        if len(shown) < len(values):
+            what += f", {len(shown)} of {len(values)} values"
+        panels[f"{what}: {title} value"] = (tables[slot], shown)
     return panels
 
 
@@ -173,7 +174,7 @@ def confusion_figure(
         place = (0, bottom / unit, side / unit, side / unit)
         _draw_confusion(figure.add_axes(place), rows, shown, title)
         # Room for the labels below, and the next title.
-        bottom -= 1.2 + 0.07 * max(_columns(_label(value)) for value in shown)
+        bottom -= 1.0 + 0.06 * max(_columns(_label(value)) for value in shown)
     return _png(figure)
 
 
