@@ -33,7 +33,7 @@ ARCHITECTURES = [
 
 
 def network(
-    system: str, seed: int = 0, **architecture: object
+    system: str, seed: int = 0, values: tuple[int, ...] = (5,), **architecture: object
 ) -> AcousticLinguisticNetwork:
     torch.manual_seed(seed)
     found = build(
@@ -41,7 +41,7 @@ def network(
             "system": system,
             "acoustic_dim": 16,
             "linguistic_dim": None if system == "baseline2" else 12,
-            "values": [5],
+            "values": values,
             "architecture": {"gru_width": 7, **architecture},
         }
     )
@@ -90,6 +90,33 @@ def test_the_graph_gives_what_the_equations_give_each_alone(
         shares = outputs.attention[row]
         assert shares[: features.shape[1]].sum() == pytest.approx(1, abs=1e-5)
         assert not shares[features.shape[1] :].any()
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_slot_has_its_own_probabilities(
+    tmp_path: Path, count: int, score: str
+) -> None:
+    speech, batch, sizes = encoder(), waves(9_000, 40_000), (2, 3, 4)
+    students = [network("aln", seed, values=sizes) for seed in range(count)]
+    model = whole_graph(speech, students, Confidence(TEMPERATURE, score))
+    outputs = opened(tmp_path, model)(batch)
+    for row, wave in enumerate(batch):
+        features = speech(torch.from_numpy(wave)[None])
+        lengths = torch.tensor([features.shape[1]])
+        each = [one(features, lengths).logits[0].split(sizes) for one in students]
+        expected = []
+        for slot in range(len(sizes)):
+            mean = torch.stack([one[slot].softmax(0) for one in each]).mean(0)
+            logits = mean.log() if count > 1 else each[0][slot]
+            expected.append((logits / TEMPERATURE).softmax(0))
+        found = outputs.probabilities[row]
+        np.testing.assert_allclose(found, torch.cat(expected), atol=2e-6)
+        if score == "energy":
+            value = np.mean([sum(part.logsumexp(0) for part in one) for one in each])
+        else:
+            value = np.prod([part.max() for part in expected])
+        np.testing.assert_allclose(outputs.scores[row], value, rtol=1e-5)
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)

@@ -40,6 +40,7 @@ class Loudness:
     """
 
     intents = ("<b>loud</b>", "soft", "silent")
+    slots: dict[str, list[str]] = {}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.about = {"longest_seconds": 20.0, "frame_step": FRAME, "student": "aln"}
@@ -67,7 +68,7 @@ class Loudness:
             [np.abs(wave[at : at + FRAME]).sum() for at in range(0, len(wave), FRAME)]
         )
         attention = (attention + 1e-6) / (attention + 1e-6).sum()
-        slots = {} if rejected else {"level": "<i>high</i>"}
+        slots = {} if rejected else {"<i>level</i>": "<i>high</i>", "room": "none"}
         seconds = len(wave) / RATE
         return Prediction(
             intent,
@@ -138,8 +139,17 @@ def test_options(client: TestClient) -> None:
     assert (found["intent"], found["rejected"]) == ("soft", False)
     about = client.get("/model").json()
     assert about["intents"] == ["<b>loud</b>", "soft", "silent"]
+    assert "slots" not in about
     # The model accepts less than the server.
     assert about["limits"] == {"megabytes": 0.5, "seconds": 20, "concurrency": 2}
+
+
+def test_slots_are_described(classifier: Loudness, client: TestClient) -> None:
+    classifier.slots = {"<i>level</i>": ["<i>high</i>"], "room": ["hall", "none"]}
+    about = client.get("/model").json()
+    assert about["slots"] == classifier.slots and "intents" not in about
+    found = client.post("/predict", content=audio(tone())).json()
+    assert found["slots"] == {"<i>level</i>": "<i>high</i>", "room": "none"}
 
 
 def with_rate(rate: int) -> bytes:
@@ -417,7 +427,9 @@ DROP = """([data, name]) => {
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_the_page_in_a_browser(address: str, tmp_path: Path) -> None:
+def test_the_page_in_a_browser(
+    classifier: Loudness, address: str, tmp_path: Path
+) -> None:
     wrong: list[str] = []
 
     def look(request: Request) -> None:
@@ -440,7 +452,9 @@ def test_the_page_in_a_browser(address: str, tmp_path: Path) -> None:
         # Labels are text, not HTML.
         expect(page.locator("#intent")).to_have_text("<b>loud</b>")
         expect(page.locator("#status")).to_have_text("<i>.wav, 1.0 s")
-        expect(page.locator("#slots li")).to_have_text("level: <i>high</i>")
+        slots = page.locator("#slots li")
+        expect(slots).to_have_text(["<i>level</i>: <i>high</i>", "room: none"])
+        expect(slots).to_have_class(["", "soft"])
         expect(page.locator("#ranked li")).to_have_count(3)
         assert "0.64" in page.locator("#wave").get_attribute("aria-label")
         assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -472,5 +486,8 @@ def test_the_page_in_a_browser(address: str, tmp_path: Path) -> None:
         page.get_by_role("button", name="Stop").press("Enter")
         expect(page.locator("#status")).to_contain_text("Recording, ")
         page.screenshot(path=tmp_path / "page.png", full_page=True)
+        classifier.slots = {"<i>level</i>": [], "room": []}
+        page.reload()
+        expect(page.locator("#model")).to_contain_text("slots <i>level</i>, room")
         browser.close()
     assert wrong == []

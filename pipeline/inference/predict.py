@@ -47,9 +47,10 @@ def predict(
 
     Each of FILES is a recording, a folder, a table (.csv, .tsv, .jsonl) with a column
     path, or - for a recording on standard input. Prints id, intent and probability; for
-    none, that of the most probable intent. If the table has a column intent, the
-    accuracy is shown at the end. A recording that cannot be read is named on stderr,
-    the others are classified, and the exit status is 2.
+    none, that of the most probable intent. With slots, an intent is the values of all.
+    If the table has a column intent, or one of each slot, the accuracy is shown at the
+    end. A recording that cannot be read is named on stderr, the others are classified,
+    and the exit status is 2.
     """
     from stages.inference.prediction import Counts, header, line
     from stages.inference.prediction import predict as answers
@@ -61,15 +62,16 @@ def predict(
     # The name of a file need not be text.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     classifier = load_model(model)
-    top = min(top, len(classifier.intents))
-    counts = Counts()
-    if first := header(kind, top):
+    top = min(top, classifier.longest)
+    slots = list(classifier.slots)
+    counts = Counts(dict.fromkeys(slots, 0))
+    if first := header(kind, top, slots):
         click.echo(first)
-    found = find_recordings(files, root, sys.stdin.buffer)
+    found = find_recordings(files, root, sys.stdin.buffer, slots)
     for answer in answers(
         classifier, found, reject=not no_reject, failed=failed, counts=counts
     ):
-        click.echo(line(answer, kind, top))
+        click.echo(line(answer, kind, top, slots))
     click.echo(counts, err=True)
     if counts.failed:
         sys.exit(2)

@@ -7,7 +7,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from stages.core.markdown import escape
+from stages.core.labels import Labels
+from stages.core.markdown import code, escape
 
 _TEMPLATE = Path(__file__).with_name("card.md")
 
@@ -32,12 +33,18 @@ def model_card(about: dict[str, Any], measured: Mapping[str, Any], report: Path)
     seeds = ", ".join(map(str, about["seeds"]))
     one = len(about["seeds"]) == 1
     trained = about["trained_on"]
+    accuracies = about["accuracy"].get("slots", {})
+    values = Labels.from_json(about["intents"]).slots if accuracies else {}
     card = ModelCard.from_template(
         _card_data(about),
         template_path=str(_TEMPLATE),
         student=about["student"],
         corpus=corpus,
-        count=len(about["intents"]),
+        kinds=f"{len(about['intents'])} {'slots' if values else 'intents'}",
+        slots=[
+            (code(slot), accuracies[slot], ", ".join(map(code, own)))
+            for slot, own in values.items()
+        ],
         frame=f"{1000 * about['frame_step'] / about['sample_rate']:g}",
         accuracy=about["accuracy"],
         seeds=f"seed {seeds}" if one else f"the mean of seeds {seeds}",

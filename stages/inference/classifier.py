@@ -13,6 +13,7 @@ With slots, an intent is the value of every slot, joined by `|`, and `answer.slo
 them by name. The slots are independent: a probability is the product of theirs.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,7 @@ class IntentClassifier:
         about: what is known of the model; the content of `model.json`.
         intents: that it tells apart; empty with slots.
         slots: the values of each slot; empty if the corpus has none.
+        longest: number of intents in `ranked`.
         model: runs on a batch of waves.
 
     Raises:
@@ -143,6 +145,8 @@ class IntentClassifier:
         slots = self._labels.slots
         self.slots = slots if self._labels.has_slots else {}
         self.intents = [] if self.slots else slots[INTENT]
+        frames = math.prod(self._labels.sizes)
+        self.longest = min(frames, RANKED) if self.slots else frames
         # As the model's scores, so that the threshold itself is accepted.
         self._threshold = np.float32(self.about["rejection"]["threshold"])
         self._quietest: float = self.about["rejection"]["quietest"]
@@ -230,7 +234,7 @@ class IntentClassifier:
         samples: int,
     ) -> Prediction:
         parts = list(segments(probabilities, self._labels.sizes))
-        numbers, products = _rank(parts, RANKED if self.slots else len(probabilities))
+        numbers, products = _rank(parts, self.longest)
         frames = self._labels.frames(numbers)
         ranked = list(zip(frames, products.tolist(), strict=True))
         intent, probability = ranked[0]

@@ -4,11 +4,12 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from stages.core.errors import PipelineError
+from stages.core.labels import SEPARATOR
 from stages.inference.classifier import IntentClassifier, Prediction
 from stages.inference.recordings import Recording
 
@@ -22,13 +23,19 @@ Answer = tuple[Recording, Prediction]
 
 @dataclass
 class Counts:
-    """What happened so far."""
+    """What happened so far.
 
+    Attributes:
+        slots: right values by slot, of the `in_slots` recordings with a label of all.
+    """
+
+    slots: dict[str, int] = field(default_factory=dict)
     classified: int = 0
     rejected: int = 0
     failed: int = 0
     labelled: int = 0
     right: int = 0
+    in_slots: int = 0
 
     def __str__(self) -> str:
         """One line for the end."""
@@ -40,6 +47,11 @@ class Counts:
         if self.labelled:
             share = 100 * self.right / self.labelled
             parts.append(f"{share:.2f}% of {self.labelled:,} as the table has it")
+        if self.in_slots:
+            parts += [
+                f"{slot} {100 * right / self.in_slots:.2f}%"
+                for slot, right in self.slots.items()
+            ]
         return ", ".join(parts)
 
     def add(self, recording: Recording, prediction: Prediction) -> None:
@@ -49,6 +61,11 @@ class Counts:
         if recording.intent:
             self.labelled += 1
             self.right += prediction.intent == recording.intent
+            values = recording.intent.split(SEPARATOR)
+            if len(values) == len(self.slots):
+                self.in_slots += 1
+                for slot, value in zip(self.slots, values, strict=True):
+                    self.slots[slot] += prediction.slots.get(slot) == value
 
 
 def predict(
@@ -87,17 +104,19 @@ def predict(
             yield recording, prediction
 
 
-def header(kind: str, top: int) -> str | None:
+def header(kind: str, top: int, slots: Iterable[str]) -> str | None:
     """The first line of the output; None if the format has none."""
     if kind != "csv":
         return None
     more = [
         f"{name}_{n}" for n in range(2, top + 1) for name in ("intent", "probability")
     ]
-    return _csv_line(["id", "intent", "probability", *more])
+    # A slot can be called `intent`.
+    columns = ["id", "intent", "probability", *(f"slots.{slot}" for slot in slots)]
+    return _csv_line([*columns, *more])
 
 
-def line(answer: Answer, kind: str, top: int) -> str:
+def line(answer: Answer, kind: str, top: int, slots: Iterable[str]) -> str:
     """An answer as a line of the format `kind`, with the `top` intents.
 
     Probabilities have six digits, beyond which processors differ.
@@ -113,6 +132,8 @@ def line(answer: Answer, kind: str, top: int) -> str:
     cells = [recording.id]
     for intent, probability in (first, *others):
         cells += [intent, f"{probability:.{digits}f}"]
+    if kind == "csv":
+        cells[3:3] = [prediction.slots.get(slot, "") for slot in slots]
     return _csv_line(cells) if kind == "csv" else "  ".join(cells)
 
 

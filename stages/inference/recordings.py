@@ -1,13 +1,14 @@
 """What to classify: files, folders, tables of files, and standard input."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from stages.core.errors import InputError, PipelineError
 from stages.core.json_lines import as_text, read_lines
+from stages.core.labels import NONE, SEPARATOR
 from stages.core.paths import missing_fix, path_on_disk
 from stages.core.rules import shown
 from stages.core.table import CONTROL, clean_text, read_columns
@@ -26,7 +27,7 @@ class Recording:
         id: its path as given, its id in the table, or `-`.
         path: the file.
         data: the bytes of standard input; None for a file.
-        intent: the right answer, if the table has one.
+        intent: the right answer, if the table has one; with slots the values of all.
     """
 
     id: str
@@ -36,17 +37,21 @@ class Recording:
 
 
 def find_recordings(
-    names: Iterable[str], root: Path | None, stdin: BinaryIO
+    names: Iterable[str],
+    root: Path | None,
+    stdin: BinaryIO,
+    slots: Sequence[str] = (),
 ) -> Iterator[Recording | PipelineError]:
     """The recordings that `names` are or contain, in order; errors in their places.
 
     Args:
         names: each a recording, a folder, searched with its subfolders, a table
             (`.csv`, `.tsv` or `.jsonl`) with a column `path` and possibly `id` and
-            `intent`, or `-` for a recording on standard input.
+            `intent` or all `slots`, or `-` for a recording on standard input.
         root: folder that the tables' paths are relative to; each table's own by
             default.
         stdin: standard input.
+        slots: of the model.
     """
     for name in names:
         path = Path(name)
@@ -58,7 +63,7 @@ def find_recordings(
             elif path.is_dir():
                 yield from _in_folder(path)
             elif path.suffix.lower() in TABLES:
-                yield from _in_table(path, root or path.parent)
+                yield from _in_table(path, root or path.parent, slots)
             else:
                 yield Recording(name, path)
         except PipelineError as error:
@@ -88,7 +93,9 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(name) / file for file in files)
 
 
-def _in_table(table: Path, root: Path) -> Iterator[Recording | PipelineError]:
+def _in_table(
+    table: Path, root: Path, slots: Sequence[str]
+) -> Iterator[Recording | PipelineError]:
     try:
         rows = list(_rows(table))
     except OSError as error:
@@ -120,9 +127,16 @@ def _in_table(table: Path, root: Path) -> Iterator[Recording | PipelineError]:
                 fix=fix,
             )
             continue
-        # Labels are compared as they look, as in training.
-        intent = clean_text(as_text(row.get("intent")))
-        yield Recording(id, root / found, intent=intent or None)
+        yield Recording(id, root / found, intent=_label(row, slots))
+
+
+def _label(row: dict[str, Any], slots: Sequence[str]) -> str | None:
+    """The right answer in a row of a table, as the classifier would give it."""
+    # Labels are compared as they look, as in training.
+    values = [clean_text(as_text(row.get(slot))) for slot in slots]
+    if any(values) and all(slot in row for slot in slots):
+        return SEPARATOR.join(value or NONE for value in values)
+    return clean_text(as_text(row.get("intent"))) or None
 
 
 def _rows(table: Path) -> Iterator[tuple[str, Any]]:

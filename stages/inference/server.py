@@ -78,7 +78,10 @@ class RankedIntent(BaseModel):
 
 
 class Answer(BaseModel):
-    """The intent of a recording: `none` if it was rejected."""
+    """The intent of a recording: `none` if it was rejected.
+
+    With slots, it is the value of every slot, joined by `|`; `slots` has them by name.
+    """
 
     intent: str
     probability: float
@@ -145,7 +148,10 @@ def build_app(classifier: IntentClassifier, limits: Limits | None = None) -> Fas
         request: Request,
         reject: Annotated[bool, Query(description="Whether it can be `none`.")] = True,
         top: Annotated[
-            int | None, Query(ge=1, description="Intents to list; all by default.")
+            int | None,
+            Query(
+                ge=1, description="Intents to list; all or the first 100 by default."
+            ),
         ] = None,
         attention: Annotated[
             bool, Query(description="Also the share of attention on each frame.")
@@ -183,8 +189,9 @@ class _Service:
     def describe(self) -> dict[str, Any]:
         about = self._classifier.about
         names = ("student", "weights", "accuracy", "trained_on")
+        slots, intents = self._classifier.slots, self._classifier.intents
         return {
-            "intents": self._classifier.intents,
+            **({"slots": slots} if slots else {"intents": intents}),
             **{name: about[name] for name in names if name in about},
             "limits": asdict(self._limits),
         }
