@@ -6,6 +6,7 @@ import json
 import shutil
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_encoder(folder / "encoder.safetensors")
     params = PARAMS.replace("adapter: table", f"adapter: table\n  slots: {SLOTS}")
     params = params.replace("alpha: [0.5, 1]", "alpha: [0.5]")
+    params = params.replace("seeds: [1]", "seeds: [1, 2]")
     (folder / "params.yaml").write_text(params)
     path = folder / "data" / "tiny" / "table.csv"
     table = pd.read_csv(path)
@@ -57,11 +59,15 @@ def here(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def exported() -> dict[str, Any]:
+    return json.loads(Path("model/model.json").read_text("utf-8"))
+
+
 def student(split: str | None = None) -> pd.DataFrame:
     """What the exported student predicted, with the paths of its recordings."""
     found = pd.read_csv("cache/tiny/student/aln-0.5/predictions.csv")
     table = pd.read_csv("cache/tiny/manifest.csv")[["id", "path"]]
-    found = found.merge(table, on="id")
+    found = found[found["seed"] == exported()["seeds"][0]].merge(table, on="id")
     return found[found["split"] == split] if split else found
 
 
@@ -81,18 +87,36 @@ def test_it_predicts_the_frames_of_the_student(here: Path) -> None:
 
 def test_its_card_and_description_have_the_slots(here: Path) -> None:
     scores = json.loads(Path("cache/tiny/student/aln-0.5/metrics.json").read_text())
-    about = json.loads(Path("model/model.json").read_text("utf-8"))
+    about = exported()
+    (measured,) = [one for one in scores["seeds"] if one["seed"] in about["seeds"]]
     assert [one["slot"] for one in about["intents"]] == SLOTS
     for slot in SLOTS:
-        own = scores["seeds"][0][f"test_{slot}_accuracy"]
+        own = measured[f"test_{slot}_accuracy"]
         assert about["accuracy"]["slots"][slot] == pytest.approx(own)
     card = Path("model/README.md").read_text("utf-8")
     assert "# aln-0.5: 3 slots from speech" in card
     share = about["accuracy"]["slots"][OBJECT]
     assert f"| `{OBJECT}` | {share:.2f} | `*song*`, `<b>lamp</b>` |" in card
-    assert pipeline("export", "aln-0.5", "model", "--int8").exit_code == 0
-    int8 = json.loads(Path("model/model.json").read_text("utf-8"))
-    assert set(int8["accuracy"]["slots"]) == set(SLOTS)
+
+
+def test_an_ensemble_and_int8_weights(here: Path) -> None:
+    # Which are compared with PyTorch's probabilities.
+    result = pipeline("export", "aln-0.5", "model", "--ensemble", "--int8")
+    assert result.exit_code == 0, result.output
+    assert exported()["seeds"] == [1, 2]
+    assert set(exported()["accuracy"]["slots"]) == set(SLOTS)
+
+
+def test_a_student_in_pytorch_gives_the_same(here: Path) -> None:
+    answers = []
+    for model in ("model", "cache/tiny/student/aln-0.5"):
+        result = pipeline(
+            *("predict", "data/tiny/test", "--model", model, "--format", "jsonl")
+        )
+        answers.append([json.loads(line) for line in result.stdout.splitlines()])
+    for one, other in zip(*answers, strict=True):
+        assert one["slots"] == other["slots"] and one["intent"] == other["intent"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
 
 
 def test_tables_have_the_slots_and_the_accuracy_of_each(here: Path) -> None:
