@@ -120,7 +120,10 @@ def test_columns_of_a_table_become_slots(
     (tmp_path / "params.yaml").write_text(
         "corpus: {name: rooms, adapter: table, slots: [action, room]}\n"
     )
-    assert pipeline("prepare-corpus").exit_code == 0
+    shown = pipeline("prepare-corpus").stdout
+    assert "combinations of 2 slots" in shown
+    ends = {line.split()[0]: line.split()[-2:] for line in shown.splitlines()}
+    assert ends["utterances"] == ["action", "room"] and ends["test"] == ["2", "2"]
     folder = tmp_path / "cache" / "rooms"
     # Of test, `off|hall` and `on|none` are combinations that train lacks.
     assert read_manifest(folder / "manifest.csv")["intent"].tolist() == [
