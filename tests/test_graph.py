@@ -278,7 +278,7 @@ def test_what_is_imported_is_installed_with_the_package():
     setup = ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
     lines = setup["options"]["install_requires"].splitlines()
-    extras = ("pocketsphinx", "lhotse", "datasets", "parquet", "listen", "serve")
+    extras = "pocketsphinx lhotse datasets parquet piper listen serve".split()
     for extra in extras:
         lines += setup["options.extras_require"][extra].splitlines()
     listed = {re.split("[<>=]", line)[0] for line in lines}

@@ -88,8 +88,10 @@ def read_grammar(file: Path) -> list[Block]:
         raise not_utf8(file) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        # The values of a duplicate key are long.
+        reason = error.problem.partition(" with value")[0]
         raise InputError(
-            f"line {mark.line + 1} is not YAML ({error.problem})", path=file
+            f"line {mark.line + 1} is not YAML ({reason})", path=file
         ) from None
     except YAMLError as error:
         raise InputError(f"not YAML ({error})", path=file) from None
@@ -208,7 +210,7 @@ def _list(grammar: Grammar, name: str, node: Node) -> ValueList:
                 found=repr(dict(numbers.value)),
                 expected="whole numbers: from, to and perhaps step",
             ) from None
-        found = list(_numbers(grammar, node.line, (start, stop, step)))
+        found = list(_numbers(grammar, numbers.line, (start, stop, step)))
     elif node.value.get("wildcard"):
         return ValueList([])
     else:

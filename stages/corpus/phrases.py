@@ -45,8 +45,8 @@ RECORDING = "recording"
 """The condition of what people said."""
 _NOTE = "recipe.json"
 _CROWD_SENTENCES = 20
-# Below the noise of 16 bits: nothing was said.
-_SILENCE = 1e-4
+# Of full scale. flite is not quite silent where it says nothing; speech is above 0.1.
+_SILENCE = 0.01
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ def speak(
         f"piper speaking as {voice.variant}",
         seconds=_SECONDS_ALLOWED,
     )
-    return [signal.resample_poly(wave, SAMPLE_RATE, rate) for wave in waves]
+    return [
+        signal.resample_poly(wave.astype(float), SAMPLE_RATE, rate) for wave in waves
+    ]
 
 
 def _description(file: Path) -> Path:
