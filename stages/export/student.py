@@ -145,7 +145,6 @@ def describe(trained: Trained, longest_seconds: float) -> dict[str, Any]:
     window = getattr(trained.encoder, "longest_seconds", None)
     return {
         "intents": trained.labels.to_json(),
-        "slots": trained.labels.slots if trained.labels.has_slots else {},
         "frame_step": trained.header.frame_step,
         "longest_seconds": min(longest_seconds, window or longest_seconds),
         "batches": isinstance(trained.encoder, Checkpoint),
