@@ -59,6 +59,8 @@ class Grammar:
     rules: dict[str, Template]
     checked: set[str] = field(default_factory=set)
     """Lists whose values were checked."""
+    branches: dict[int, dict[str, tuple[Expression, int]]] = field(default_factory=dict)
+    """Of each choice, by its id: its branches and their weights."""
 
     def add_range(self, name: str, line: int, numbers: tuple[int, int, int]) -> None:
         """Add a list of numbers: from, to and step."""

@@ -171,6 +171,18 @@ def _weight(grammar: Grammar, expression: Expression) -> int:
     return 0
 
 
+def _branches(
+    grammar: Grammar, choice: Alternative
+) -> dict[str, tuple[Expression, int]]:
+    """The branches of a choice and their weights, by name."""
+    known = grammar.branches.get(id(choice))
+    if known is None:
+        known = grammar.branches[id(choice)] = {
+            key(one): (one, max(1, _weight(grammar, one))) for one in choice.items
+        }
+    return known
+
+
 def _sample(
     params: CorpusParams, file: Path, blocks: list[Block], count: int
 ) -> Iterator[tuple[str, str, int]]:
@@ -237,11 +249,11 @@ class Walk:
                 return self._value(expression, at, slots)
             case RuleReference(rule_name=name):
                 return self._say(grammar.rules[name].expression, (*at, name), slots)
-            case Alternative(items=items):
-                weights = {key(one): max(1, _weight(grammar, one)) for one in items}
+            case Alternative():
+                branches = _branches(grammar, expression)
+                weights = {name: weight for name, (_, weight) in branches.items()}
                 chosen = choose(weights, *self.base, *at)
-                (item, *_) = [one for one in items if key(one) == chosen]
-                return self._say(item, (*at, chosen), slots)
+                return self._say(branches[chosen][0], (*at, chosen), slots)
             case Permutation(items=items):
                 items = sorted(items, key=lambda one: number(*self.base, *at, key(one)))
                 return "".join(self._say(one, (*at, key(one)), slots) for one in items)
