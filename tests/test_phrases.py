@@ -605,3 +605,24 @@ def test_draws_are_even_and_do_not_depend_on_other_choices() -> None:
     )
     fewer = draws.ranks(np.arange(900, dtype=np.uint64), 5)
     assert [place for place in order if place < 900] == list(fewer)
+
+
+def test_the_files_of_the_documentation_can_be_used(root: Path) -> None:
+    text = Path("docs/phrases.md").read_text("utf-8")
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
+    table, grammar = (
+        next(
+            "".join(line[4:] for line in block.strip("\n").splitlines(keepends=True))
+            for block in blocks
+            if block.strip("\n").startswith(f"    {first}")
+        )
+        for first in ("text,intent", "language: en")
+    )
+    (root / "sentences.csv").write_text(table)
+    assert len(read_said(PARAMS, root)[0]["intent"].unique()) == 4
+    (root / "sentences.csv").unlink()
+    slots = ("intent", "state", "room", "level")
+    rows = said(root, grammar, replace(PARAMS, slots=slots))
+    frames = set(rows["intent"])
+    assert {"Turn|on|none|none", "Dim|none|lounge|70", "Turn|off|kitchen|none"} < frames
+    assert f"`corpus.slots=[{', '.join(slots)}]`".strip("`") in text
