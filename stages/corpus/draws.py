@@ -5,6 +5,7 @@ after it. Here each draw is a hash of what it is for: with one more choice, a dr
 either the same as before or the new one (rendezvous hashing).
 """
 
+import hashlib
 import math
 from collections.abc import Mapping
 
@@ -25,10 +26,14 @@ def uniform(low: int, high: int, *of: object) -> int:
 
 def choose(weights: Mapping[str, float], *of: object) -> str:
     """One of the keys, each as often as its weight says."""
+    # Hashed once; what is drawn for is longer than the choices.
+    start = hashlib.sha256("\0".join([*map(str, of), ""]).encode())
 
     def arrival(choice: str) -> float:
+        one = start.copy()
+        one.update(choice.encode())
         # The first arrival of processes with these rates.
-        share = (number(*of, choice) + 0.5) / 2**64
+        share = (int.from_bytes(one.digest()[:8]) + 0.5) / 2**64
         return -math.log(share) / weights[choice]
 
     return min(weights, key=arrival)

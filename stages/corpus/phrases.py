@@ -122,13 +122,9 @@ class Speech:
     def _speak(self, folder: Path, plan: Plan, rows: pd.DataFrame) -> None:
         """Make the recordings `rows` of a plan, and note all."""
         home = folder / plan.speaker.split / plan.speaker.name
-        kept = {
-            path: made
-            for path, made in _read_note(home).items()
-            if path not in set(rows["path"])
-        }
-        # First, so that it does not describe partly overwritten files.
-        write_text(home / _NOTE, json_text(kept))
+        before = _read_note(home)
+        # Removed first, so that it does not describe partly overwritten files.
+        (home / _NOTE).unlink(missing_ok=True)
         for path, samples in zip(rows["path"], self._waves(plan, rows), strict=True):
             # libsndfile's own error does not say that the disk is full.
             content = io.BytesIO()
@@ -136,7 +132,7 @@ class Speech:
             with atomic_path(folder / path, flush=False) as temporary:
                 temporary.write_bytes(content.getvalue())
         planned = dict(zip(plan.rows["path"], plan.rows["recipe"], strict=True))
-        for path in kept.keys() - planned.keys():
+        for path in before.keys() - planned.keys():
             (folder / path).unlink(missing_ok=True)
         # Last: it marks them as complete.
         hashes = {path: hash_file(folder / path) for path in planned}
