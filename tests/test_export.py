@@ -29,6 +29,7 @@ ARCHITECTURES = [
     {"attention": "none"},
     {"mapping": "none", "scaling": False},
     {"frame_pooling": "mean", "gru_bidirectional": False},
+    {"frame_pooling": "attention", "attention": "none"},
 ]
 
 

@@ -26,10 +26,11 @@ LENGTHS = torch.tensor([4, 7, 1, 5])
 TRANSFER_SYSTEMS = ("aln_linguistic", "aln")
 
 
-# What an ablation changes, one at a time; only the first two concern all systems.
+# What an ablation changes, one at a time; only the first three concern all systems.
 VARIANTS: list[dict[str, Any]] = [
     {"gru_bidirectional": False},
     {"frame_pooling": "mean"},
+    {"frame_pooling": "attention"},
     {"attention": "self"},
     {"attention": "none"},
     {"mapping": "none"},
@@ -37,8 +38,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"initialisation": "pytorch"},
 ]
 NETWORKS = [(system, {}) for system in SYSTEMS]
-NETWORKS += [(system, change) for system in SYSTEMS for change in VARIANTS[:2]]
-NETWORKS += [("aln", change) for change in VARIANTS[2:]]
+NETWORKS += [(system, change) for system in SYSTEMS for change in VARIANTS[:3]]
+NETWORKS += [("aln", change) for change in VARIANTS[3:]]
 
 
 def make_network(system: str, **changes: Any) -> dict[str, Any]:
@@ -46,7 +47,8 @@ def make_network(system: str, **changes: Any) -> dict[str, Any]:
         "system": system,
         "acoustic_dim": D,
         "linguistic_dim": None if system == "baseline2" else H,
-        "values": [INTENTS],
+        # Two slots, where each has its own weights of frames.
+        "values": [1, 3] if "attention" in changes.values() else [INTENTS],
         "architecture": asdict(Architecture(gru_width=WIDTH, **changes)),
     }
 
@@ -123,10 +125,22 @@ def by_hand(
             sequence[i] /= weight.sum()
     directions = [gru_by_hand(weights, "", sequence)]
     if model.gru.bidirectional:
-        directions.append(gru_by_hand(weights, "_reverse", sequence[::-1]))
-    pool = np.mean if architecture.frame_pooling == "mean" else np.max
-    states = np.concatenate([pool(states, axis=0) for states in directions])
-    return linear("classifier", states), pooled
+        directions.append(gru_by_hand(weights, "_reverse", sequence[::-1])[::-1])
+    states = np.concatenate(directions, axis=1)
+    match architecture.frame_pooling:
+        case "max":
+            found = linear("classifier", states.max(0))
+        case "mean":
+            found = linear("classifier", states.mean(0))
+        case "attention":
+            scores = np.exp(states @ weights["frame_scores.weight"].T)  # (T, slots)
+            by_slot = [
+                linear("classifier", sum(score * states) / score.sum())
+                for score in scores.T[..., None]
+            ]
+            owners = np.repeat(np.arange(len(model.values)), model.values)
+            found = np.choose(owners, by_slot)
+    return found, pooled
 
 
 def gru_by_hand(

@@ -245,6 +245,8 @@ class _Student:
         # (frames, batch, values) -> (batch, values, frames)
         states = graph.add("Transpose", states, perm=[1, 2, 0])
         inside = graph.inside(states, count)  # (batch, frames)
+        if network.frame_pooling == "attention":
+            return self.classify_slots(states, inside)
         if network.frame_pooling == "mean":
             number = graph.add("Cast", count, to=TensorProto.FLOAT)
             number = graph.add("Unsqueeze", number, graph.integers(1))
@@ -261,6 +263,32 @@ class _Student:
         classifier = network.classifier
         logits = graph.add("MatMul", pooled, self.constant(classifier.weight.T))
         return graph.add("Add", logits, self.constant(classifier.bias)), shares
+
+    def classify_slots(self, states: str, inside: str) -> tuple[str, str]:
+        """Logits and shares where each slot has its own weights of frames.
+
+        Args:
+            states: of the GRU (batch, values, frames).
+            inside: whether a frame is in its utterance (batch, frames).
+        """
+        graph, network = self.graph, self.network
+        scores, classifier = network.frame_scores, network.classifier
+        # (slots, values) · (batch, values, frames)
+        found = graph.add("MatMul", self.constant(scores.weight), states)
+        inside = graph.add("Unsqueeze", inside, graph.integers(1))
+        found = graph.add("Where", inside, found, self.number(_LOWEST))
+        weights = graph.add("Softmax", found, axis=2)  # (batch, slots, frames)
+        across = graph.add("Transpose", states, perm=[0, 2, 1])
+        pooled = graph.add("MatMul", weights, across)  # (batch, slots, values)
+        logits = []
+        parts = classifier.weight.split(network.values)
+        for place, part in enumerate(parts):
+            own = graph.add("Gather", pooled, graph.integers(place), axis=1)
+            own = graph.add("Squeeze", own, graph.integers(1))
+            logits.append(graph.add("MatMul", own, self.constant(part.T)))
+        together = graph.add("Concat", *logits, axis=1)
+        shares = graph.add("ReduceMean", weights, axes=[1], keepdims=0)
+        return graph.add("Add", together, self.constant(classifier.bias)), shares
 
     def maxima(self, states: str) -> str:
         """The share of the values, (batch, values, frames), largest at each frame."""

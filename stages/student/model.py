@@ -122,8 +122,12 @@ class AcousticLinguisticNetwork(nn.Module):
         )
         self.dropout = nn.Dropout(architecture.dropout)
         directions = 1 + architecture.gru_bidirectional
+        width = architecture.gru_width * directions
+        if self.frame_pooling == "attention":
+            # The score of a frame for each slot; a bias would cancel in the softmax.
+            self.frame_scores = nn.Linear(width, len(values), bias=False)
         # A linear classifier of each slot, side by side.
-        self.classifier = nn.Linear(architecture.gru_width * directions, sum(values))
+        self.classifier = nn.Linear(width, sum(values))
         if architecture.initialisation == "aligned":
             self._align()
 
@@ -265,15 +269,37 @@ class AcousticLinguisticNetwork(nn.Module):
         )
         outputs = self.gru(packed)[0] if before is None else self._run(packed, before)
         # (batch, frames, directions · width); padding must never be the maximum
-        mean = self.frame_pooling == "mean"
         states, _ = pad_packed_sequence(
-            outputs, batch_first=True, padding_value=0.0 if mean else -math.inf
+            outputs,
+            batch_first=True,
+            padding_value=-math.inf if self.frame_pooling == "max" else 0.0,
         )
-        if mean:
+        if self.frame_pooling == "attention":
+            return self._classify_slots(states, lengths)
+        if self.frame_pooling == "mean":
             pooled = states.sum(1) / lengths.to(states.device)[:, None]
         else:
             pooled = states.amax(1)
         return self.classifier(self.dropout(pooled))
+
+    def _classify_slots(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (batch, values of all slots), each slot with its own weights of frames.
+
+        Args:
+            states: of the GRU (batch, frames, directions · width), padded with 0.
+            lengths: (batch).
+        """
+        scores = self.frame_scores(states)  # (batch, frames, slots)
+        present = frame_mask(lengths, states)[..., None]
+        weights = scores.masked_fill(~present, -math.inf).softmax(1)
+        pooled = self.dropout(weights.mT @ states)  # (batch, slots, directions · width)
+        maps = zip(
+            pooled.unbind(1),
+            self.classifier.weight.split(self.values),
+            self.classifier.bias.split(self.values),
+            strict=True,
+        )
+        return torch.cat([functional.linear(*one) for one in maps], dim=1)
 
     def gru_maps(self, before: Map) -> list[tuple[Affine, Affine]]:
         """Of each direction of the GRU, the map of the inputs and of the state.
