@@ -29,7 +29,7 @@ ablation: .venv/installed
 bench: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/dvc repro
-	for script in $(filter-out benchmarks/ablation.py,$(wildcard benchmarks/*.py)); do \
+	for script in $(filter-out benchmarks/ablation.py benchmarks/coffee.py,$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" || exit 1; \
 	done
 

@@ -419,6 +419,19 @@ def write_recordings(root: Path, rows: str) -> None:
     (root / "people.csv").write_text(f"path,split,speaker,text,intent\n{rows}")
 
 
+def test_silence_around_the_words_is_as_long_as_wanted(
+    root: Path, speak: Callable[..., Summary]
+) -> None:
+    (root / "sentences.csv").write_text(SENTENCES)
+    seconds = []
+    for silence in (0.4, 5.0):
+        speak(replace(PARAMS, silence=silence))
+        manifest = read_manifest(root.parent / "out" / "manifest.csv")
+        seconds.append(manifest["seconds"].mean())
+    # Uniform from 0.1 on, before and after.
+    assert seconds[1] - seconds[0] == pytest.approx(4.6, abs=1.2)
+
+
 def test_recordings_are_added_and_told_apart(
     root: Path, speak: Callable[..., Summary]
 ) -> None:

@@ -49,6 +49,7 @@ _PHRASES = (
     "babble",
     "room",
     "telephone",
+    "silence",
     "espeak",
     "piper",
     "flite",
@@ -135,6 +136,8 @@ class CorpusParams:
             of voices to draw.
         clean, babble, room, telephone: `phrases`: how often recordings have that
             condition, relative to the others.
+        silence: `phrases`: the longest silence before and after the words, in seconds;
+            people start and stop a recording at leisure.
         espeak, piper, flite: `phrases` without a voices.csv: how often voices are of
             that synthesiser, relative to the others.
         piper_voices: folder with piper's voices, NAME.onnx and NAME.onnx.json.
@@ -198,6 +201,7 @@ class CorpusParams:
     babble: int = 1
     room: int = 1
     telephone: int = 1
+    silence: float = 0.4
     espeak: int = 1
     piper: int = 0
     flite: int = 0
@@ -255,6 +259,7 @@ class CorpusParams:
             },
             "sentences": between(1, 1_000_000),
             **dict.fromkeys((*CONDITIONS, *ENGINES), between(0, 1000)),
+            "silence": between(0.1, 60),
             "piper_voices": TEXT_OR_NOTHING,
             "recordings_table": TEXT_OR_NOTHING,
             "seed": SEED,

@@ -161,11 +161,15 @@ class Speech:
         crowd = self.crowd.tracks if "babble" in conditions else np.zeros((0, 0))
         if together:
             generator = np.random.default_rng((params.seed, speaker.number, 1))
-            yield from record(spoken, conditions, crowd, generator)
+            yield from record(
+                spoken, conditions, crowd, generator, silence=params.silence
+            )
             return
         for wave, row in zip(spoken, rows.itertuples(), strict=True):
             generator = np.random.default_rng(int(row.recipe, 16))
-            yield from record([wave], [row.condition], crowd, generator)
+            yield from record(
+                [wave], [row.condition], crowd, generator, silence=params.silence
+            )
 
 
 def read_phrases(
@@ -270,6 +274,7 @@ def _plan(
         "voice": asdict(speaker.voice),
         "synthesiser": engines.version(speaker.voice, params.piper_voices),
         "seed": params.seed,
+        "silence": float(params.silence),
         "speaker": speaker.number if together else speaker.name,
     }
     if together:

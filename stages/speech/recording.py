@@ -32,8 +32,10 @@ CROWD = "crowd"
 _NUMBERS = {"rate": (80, 450), "pitch": (0, 99), "pitch_range": (0, 99)}
 _VOICE_COLUMNS = ("speaker", "split", "accent", "variant", *_NUMBERS)
 
-# Silence before and after the words, in seconds; level of the hiss below the recording.
-_MARGIN = (0.1, 0.4)
+SILENCE = 0.4
+"""The longest silence before and after the words of the demo, in seconds."""
+SHORTEST_SILENCE = 0.1
+# Level of the hiss below the recording.
 _HISS_DECIBELS = (30, 50)
 
 
@@ -104,6 +106,8 @@ def record(
     conditions: Sequence[str],
     crowd: np.ndarray,
     generator: np.random.Generator,
+    *,
+    silence: float = SILENCE,
 ) -> Iterator[np.ndarray]:
     """Recordings of speech in one room, each (samples,) int16 at 16 kHz.
 
@@ -112,10 +116,11 @@ def record(
         conditions: of each recording.
         crowd: of `record_crowd`; only babble needs it.
         generator: of everything random.
+        silence: the longest before and after the words, in seconds.
     """
     response = effects.room_response(generator)
     for one, condition in zip(waves, conditions, strict=True):
-        wave = _with_margins(one, generator)
+        wave = _with_margins(one, generator, silence)
         if condition == "babble":
             decibels = generator.uniform(5, 15)
             wave = effects.add_babble(wave, crowd, decibels, generator)
@@ -157,6 +162,9 @@ def crowd_of(voices: pd.DataFrame) -> list[tuple[int, Voice]]:
     return [(number, voice_of(row)) for number, row in rows if row.split == CROWD]
 
 
-def _with_margins(wave: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    before, after = generator.uniform(*_MARGIN, 2) * effects.SAMPLE_RATE
+def _with_margins(
+    wave: np.ndarray, generator: np.random.Generator, longest: float
+) -> np.ndarray:
+    margins = generator.uniform(SHORTEST_SILENCE, longest, 2)
+    before, after = margins * effects.SAMPLE_RATE
     return np.pad(wave, (int(before), int(after)))
