@@ -12,7 +12,7 @@ REVISION = 1
 
 SYSTEMS = ("baseline2", "aln_linguistic", "aln")
 SELECTIONS = ("best_valid", "last")
-FRAME_POOLINGS = ("max", "mean")
+FRAME_POOLINGS = ("max", "mean", "attention")
 ATTENTIONS = ("cross", "self", "none")
 INITIALISATIONS = ("aligned", "pytorch")
 
@@ -39,6 +39,8 @@ class Architecture:
         dropout: on the pooled GRU outputs, before the last linear layer; off because
             the paper names none.
         frame_pooling: of the GRU outputs over the frames; section 2.5 has max.
+            `attention` is a mean with learnt weights, for each slot its own, so that a
+            slot can be read where it is said.
         attention: what ALN's keys and values are made from: ê_lang (`cross`, eq. 2),
             e_acoust (`self`), or no attention (`none`): z is the mapped ê_lang.
         mapping: `before`: ê_lang passes the mapping layer before f_k and f_v, as in
