@@ -15,6 +15,7 @@ from stages.core.checkpoint import read_checkpoint, write_checkpoint
 from stages.core.errors import PipelineError
 from stages.core.labels import Labels, segments
 from stages.core.runtime import seed_everything
+from stages.student.augmentation import drop_frames
 from stages.student.batches import Utterances
 from stages.student.model import AcousticLinguisticNetwork, build, intent_loss, losses
 from stages.student.params import StudentParams, Variant
@@ -66,7 +67,7 @@ def train_student(
 
     Args:
         variant: what is trained, and how.
-        seed: of weights, order of batches and dropout.
+        seed: of weights, order of batches, and what is dropped.
         network: arguments of `model.build`.
         labels: of the corpus.
         train: what it is trained on; with targets unless it is baseline2.
@@ -98,7 +99,15 @@ def train_student(
         count_epoch()
     saved = time.monotonic()
     for epoch in range(record.epochs + 1, params.epochs + 1):
-        row = train_epoch(model, optimiser, train, params.batch_size, alpha, generator)
+        row = train_epoch(
+            model,
+            optimiser,
+            train,
+            params.batch_size,
+            alpha,
+            generator,
+            params.frame_dropout,
+        )
         logits = classify(model, valid)
         row = {"seed": seed, "epoch": epoch, **row}
         if record.add(model.system, row, logits, actual, params):
@@ -201,7 +210,7 @@ class Record:
 
 
 def _random_state(generator: torch.Generator, device: torch.device) -> list[Tensor]:
-    """Random state of the order of batches, and of dropout on CPU and device."""
+    """Random state of batches and frames left out; of dropout on CPU and device."""
     states = [generator.get_state(), torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -224,8 +233,9 @@ def train_epoch(
     batch_size: int,
     alpha: float | None,
     generator: torch.Generator,
+    frame_dropout: float = 0.0,
 ) -> dict[str, float]:
-    """One pass over `train`.
+    """One pass over `train`; `generator` draws the batches and the frames left out.
 
     Returns:
         Losses and accuracy (percent) on train: means over the batches, each before its
@@ -238,6 +248,8 @@ def train_epoch(
     sums = torch.zeros(4, dtype=torch.float64, device=train.frames.device)
     for rows in train.shuffled(batch_size, generator):
         batch = train.gather(rows)
+        if frame_dropout:
+            batch = drop_frames(batch, frame_dropout, generator)
         output = model.folded(batch.features, batch.means, batch.lengths)
         loss = losses(output, batch.labels, batch.targets, alpha, model.values)
         optimiser.zero_grad()

@@ -1,0 +1,33 @@
+"""More from the same features: batches changed at random, in training only."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from stages.student.batches import Batch
+from stages.student.model import frame_mask
+
+
+def drop_frames(batch: Batch, share: float, generator: torch.Generator) -> Batch:
+    """`batch` without a random `share` of its frames; of each utterance one stays."""
+    steps = torch.arange(batch.features.shape[1])
+    present = steps < batch.lengths[:, None]  # (batch, frames)
+    draws = torch.rand(present.shape, generator=generator).masked_fill(~present, -1)
+    most = draws.amax(1, keepdim=True)
+    kept = present & ((draws >= share) | (draws == most))
+    lengths = kept.sum(1)
+    # The kept frames first, in their order; then, as in every batch, the last of them.
+    order = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    within = torch.minimum(steps[: int(lengths.max())], lengths[:, None] - 1)
+    places = order.gather(1, within).to(batch.features.device)[..., None]
+    features = batch.features.take_along_dim(places, 1)
+    return replace(
+        batch, features=features, means=_means(features, lengths), lengths=lengths
+    )
+
+
+def _means(features: Tensor, lengths: Tensor) -> Tensor:
+    """Of each utterance's frames (batch, D), without padding."""
+    present = frame_mask(lengths, features)[..., None]
+    return (features * present).sum(1) / present.sum(1)
