@@ -210,7 +210,7 @@ def prepare(root: Path, work: Work, piper_voices: str) -> None:
         scratch_layers=2,
         mlm_learning_rate=5e-4,
         intent_learning_rate=3e-4,
-        intent_epochs=6,
+        intent_epochs=20,
     )
     trained = teacher.run(
         small,
@@ -323,7 +323,9 @@ def loudest(wave: np.ndarray) -> float:
 def students(work: Work, files: CorpusFiles, name: str) -> dict[str, pd.DataFrame]:
     """The predictions of every student on test, by system."""
     # A synthetic valid set says little about people: take the last epoch.
-    params = StudentParams(epochs=40, selection="last", frame_pooling="attention")
+    params = StudentParams(
+        epochs=40, selection="last", frame_pooling="attention", frame_dropout=0.1
+    )
     variants = {
         "Baseline-2": Variant("baseline2", None, params),
         "ALN linguistic": Variant("aln_linguistic", ALPHA, params),
