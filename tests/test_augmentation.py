@@ -11,7 +11,7 @@ import torch
 from stages.core.errors import ConfigurationError
 from stages.core.labels import Labels
 from stages.student import training
-from stages.student.augmentation import drop_frames
+from stages.student.augmentation import drop_frames, mask_features
 from stages.student.batches import Batch, Utterances
 from stages.student.params import StudentParams, Variant
 from stages.student.training import Checkpoint, Student, train_student
@@ -57,8 +57,25 @@ def test_one_frame_stays_of_each_utterance() -> None:
     assert torch.equal(made.means, made.features[:, 0])
 
 
-def test_a_killed_training_resumes_with_the_same_frames(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_masked_features_are_constant_and_keep_their_means() -> None:
+    generator, batch = torch.Generator().manual_seed(1), make_batch()
+    shares = []
+    for _ in range(500):
+        made = mask_features(batch, 0.4, generator)
+        for row, length in enumerate(LENGTHS):
+            frames, given = made.features[row, :length], batch.features[row, :length]
+            masked = (frames == batch.means[row]).all(0)  # (D)
+            assert torch.equal(frames[:, ~masked], given[:, ~masked])
+            torch.testing.assert_close(frames.mean(0), made.means[row])
+        shares.append(masked.float().mean())
+    found = torch.stack(shares)  # of the last utterance
+    assert abs(found.mean() - 0.2) < 0.03
+    assert ((found > 0) & (found < 1)).any()  # each feature on its own
+
+
+@pytest.mark.parametrize("name", ["frame_dropout", "feature_masking"])
+def test_a_killed_training_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     labels, split = Labels({"intent": ["a", "b"]}), make_utterances()
 
@@ -81,9 +98,9 @@ def test_a_killed_training_resumes_with_the_same_frames(
             checkpoint=checkpoint,
         )
 
-    params = StudentParams(batch_size=2, epochs=3, gru_width=4, frame_dropout=0.3)
+    params = StudentParams(batch_size=2, epochs=3, gru_width=4, **{name: 0.3})
     whole = train(params)
-    plain = train(replace(params, frame_dropout=0.0))
+    plain = train(replace(params, **{name: 0.0}))
     assert plain.history[0]["loss"] != whole.history[0]["loss"]
     monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
     epochs = Mock(wraps=training.train_epoch, side_effect=[DEFAULT, KeyboardInterrupt])
@@ -98,7 +115,10 @@ def test_a_killed_training_resumes_with_the_same_frames(
     np.testing.assert_equal(resumed.weights, whole.weights)
 
 
-@pytest.mark.parametrize("share", [1.0, -0.1, float("nan")])
-def test_a_share_must_leave_frames(share: float) -> None:
-    with pytest.raises(ConfigurationError, match=r"student\.frame_dropout .*below 1"):
-        StudentParams(frame_dropout=share)
+@pytest.mark.parametrize(
+    ("name", "share"), [("frame_dropout", 1.0), ("feature_masking", 1.1)]
+)
+def test_a_share_must_be_possible(name: str, share: float) -> None:
+    for value in (share, -0.1, float("nan")):
+        with pytest.raises(ConfigurationError, match=rf"student\.{name} .* 1"):
+            StudentParams(**{name: value})

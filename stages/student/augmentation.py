@@ -7,6 +7,16 @@ from torch import Tensor
 
 from stages.student.batches import Batch
 from stages.student.model import frame_mask
+from stages.student.params import StudentParams
+
+
+def augment(batch: Batch, params: StudentParams, generator: torch.Generator) -> Batch:
+    """`batch` after what `params` turn on; nothing is drawn for what is off."""
+    if params.frame_dropout:
+        batch = drop_frames(batch, params.frame_dropout, generator)
+    if params.feature_masking:
+        batch = mask_features(batch, params.feature_masking, generator)
+    return batch
 
 
 def drop_frames(batch: Batch, share: float, generator: torch.Generator) -> Batch:
@@ -25,6 +35,18 @@ def drop_frames(batch: Batch, share: float, generator: torch.Generator) -> Batch
     return replace(
         batch, features=features, means=_means(features, lengths), lengths=lengths
     )
+
+
+def mask_features(batch: Batch, largest: float, generator: torch.Generator) -> Batch:
+    """`batch` with random features constant: each is its mean over the utterance.
+
+    The share of masked features is drawn for each utterance, from 0 to `largest`.
+    """
+    shares = largest * torch.rand(len(batch.means), 1, generator=generator)
+    draws = torch.rand(batch.means.shape, generator=generator)
+    masked = (draws < shares).to(batch.means.device)  # (batch, D)
+    features = torch.where(masked[:, None], batch.means[:, None], batch.features)
+    return replace(batch, features=features)
 
 
 def _means(features: Tensor, lengths: Tensor) -> Tensor:

@@ -72,9 +72,11 @@ class StudentParams(Architecture):
     epochs: int = 100
     seeds: tuple[int, ...] = (1, 2, 3)  # one model each; the report gives their mean
     alpha: tuple[float, ...] = (0.5, 0.8)  # weights of the transfer loss to try
-    # The share of an utterance's frames left out at random, each time it is trained on.
-    # Off because the paper names none; docs/results.md has what it brings.
+    # Shares of an utterance's frames left out at random, and at most so many of its
+    # features made constant, each time it is trained on. Off because the paper names
+    # neither; docs/results.md has what they bring.
     frame_dropout: float = 0.0
+    feature_masking: float = 0.0
     # The epoch whose weights are kept: the one with the highest accuracy on valid
     # (ties: lower intent loss on valid, then the earlier epoch), or the last one.
     selection: str = "best_valid"
@@ -103,6 +105,7 @@ class StudentParams(Architecture):
                 f"two numbers, each {beta.expected}",
             ),
             "frame_dropout": between(0, 1, below=True),
+            "feature_masking": between(0, 1),
             "epochs": between(1, 100_000),
             "seeds": each(between(0, 2**63 - 1)),  # torch's limit
             "selection": among(SELECTIONS),

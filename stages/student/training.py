@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from stages.core.checkpoint import read_checkpoint, write_checkpoint
 from stages.core.errors import PipelineError
 from stages.core.labels import Labels, segments
 from stages.core.runtime import seed_everything
-from stages.student.augmentation import drop_frames
-from stages.student.batches import Utterances
+from stages.student.augmentation import augment
+from stages.student.batches import Batch, Utterances
 from stages.student.model import AcousticLinguisticNetwork, build, intent_loss, losses
 from stages.student.params import StudentParams, Variant
 
@@ -67,7 +68,7 @@ def train_student(
 
     Args:
         variant: what is trained, and how.
-        seed: of weights, order of batches, and what is dropped.
+        seed: of weights, order of batches, augmentation and dropout.
         network: arguments of `model.build`.
         labels: of the corpus.
         train: what it is trained on; with targets unless it is baseline2.
@@ -106,7 +107,7 @@ def train_student(
             params.batch_size,
             alpha,
             generator,
-            params.frame_dropout,
+            change=partial(augment, params=params, generator=generator),
         )
         logits = classify(model, valid)
         row = {"seed": seed, "epoch": epoch, **row}
@@ -210,7 +211,7 @@ class Record:
 
 
 def _random_state(generator: torch.Generator, device: torch.device) -> list[Tensor]:
-    """Random state of batches and frames left out; of dropout on CPU and device."""
+    """Random state of batches and augmentation, and of dropout on CPU and device."""
     states = [generator.get_state(), torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -233,9 +234,9 @@ def train_epoch(
     batch_size: int,
     alpha: float | None,
     generator: torch.Generator,
-    frame_dropout: float = 0.0,
+    change: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> dict[str, float]:
-    """One pass over `train`; `generator` draws the batches and the frames left out.
+    """One pass over `train`; each batch, drawn with `generator`, passes `change`.
 
     Returns:
         Losses and accuracy (percent) on train: means over the batches, each before its
@@ -247,9 +248,7 @@ def train_epoch(
     model.train()
     sums = torch.zeros(4, dtype=torch.float64, device=train.frames.device)
     for rows in train.shuffled(batch_size, generator):
-        batch = train.gather(rows)
-        if frame_dropout:
-            batch = drop_frames(batch, frame_dropout, generator)
+        batch = change(train.gather(rows))
         output = model.folded(batch.features, batch.means, batch.lengths)
         loss = losses(output, batch.labels, batch.targets, alpha, model.values)
         optimiser.zero_grad()
