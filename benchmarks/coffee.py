@@ -209,8 +209,8 @@ def prepare(root: Path, work: Work, piper_voices: str) -> None:
         model="scratch",
         scratch_layers=2,
         mlm_learning_rate=5e-4,
-        intent_learning_rate=3e-4,
-        intent_epochs=20,
+        intent_learning_rate=5e-4,
+        intent_epochs=60,
     )
     trained = teacher.run(
         small,
