@@ -283,7 +283,7 @@ class AcousticLinguisticNetwork(nn.Module):
         return self.classifier(self.dropout(pooled))
 
     def _classify_slots(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (batch, values of all slots), each slot with its own weights of frames.
+        """Logits (batch, values of all slots), by each slot's own weights of frames.
 
         Args:
             states: of the GRU (batch, frames, directions · width), padded with 0.
