@@ -153,6 +153,8 @@ def test_slots_of_a_table(root: Path, speak: Callable[..., Summary]) -> None:
         ("text,intent,split\na,b,\nc,d,\ne,f,test\n", "intent 'f', which no train"),
         ("text,intent,split\na,b,train\nc,d,train\n", "no sentence for valid"),
         ("text,intent\nlamp on,a\n᠐,b\n", "row 3 cannot be spoken by espeak"),
+        ("text,intent\nlamp on,a\n开灯,b\n", "row 3 .* espeak, which speaks English"),
+        ("text,intent\nlamp on,a\nLamp on!,b\n", "row 3 repeats the sentence of row 2"),
     ],
 )
 def test_sentences_that_cannot_be_used_are_named(
@@ -260,7 +262,7 @@ def test_a_new_value_or_template_displaces_no_more_than_its_share(
          r"line 6 names the list \{colour\}, which any text is in"),
         ("step: 10", "step: 0", "line 21 has a range that cannot be used"),
         ("from: 10", "from: ten", "line 21 has no range"),
-        ("out: green", "out: gr|een", r"line 17 has a value .*contains '\|'"),
+        ("out: green", "out: gr|een", r"line 17 has a name or value .*contains '\|'"),
         ("[\"on\", \"off\"]", "[\"on\", \"off\"", "line 15 is not YAML"),
         ("  Stop:", "  Turn:", r"line 11 is not YAML \(found duplicate key .Turn.\)"),
         ("sentences: [\"stop", "sentence: [\"stop", "has no sentences for .* Stop"),
@@ -268,6 +270,16 @@ def test_a_new_value_or_template_displaces_no_more_than_its_share(
         ("\"stop [it]\"", "it is too dark", "repeats the sentence of line"),
         ("intents:", "intent:", "has no intents"),
         ("switch) {state}", "switch) {state} {room}", "line 6 has two values for the"),
+        ("  Stop:", "  a|b:", r"line 11 has a name .* contains '\|'"),
+        ("  Stop:", "  ~:", "line 11 has a name or value that is empty"),
+        ("kitchen, b", "(a|b), b", "line 19 .*{in: template, out: value}"),
+        ("red,", "2024-01-01,", "line 17 is not a single value"),
+        ("{in: living room", "{in: [a]", "line 19 is not a single value"),
+        ("to: 30", "to: 30.5", "line 21 has no range"),
+        ("language: en", "language: nb", "line 21 has numbers in a language"),
+        ("\"stop [it]\"", "\"st\\0op\"", "line 13 has a control character"),
+        ("\"stop [it]\"", "It is too dark!", "repeats the sentence of line"),
+        ("language: en", "language: \a", r"not YAML \(unacceptable"),
     ],
 )  # fmt: skip
 def test_templates_that_cannot_be_used_are_named_with_their_line(
@@ -278,6 +290,28 @@ def test_templates_that_cannot_be_used_are_named_with_their_line(
         said(root, GRAMMAR.replace(old, new, 1))
     line = str(caught.value)
     assert line.startswith(f"{root / 'sentences.yaml'}: ") and "\n" not in line
+
+
+def test_keys_that_mean_nothing_here_are_named(root: Path) -> None:
+    grammar = GRAMMAR.replace("step: 10", "step: 10, multiplier: 2")
+    grammar = f"skip_words: [please]\n{grammar}".replace("sentences: [\"stop", (
+        "<<: {response: none}\n        slot: {state: off}\n        sentences: [\"stop"
+    ))  # fmt: skip
+    (root / "sentences.yaml").write_text(grammar)
+    _, (note,) = read_said(PARAMS, root)
+    ignored = "skip_words (line 1), slot (line 15), multiplier (line 24)"
+    assert note.endswith(f"; ignored: {ignored}")
+
+
+def test_lists_of_a_block_are_its_own(root: Path) -> None:
+    rows = said(root, """\
+intents:
+  Go:
+    data:
+      - {sentences: ["go {way}"], lists: {way: {values: [left]}}}
+      - {sentences: ["go {way}"], lists: {way: {values: [right]}}}
+""")  # fmt: skip
+    assert set(rows["text"]) == {"go left", "go right"}
 
 
 def test_a_slot_that_no_sentence_has_is_named(root: Path) -> None:
@@ -323,6 +357,7 @@ def test_given_voices_are_checked(
     (root / "sentences.csv").write_text(SENTENCES)
     (root / "voices.csv").write_text(
         f"speaker,split,accent,variant,rate,pitch,pitch_range\n{row}\n"
+        "b,valid,en-us,m1,150,50,50\nc,test,en-us,m2,150,50,50\n"
     )
     with pytest.raises(PipelineError, match=named):
         speak()
@@ -390,6 +425,23 @@ def test_a_damaged_recording_is_made_again(
     next(home.rglob("recipe.json")).write_text("{")
     speak()
     assert len(spoken_texts) in (2 + 6, 2 + 3) and audio(root) == before
+
+
+def test_an_interrupted_run_leaves_nothing_behind(
+    root: Path, speak: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "sentences.csv").write_text(SENTENCES)
+    speak()
+    (root / "sentences.csv").write_text(SENTENCES.replace("please", "now"))
+    with monkeypatch.context() as patched:
+        patched.setattr(soundfile, "write", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            speak()
+    speak()
+    resumed = audio(root)
+    shutil.rmtree(root.parent / "out")
+    speak()
+    assert resumed == audio(root)
 
 
 # -------------------------------------------------------------------------- conditions
@@ -470,6 +522,11 @@ def test_recordings_that_cannot_be_used_are_named(
         speak(params)
     write_recordings(root, "missing.flac,test,eva,lamp on,on\n")
     with pytest.raises(InputError, match=r"do not exist.*people\.csv row 2"):
+        speak(params)
+    with pytest.raises(InputError, match=r"nor recordings for valid; .*valid_voices"):
+        read_phrases(replace(params, valid_voices=0), root)
+    (root / "people.csv").write_text("path,speaker,text,intent\na.flac,eva,x,on\n")
+    with pytest.raises(InputError, match=r"no column split.*corpus\.recordings_split"):
         speak(params)
 
 
@@ -589,6 +646,9 @@ def test_piper_speaks_each_text_by_itself(
     assert not np.array_equal(of(replace(voice, accent="1"), "abc")[0], first)
     assert len(of(replace(voice, rate=100), "abc")[0]) > 1.6 * len(first)
     version = engines.version(voice, str(folder))
+    for wrong in (replace(voice, accent="en-us"), replace(voice, variant="huge")):
+        with pytest.raises(ConfigurationError, match=r"no such voice of piper.*tiny"):
+            engines.version(wrong, str(folder))
     # Its two speakers are people of two splits.
     given = {"espeak": 0, "piper": 1, "piper_voices": str(folder)}
     speakers, _ = read_speakers(replace(PARAMS, **given, test_voices=0), root)

@@ -15,7 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from stages.core.errors import InputError
 from stages.core.json_lines import as_text
 from stages.core.labels import SEPARATOR
-from stages.core.table import clean_text, not_utf8
+from stages.core.table import CONTROL, clean_text, not_utf8
 
 _MOST_NUMBERS = 10_000
 _KINDS: dict[type, str] = {
@@ -61,6 +61,14 @@ class Grammar:
     """Lists whose values were checked."""
     branches: dict[int, dict[str, tuple[Expression, int]]] = field(default_factory=dict)
     """Of each choice, by its id: its branches and their weights."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Keys of the file that mean nothing here, and the line of the first of each."""
+
+    def ignore(self, node: "Node", *known: str) -> None:
+        """Note the keys of `node` but for the known ones."""
+        for name, (line, *_) in (node.value.lc.data or {}).items():
+            if name not in known:
+                self.ignored.setdefault(str(name), line + 1)
 
     def add_range(self, name: str, line: int, numbers: tuple[int, int, int]) -> None:
         """Add a list of numbers: from, to and step."""
@@ -96,20 +104,24 @@ def read_grammar(file: Path) -> list[Block]:
             f"line {mark.line + 1} is not YAML ({reason})", path=file
         ) from None
     except YAMLError as error:
-        raise InputError(f"not YAML ({error})", path=file) from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"not YAML ({reason})", path=file) from None
     top = Node(file, found, 1)
     intents = top.get("intents", dict)
     if intents is None:
         raise InputError("has no intents", path=file, expected="the key intents")
     language = top.get("language", str)
     grammar = Grammar(file, str(language.value) if language else "en", {}, {})
+    grammar.ignore(top, "language", "intents", "lists", "expansion_rules")
     _add(grammar, top)
     blocks: list[Block] = []
     for name, intent in intents.items(dict):
+        grammar.ignore(intent, "data")
         data = intent.get("data", list)
         own = [] if data is None else list(data.each(dict))
         before = len(blocks)
         for one in own:
+            grammar.ignore(one, "sentences", "slots", "lists", "expansion_rules")
             sentences = one.get("sentences", list)
             templates = [] if sentences is None else [*map(_parse, sentences.each(str))]
             if templates:
@@ -143,26 +155,43 @@ class Node:
     def items(self, kind: type) -> Iterator[tuple[str, "Node"]]:
         """The names and values of a mapping."""
         for name, value in self.value.items():
-            yield as_text(name), self._at(name, value, kind, f"{name}: ")
+            node = self._at(name, value, kind, f"{name}: ")
+            yield node._label(as_text(name)), node
 
     def each(self, kind: type | None = None) -> Iterator["Node"]:
         """The values of a list."""
         for place, value in enumerate(self.value):
             yield self._at(place, value, kind, "")
 
-    def text(self) -> str:
+    def single(self) -> "Node":
         """A single value, as text."""
-        if self.value is None or isinstance(self.value, dict | list):
-            raise self.wrong("is not a single value", found=repr(self.value)[:60])
-        text = clean_text(as_text(self.value))
-        if not text or SEPARATOR in text:
+        if not isinstance(self.value, str | int | float):
             raise self.wrong(
-                f"has a value that is empty or contains {SEPARATOR!r}", found=repr(text)
+                "is not a single value",
+                found=repr(self.value)[:60],
+                fix="put text in quotation marks",
+            )
+        return Node(self.file, as_text(self.value), self.line)
+
+    def text(self) -> str:
+        """A single value that can be a label."""
+        return self._label(self.single().value)
+
+    def _label(self, text: str) -> str:
+        text = clean_text(text)
+        if not text or SEPARATOR in text or CONTROL.search(text):
+            raise self.wrong(
+                f"has a name or value that is empty, or contains {SEPARATOR!r} or a "
+                "control character",
+                found=repr(text),
+                fix="write a template in a list as {in: template, out: value}",
             )
         return text
 
     def _at(self, key: Any, value: Any, kind: type | None, name: str) -> "Node":
-        line = self.value.lc.data[key][0] + 1
+        # What is merged (`<<: *name`) has no line here.
+        lines = self.value.lc.data or {}
+        line = lines.get(key, [self.line - 1])[0] + 1
         if kind is not None and not isinstance(value, kind):
             raise InputError(
                 f"line {line} is not {name}{_KINDS[kind]}",
@@ -184,7 +213,9 @@ def _local(grammar: Grammar, block: Node) -> Grammar:
     if not {"lists", "expansion_rules"} & block.value.keys():
         return grammar
     lists, rules = dict(grammar.lists), dict(grammar.rules)
-    local = Grammar(grammar.file, grammar.language, lists, rules)
+    local = Grammar(
+        grammar.file, grammar.language, lists, rules, ignored=grammar.ignored
+    )
     _add(local, block)
     return local
 
@@ -200,12 +231,15 @@ def _add(grammar: Grammar, node: Node) -> None:
 
 
 def _list(grammar: Grammar, name: str, node: Node) -> ValueList:
+    grammar.ignore(node, "values", "range", "wildcard")
     if values := node.get("values", list):
-        found = [_value(one) for one in values.each()]
+        found = [_value(grammar, one) for one in values.each()]
     elif numbers := node.get("range", dict):
+        grammar.ignore(numbers, "from", "to", "step")
         try:
-            start, stop = (int(numbers.value[key]) for key in ("from", "to"))
-            step = int(numbers.value.get("step", 1))
+            # By way of text, because a fraction would be cut off.
+            start, stop = (int(str(numbers.value[key])) for key in ("from", "to"))
+            step = int(str(numbers.value.get("step", 1)))
         except (KeyError, ValueError, TypeError):
             raise numbers.wrong(
                 f"has no range for the list {{{name}}}",
@@ -224,16 +258,16 @@ def _list(grammar: Grammar, name: str, node: Node) -> ValueList:
     return ValueList(found)
 
 
-def _value(node: Node) -> Value:
+def _value(grammar: Grammar, node: Node) -> Value:
     if not isinstance(node.value, Mapping):
         text = node.text()
         return Value(text, _parse(Node(node.file, text, node.line)))
+    grammar.ignore(node, "in", "out")
     said = node.get("in", object)
     if said is None:
         raise node.wrong("has no `in`", found=repr(dict(node.value)))
     out = node.get("out", object) or said
-    said = Node(said.file, as_text(said.value), said.line)
-    return Value(out.text(), _parse(said))
+    return Value(out.text(), _parse(said.single()))
 
 
 def _numbers(
@@ -248,17 +282,17 @@ def _numbers(
             found=f"{start} to {stop} in steps of {step}",
             expected=f"1 to {_MOST_NUMBERS:,} numbers, ascending",
         )
-    try:
-        engine = get_rbnf_engine(grammar.language)
-    except ValueError:
-        raise InputError(
-            "has a language whose numbers are not known",
-            path=grammar.file,
-            found=grammar.language,
-        ) from None
     for one in range(start, stop + 1, step):
-        said = Node(grammar.file, engine.format_number(one).text, line)
-        yield Value(str(one), _parse(said))
+        try:
+            words = get_rbnf_engine(grammar.language).format_number(one).text
+        except ValueError:
+            raise InputError(
+                f"line {line} has numbers in a language whose numbers are not known",
+                path=grammar.file,
+                found=grammar.language,
+                fix="write them as values: {in: twenty, out: 20}",
+            ) from None
+        yield Value(str(one), _parse(Node(grammar.file, words, line)))
 
 
 def _parse(node: Node) -> Template:

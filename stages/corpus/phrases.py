@@ -12,6 +12,7 @@ changes no other recording, and the name of the file is the recipe. With
 """
 
 import io
+import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from stages.core.files import atomic_path, json_text, write_text
 from stages.core.hashing import fingerprint, hash_file
 from stages.core.json_lines import parse_json
 from stages.core.labels import SEPARATOR
+from stages.core.manifest import SPLITS
 from stages.core.runtime import progress
 from stages.corpus.datasets import Contents, stored_path
 from stages.corpus.draws import number, ranks
@@ -123,8 +125,6 @@ class Speech:
         """Make the recordings `rows` of a plan, and note all."""
         home = folder / plan.speaker.split / plan.speaker.name
         before = _read_note(home)
-        # Removed first, so that it does not describe partly overwritten files.
-        (home / _NOTE).unlink(missing_ok=True)
         for path, samples in zip(rows["path"], self._waves(plan, rows), strict=True):
             # libsndfile's own error does not say that the disk is full.
             content = io.BytesIO()
@@ -134,7 +134,6 @@ class Speech:
         planned = dict(zip(plan.rows["path"], plan.rows["recipe"], strict=True))
         for path in before.keys() - planned.keys():
             (folder / path).unlink(missing_ok=True)
-        # Last: it marks them as complete.
         hashes = {path: hash_file(folder / path) for path in planned}
         made = {path: [recipe, hashes[path]] for path, recipe in planned.items()}
         write_text(home / _NOTE, json_text(made))
@@ -183,6 +182,8 @@ def read_phrases(
     """
     said, notes = read_said(params, root)
     speakers, voices = read_speakers(params, root)
+    for engine in {one.voice.engine for one in speakers} - {"piper"}:
+        _check_letters(said, engine)
     crowd = Crowd(_crowd_texts(params, said), voices, params.seed, params.piper_voices)
     plans = [
         Plan(one, rows)
@@ -209,15 +210,35 @@ def read_phrases(
         parts.append(real.assign(path=stored, condition=RECORDING))
     linked = Contents({}, files, {})
     fix = "say more sentences in train (corpus.train_utterances, train_voices)"
-    if not parts:
-        raise InputError(
-            "has neither voices nor recordings",
-            path=root,
-            fix="set corpus.train_voices and the like, or corpus.recordings_table",
-        )
+    for split in SPLITS:
+        if not any(split in set(part["split"]) for part in parts):
+            raise InputError(
+                f"has neither voices nor recordings for {split}",
+                path=root,
+                fix=f"set corpus.{split}_voices, or add to voices.csv or "
+                "corpus.recordings_table",
+            )
     table = joined_rows(params, root, parts, fix=fix)
     table = table.drop(columns=["recipe", "group"], errors="ignore")
     return table, tuple(notes), Speech(params, plans, crowd, linked)
+
+
+def _check_letters(said: pd.DataFrame, engine: str) -> None:
+    """Check that English voices, which spell out other scripts, can say the texts."""
+    for row in said.itertuples():
+        for letter in row.text:
+            # From there on, scripts other than Latin are possible.
+            if (
+                letter >= "\u0370"
+                and letter.isalpha()
+                and "LATIN" not in unicodedata.name(letter, "")
+            ):
+                raise InputError(
+                    f"{row.row} cannot be spoken by {engine}, which speaks English",
+                    path=row.file,
+                    found=repr(row.text),
+                    fix="write it in Latin letters, or use voices of piper",
+                )
 
 
 def missing(plan: Plan, folder: Path) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from stages.core.errors import InputError
 from stages.core.labels import SEPARATOR
 from stages.core.manifest import SPLITS
 from stages.core.table import CONTROL, clean_text
+from stages.core.text import normalise_text
 from stages.corpus.params import CorpusParams
 from stages.corpus.rows import check_columns, join_slots
 from stages.corpus.templates import read_templates
@@ -60,12 +61,6 @@ def _read_table(params: CorpusParams, file: Path) -> pd.DataFrame:
     check_columns(file, names, labels or ["intent"], fix=fix)
     rows = table[["text", "split", *labels]].map(clean_text)
     for name in rows:
-        for place in table.index[table[name].str.contains(CONTROL)]:
-            raise InputError(
-                f"row {place + 2} has a control character in its {name}",
-                path=file,
-                found=repr(table[name][place]),
-            )
         for place in rows.index[rows[name] == ""]:
             if name == "text" or (not params.slots and name != "split"):
                 raise InputError(f"row {place + 2} has no {name}", path=file)
@@ -86,19 +81,28 @@ def _read_table(params: CorpusParams, file: Path) -> pd.DataFrame:
 
 
 def _check(rows: pd.DataFrame) -> None:
-    """Check that there is something to say, and that each text is given once."""
+    """Check that there is something to say, and that each text means one thing."""
     for row in rows.itertuples():
+        if CONTROL.search(row.text + row.intent):
+            raise InputError(
+                f"{row.row} has a control character",
+                path=row.file,
+                found=repr(f"{row.text} {row.intent}"),
+            )
         if not any(character.isalnum() for character in row.text):
             raise InputError(
                 f"{row.row} has no word that can be spoken",
                 path=row.file,
                 found=repr(row.text),
             )
-    for text in rows["text"][rows["text"].duplicated()]:
-        first, second, *_ = rows[rows["text"] == text].itertuples()
+    # Case and punctuation are not said.
+    said = rows.assign(said=rows["text"].map(normalise_text))
+    same, agreed = said["said"].duplicated(), said[["said", "intent"]].duplicated()
+    for second in said[said["text"].duplicated() | (same & ~agreed)].itertuples():
+        first = next(said[said["said"] == second.said].itertuples())
         raise InputError(
             f"{second.row} repeats the sentence of {first.row}",
             path=second.file,
-            found=f"{text!r}, once {first.intent} and once {second.intent}",
+            found=f"{second.text!r}, once {first.intent} and once {second.intent}",
             fix="remove one of them",
         )

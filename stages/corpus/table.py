@@ -69,7 +69,8 @@ def described_rows(
     fix = "name the columns in section corpus of params.yaml"
     if params.splits == "given" and not split:
         columns["split"] = params.split_column
-        fix += ", or set corpus.splits to make splits"
+        fix += ", or set corpus."
+        fix += "splits to make splits" if parameter == "table" else "recordings_split"
     if params.speaker_column:
         columns["speaker"] = params.speaker_column
     found = check_columns(file, table.columns, columns.values(), fix=fix)

@@ -70,6 +70,10 @@ def read_templates(params: CorpusParams, file: Path) -> tuple[pd.DataFrame, str]
         for template in block.templates
     )
     note = f"{file}: {len(table):,} of up to {every:,} sentences are said"
+    if ignored := blocks[0].grammar.ignored:
+        lines = sorted(ignored.items(), key=lambda pair: pair[1])
+        names = [f"{name} (line {line})" for name, line in lines]
+        note += f"; ignored: {', '.join(names)}"
     return table.assign(split="", file=file), note
 
 
@@ -190,7 +194,12 @@ def _sample(
     fixed: dict[str, dict[str, tuple[Block, Template]]] = {}
     for block in blocks:
         of_slots = fixed.setdefault(repr(sorted(block.slots.items())), {})
-        of_slots |= {one.text: (block, one) for one in block.templates}
+        for one in block.templates:
+            name = one.text
+            # Lists and rules of its own make the same text another template.
+            while name in of_slots and of_slots[name][0].grammar is not block.grammar:
+                name += " "
+            of_slots[name] = block, one
     seen: set[tuple[str, str]] = set()
     turn = vain = 0
     while len(seen) < count and vain < _VAIN:

@@ -42,12 +42,17 @@ def people(engine: str, folder: str) -> dict[str, list[tuple[str, str]]]:
 
 
 def version(voice: Voice, folder: str) -> str:
-    """Of the voice's engine; another one can speak the same text differently."""
+    """Of the voice's engine; another one can speak the same text differently.
+
+    Raises:
+        ConfigurationError: it is not installed, or piper lacks the voice.
+        InputError: piper has no voices.
+    """
     match voice.engine:
         case "flite":
             return flite.version()
         case "piper":
-            return piper_voices.version(folder, voice.variant)
+            return piper_voices.version(folder, voice)
     return synthesis.version()
 
 

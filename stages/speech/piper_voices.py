@@ -51,12 +51,30 @@ def voices(folder: str) -> list[tuple[str, str]]:
     ]
 
 
-@cache
-def version(folder: str, name: str) -> str:
-    """A hash of all that makes the same text sound differently."""
-    file = Path(folder) / f"{name}.onnx"
+def version(folder: str, voice: Voice) -> str:
+    """A hash of all that makes the same text sound differently.
+
+    Raises:
+        ConfigurationError: piper-tts is not installed, or lacks the voice.
+        InputError: the folder cannot be used.
+    """
     with needs_extra("piper"):
         import piper  # noqa: F401
+    known = voices(folder)
+    if (voice.accent, voice.variant) not in known:
+        raise ConfigurationError(
+            f"{folder} has no such voice of piper",
+            found=f"variant {voice.variant!r}, accent {voice.accent!r}",
+            expected="variant: "
+            + ", ".join(sorted({name for _, name in known}))
+            + "; accent: the number of a speaker, such as 0",
+        )
+    return _version(folder, voice.variant)
+
+
+@cache
+def _version(folder: str, name: str) -> str:
+    file = Path(folder) / f"{name}.onnx"
     packages = {name: package_version(name) for name in ("piper-tts", "onnxruntime")}
     files = [hash_file(file), hash_file(_description(file))]
     return fingerprint({"packages": packages, "files": files})
