@@ -278,7 +278,15 @@ def test_what_is_imported_is_installed_with_the_package():
     setup = ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
     lines = setup["options"]["install_requires"].splitlines()
-    extras = "pocketsphinx lhotse datasets parquet piper listen serve".split()
+    extras = [
+        "pocketsphinx",
+        "lhotse",
+        "datasets",
+        "parquet",
+        "piper",
+        "listen",
+        "serve",
+    ]
     for extra in extras:
         lines += setup["options.extras_require"][extra].splitlines()
     listed = {re.split("[<>=]", line)[0] for line in lines}

@@ -129,8 +129,9 @@ _COLUMNS = "path_column split_column speaker_column text_column intent_column"
 _LOADED = {
     -1: "layer snr language_model_weight word_score",
     0: "layer snr language_model_weight word_score seed seeds fold mlm_epochs alpha "
-    "dropout frame_dropout feature_masking adam_beta1 adam_beta2 weight_decay clip_norm warmup longest_pause "
-    "train_voices valid_voices test_voices clean babble room telephone piper flite "
+    "dropout frame_dropout feature_masking adam_beta1 adam_beta2 weight_decay "
+    "clip_norm warmup longest_pause train_voices valid_voices test_voices clean "
+    "babble room telephone piper flite "
     f"ctc_weight {_SHARES}",
     10**20: "learning_rate",  # of a student, which then learns nothing of use
     "": "revision prefix speaker_column parts piper_voices recordings_table",
