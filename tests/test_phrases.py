@@ -136,6 +136,8 @@ def test_slots_of_a_table(root: Path, speak: Callable[..., Summary]) -> None:
     assert labels.slots == {"how": ["none", "off", "on"], "what": ["lamp", "none"]}
     rows = read_manifest(root.parent / "out" / "manifest.csv")
     assert set(rows["intent"][rows["text"] == "hello"]) == {"none|none"}
+    with pytest.raises(InputError, match=r"no column room.*: correct corpus\.slots"):
+        speak(replace(PARAMS, slots=("room",)))
 
 
 @pytest.mark.parametrize(
@@ -301,6 +303,16 @@ def test_keys_that_mean_nothing_here_are_named(root: Path) -> None:
     _, (note,) = read_said(PARAMS, root)
     ignored = "skip_words (line 1), slot (line 15), multiplier (line 24)"
     assert note.endswith(f"; ignored: {ignored}")
+
+
+def test_a_grammar_without_end_is_sampled(root: Path) -> None:
+    rules = "".join(f"  r{n}: '<r{n + 1}> [<r{n + 1}>]'\n" for n in range(14))
+    (root / "sentences.yaml").write_text(
+        "intents: {A: {data: [{sentences: ['<r0>']}]}}\n"
+        f"expansion_rules:\n{rules}  r14: (yes|no)\n"
+    )
+    rows, (note,) = read_said(replace(PARAMS, sentences=5), root)
+    assert len(rows) == 5 and "5 of more than 10^15 sentences" in note
 
 
 def test_lists_of_a_block_are_its_own(root: Path) -> None:

@@ -194,21 +194,10 @@ def read_phrases(
         plan.rows.assign(split=plan.speaker.split, speaker=plan.speaker.name)
         for plan in plans
     ]
-    files: dict[str, Path] = {}
+    linked = Contents({}, {}, {})
     if params.recordings_table:
-        split = params.recordings_split
-        given = "" if split == "given" else split
-        name = params.recordings_table
-        real = described_rows(
-            params, root, name, parameter="recordings_table", split=given
-        )
-        stored = [stored_path("recordings", one, one.encode()) for one in real["path"]]
-        files = {
-            new: (root / one).resolve()
-            for new, one in zip(stored, real["path"], strict=True)
-        }
-        parts.append(real.assign(path=stored, condition=RECORDING))
-    linked = Contents({}, files, {})
+        real, linked = _recordings(params, root)
+        parts.append(real)
     fix = "say more sentences in train (corpus.train_utterances, train_voices)"
     for split in SPLITS:
         if not any(split in set(part["split"]) for part in parts):
@@ -221,6 +210,22 @@ def read_phrases(
     table = joined_rows(params, root, parts, fix=fix)
     table = table.drop(columns=["recipe", "group"], errors="ignore")
     return table, tuple(notes), Speech(params, plans, crowd, linked)
+
+
+def _recordings(params: CorpusParams, root: Path) -> tuple[pd.DataFrame, Contents]:
+    """What people said, and the links to make."""
+    split = params.recordings_split
+    rows = described_rows(
+        params,
+        root,
+        params.recordings_table,
+        parameter="recordings_table",
+        split="" if split == "given" else split,
+    )
+    stored = [stored_path("recordings", one, one.encode()) for one in rows["path"]]
+    found = [(root / path).resolve() for path in rows["path"]]
+    files = dict(zip(stored, found, strict=True))
+    return rows.assign(path=stored, condition=RECORDING), Contents({}, files, {})
 
 
 def _check_letters(said: pd.DataFrame, engine: str) -> None:

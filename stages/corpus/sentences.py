@@ -57,7 +57,7 @@ def _read_table(params: CorpusParams, file: Path) -> pd.DataFrame:
     labels = list(params.slots)
     if not labels:
         labels = ["intent"] if "intent" in names else names
-    fix = "name them in corpus.slots, or add a column intent"
+    fix = "correct corpus.slots" if params.slots else "add a column intent"
     check_columns(file, names, labels or ["intent"], fix=fix)
     rows = table[["text", "split", *labels]].map(clean_text)
     for name in rows:

@@ -69,7 +69,8 @@ def read_templates(params: CorpusParams, file: Path) -> tuple[pd.DataFrame, str]
         for block in blocks
         for template in block.templates
     )
-    note = f"{file}: {len(table):,} of up to {every:,} sentences are said"
+    most = f"up to {every:,}" if every < 10**15 else "more than 10^15"
+    note = f"{file}: {len(table):,} of {most} sentences are said"
     if ignored := blocks[0].grammar.ignored:
         lines = sorted(ignored.items(), key=lambda pair: pair[1])
         names = [f"{name} (line {line})" for name, line in lines]
