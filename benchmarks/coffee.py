@@ -139,7 +139,6 @@ def main() -> None:
         "--encoder", type=Path, default=Path("data/demo/encoder.safetensors")
     )
     parser.add_argument("--work", type=Path, default=Path("cache/coffee"))
-    parser.add_argument("--piper-voices", default="", help="a folder, to add them")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -148,7 +147,7 @@ def main() -> None:
         arguments.work / arguments.encoder.stem,
         RunOptions(workers=arguments.workers),
     )
-    prepare(arguments.root, work, arguments.piper_voices)
+    prepare(arguments.root, work)
     pretrained = arguments.encoder.is_dir()
     # Of a frame of Whisper, 20 ms, and of the shipped encoder, 160 ms.
     features = AcousticParams(
@@ -172,7 +171,7 @@ def main() -> None:
     report("With recordings", work, with_recordings(work))
 
 
-def prepare(root: Path, work: Work, piper_voices: str) -> None:
+def prepare(root: Path, work: Work) -> None:
     """Write the corpus: speak sentences, degrade recordings; train the teacher."""
     write_grammar(root, work.given)
     write_recordings(root, work.given)
@@ -189,8 +188,6 @@ def prepare(root: Path, work: Work, piper_voices: str) -> None:
         espeak=3,
         flite=1,
         silence=4,  # people start and stop a recording at leisure
-        piper=1 if piper_voices else 0,
-        piper_voices=piper_voices,
         recordings_table="recordings.csv",
         recordings_split="test",
         speaker_column="",
