@@ -20,8 +20,8 @@ linguistic; ALN. The mean of all seeds, and 95% intervals by bootstrap over reco
     python -m benchmarks.coffee --root speech-to-intent-benchmark
     python -m benchmarks.coffee --root speech-to-intent-benchmark --encoder WHISPER
 
-Needs flite, whose voices are a part of those that speak. Takes hours with Whisper; run
-it again to resume.
+Needs flite, whose voices are a part of those that speak. Takes hours with Whisper; run it
+again to resume, or take less with --voices, --ratios and --settings.
 """
 
 import argparse
@@ -29,6 +29,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,7 @@ SLOTS = (
     "sugarAmount",
 )
 RATIOS = (24, 18, 12, 6)
+SETTINGS = ("sentences", "recordings", "baseline1")
 CLEAN = "clean"
 FOLDS = 5
 ALPHA = 0.5
@@ -139,6 +141,9 @@ def main() -> None:
         "--encoder", type=Path, default=Path("data/demo/encoder.safetensors")
     )
     parser.add_argument("--work", type=Path, default=Path("cache/coffee"))
+    parser.add_argument("--voices", type=int, default=150, help="of train")
+    parser.add_argument("--ratios", type=int, nargs="*", default=RATIOS, help="dB")
+    parser.add_argument("--settings", nargs="*", choices=SETTINGS, default=SETTINGS)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -147,7 +152,7 @@ def main() -> None:
         arguments.work / arguments.encoder.stem,
         RunOptions(workers=arguments.workers),
     )
-    prepare(arguments.root, work)
+    prepare(arguments.root, work, arguments.voices, arguments.ratios)
     pretrained = arguments.encoder.is_dir()
     # Of a frame of Whisper, 20 ms, and of the shipped encoder, 160 ms.
     features = AcousticParams(
@@ -161,31 +166,34 @@ def main() -> None:
         options=work.options,
     )
     log.info("%s", said)
-    found = students(work, work.corpus, "sentences")
     recogniser = Baseline1Params(
         recogniser="transformers" if pretrained else "encoder",
         model=str(arguments.encoder),
         language_model="train",
     )
-    report("Sentences only", work, {**transcribed(work, recogniser), **found})
-    report("With recordings", work, with_recordings(work))
+    if "sentences" in arguments.settings:
+        report("Sentences only", work, students(work, work.corpus, "sentences"))
+    if "recordings" in arguments.settings:
+        report("With recordings", work, with_recordings(work))
+    if "baseline1" in arguments.settings:
+        report("Baseline-1", work, transcribed(work, recogniser))
 
 
-def prepare(root: Path, work: Work) -> None:
+def prepare(root: Path, work: Work, voices: int, ratios: Sequence[int]) -> None:
     """Write the corpus: speak sentences, degrade recordings; train the teacher."""
     write_grammar(root, work.given)
-    write_recordings(root, work.given)
+    write_recordings(root, work.given, ratios)
     params = CorpusParams(
         name="coffee",
         adapter="phrases",
         slots=SLOTS,
         sentences=6000,
-        train_voices=150,
-        valid_voices=30,
+        train_voices=voices,
+        valid_voices=20,
         test_voices=0,
         train_utterances=20,
         valid_utterances=10,
-        espeak=3,
+        espeak=1,
         flite=1,
         silence=4,  # people start and stop a recording at leisure
         recordings_table="recordings.csv",
@@ -250,7 +258,7 @@ def write_grammar(root: Path, folder: Path) -> None:
     write_json(folder / "sentences.yaml", grammar)  # JSON is YAML
 
 
-def write_recordings(root: Path, folder: Path) -> None:
+def write_recordings(root: Path, folder: Path, ratios: Sequence[int]) -> None:
     """Write each recording clean and with babble, and their table.
 
     A file is named after the recording and its condition, `<name>--12dB.wav`. The text
@@ -264,7 +272,7 @@ def write_recordings(root: Path, folder: Path) -> None:
     for name, file in files.items():
         said = labels[file.name]["slots"]
         values = {slot: said.get(slot, "").strip() for slot in SLOTS}
-        for condition in (CLEAN, *(f"{ratio}dB" for ratio in RATIOS)):
+        for condition in (CLEAN, *(f"{ratio}dB" for ratio in ratios)):
             path = Path("recordings") / f"{name}--{condition}.wav"
             rows.append({"path": path.as_posix(), "text": _text(values), **values})
             if (folder / path).is_file():
@@ -438,8 +446,9 @@ def report(title: str, work: Work, systems: dict[str, pd.DataFrame]) -> None:
     conditions = [CLEAN, *(f"{ratio}dB" for ratio in RATIOS)]
     rows = []
     for name, table in hits.items():
-        by = table.groupby("condition")["as published"]
-        rows.append([name, *(_share(by.get_group(one)) for one in conditions)])
+        by = dict(list(table.groupby("condition")["as published"]))
+        cells = (_share(by[one]) if one in by else "–" for one in conditions)
+        rows.append([name, *cells])
     rows += [
         [f"{name}, published", "–", *map(str, shares)]
         for name, shares in PUBLISHED.items()
