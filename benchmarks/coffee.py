@@ -20,8 +20,8 @@ linguistic; ALN. The mean of all seeds, and 95% intervals by bootstrap over reco
     python -m benchmarks.coffee --root speech-to-intent-benchmark
     python -m benchmarks.coffee --root speech-to-intent-benchmark --encoder WHISPER
 
-Needs flite, whose voices are a part of those that speak. Takes hours with Whisper; run it
-again to resume, or take less with --voices, --ratios and --settings.
+Needs flite, whose voices are some of those that speak. Takes hours with Whisper. Run it
+again to resume; --voices, --ratios and --settings make it shorter.
 """
 
 import argparse
