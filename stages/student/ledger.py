@@ -8,6 +8,7 @@ repository.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _SCORES = {
     "test": "test_accuracy",
     "test macro-F1": "test_macro_f1",
 }
+_OF_SLOT = re.compile("test_(.+)_accuracy")
 
 
 def record(folder: Path, identity: Mapping[str, Any], scores: Mapping[str, Any]) -> Any:
@@ -76,11 +78,15 @@ def results_table(
     """One row per student, the best on valid first.
 
     Columns: system, alpha, changes (parameters that differ from `params`), seeds (how
-    many), accuracy and macro-F1 on valid and test as `mean ± deviation` in percent, and
-    best: ★ for the student of each system that is best on valid.
+    many), accuracy and macro-F1 on valid and test as `mean ± deviation` in percent
+    (with slots, accuracy is that of whole frames, and `test <slot> accuracy` follows),
+    and best: ★ for the student of each system that is best on valid.
     """
     usual = json.loads(json.dumps(Variant("baseline2", None, params).parameters()))
     own_columns = {"system", "alpha", "seeds"}
+    keys = {key: _OF_SLOT.fullmatch(key) for entry in entries for key in entry}
+    own = {f"test {slot[1]} accuracy": key for key, slot in keys.items() if slot}
+    scores = _SCORES | own
     rows = []
     for entry in sorted(
         entries, key=lambda entry: (-entry["valid_accuracy"], json.dumps(entry))
@@ -99,10 +105,10 @@ def results_table(
                 "alpha": "" if alpha is None else f"{alpha:g}",
                 "changes": ", ".join(changes),
                 "seeds": len(entry["seeds"]),
-                **{name: _spread(entry, key) for name, key in _SCORES.items()},
+                **{name: _spread(entry, key) for name, key in scores.items()},
             }
         )
-    names = ["system", "alpha", "changes", "seeds", *_SCORES]
+    names = ["system", "alpha", "changes", "seeds", *scores]
     table = pd.DataFrame(rows, columns=names)
     table["best"] = (~table["system"].duplicated()).map({True: "★", False: ""})
     return table
