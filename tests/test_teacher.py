@@ -872,6 +872,14 @@ class TestObjective:
                 loss += functional.cross_entropy(logits[:, 2:], labels[spoken, 1] - 2)
         loss.backward()
         torch.testing.assert_close(found, gradient(model), atol=1e-6, rtol=1e-4)
+        if values:  # the accuracy on train is that of whole frames, as on valid
+            parts = model(tokens).logits.split(values, dim=1)
+            guesses = [one.argmax(1) + 2 * slot for slot, one in enumerate(parts)]
+            right = (torch.stack(guesses, 1) == labels).all(1)
+            trainer._right = trainer._seen = 0.0
+            of_batch([0, 1, 2, 3])
+            assert trainer._right == (right * torch.tensor(counts)).sum()
+            assert trainer._seen == sum(counts)
 
     def test_an_epoch_has_about_as_many_steps_as_without_merging(self):
         def steps(keys, most, **changes):

@@ -234,8 +234,12 @@ class _WeightedTrainer(Trainer):
         assert num_items_in_batch is not None
         loss = (each * weights).sum() / num_items_in_batch
         with torch.no_grad():
-            times = counts.view(-1, *[1] * (labels.dim() - 1)).expand_as(labels)[chosen]
-            self._right += float(((logits.argmax(-1) == wanted) * times).sum())
+            right = logits.argmax(-1) == wanted
+            if self._allowed is not None:  # an utterance is right if all slots are
+                right, times = right.view_as(labels).all(1), counts
+            else:
+                times = counts[:, None].expand_as(labels)[chosen]
+            self._right += float((right * times).sum())
             self._seen += float(times.sum())
         return (loss, None) if return_outputs else loss
 
@@ -249,7 +253,7 @@ class _WeightedTrainer(Trainer):
     def _weigh(self, labels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """A mask of the `labels` that are predicted, and their weights."""
         chosen = labels != _IGNORED
-        weights = counts.view(-1, *[1] * (labels.dim() - 1)).expand_as(labels)[chosen]
+        weights = counts[:, None].expand_as(labels)[chosen]
         if self._class_weights is not None:
             weights = weights * self._class_weights.to(labels.device)[labels[chosen]]
         return chosen, weights
