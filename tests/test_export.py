@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 import torch
 from conftest import change_identity, pipeline, write_tone
@@ -14,9 +15,16 @@ from huggingface_hub import ModelCard
 from stages.acoustic.checkpoint import frozen_encoder
 from stages.acoustic.encoder import FRONT_ENDS, EncoderConfiguration
 from stages.core.checksums import read_sealed, write_sealed
+from stages.core.labels import Labels
 from stages.export.graph import Confidence, whole_graph
 from stages.export.quantisation import quantise
-from stages.inference.classifier import IntentClassifier, OnnxModel, OnnxSession
+from stages.export.run import _accuracies
+from stages.inference.classifier import (
+    IntentClassifier,
+    OnnxModel,
+    OnnxSession,
+    Prediction,
+)
 from stages.rejection.calibration import SCORES
 from stages.speech.loading import load_audio
 from stages.student.model import AcousticLinguisticNetwork, build
@@ -95,11 +103,15 @@ def test_the_graph_gives_what_the_equations_give_each_alone(
 
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("pooling", ["max", "attention"])
 def test_each_slot_has_its_own_probabilities(
-    tmp_path: Path, count: int, score: str
+    tmp_path: Path, pooling: str, count: int, score: str
 ) -> None:
-    speech, batch, sizes = encoder(), waves(9_000, 40_000), (2, 3, 4)
-    students = [network("aln", seed, values=sizes) for seed in range(count)]
+    speech, batch, sizes = encoder(), waves(1, 9_000, 40_000), (2, 3, 4)
+    students = [
+        network("aln", seed, values=sizes, frame_pooling=pooling)
+        for seed in range(count)
+    ]
     model = whole_graph(speech, students, Confidence(TEMPERATURE, score))
     outputs = opened(tmp_path, model)(batch)
     for row, wave in enumerate(batch):
@@ -118,6 +130,21 @@ def test_each_slot_has_its_own_probabilities(
         else:
             value = np.prod([part.max() for part in expected])
         np.testing.assert_allclose(outputs.scores[row], value, rtol=1e-5)
+
+
+def test_a_rejected_command_is_wrong_though_its_value_is_none(tmp_path: Path) -> None:
+    """`none` is also the answer for what is rejected."""
+    table = pd.DataFrame(
+        {"split": ["valid", "test"], "path": "a.wav", "intent": ["none", "none"]}
+    )
+    rejected = Prediction("none", 0.9, True, {}, [("none", 0.9)], 0.1, np.ones(1))
+    found = _accuracies(
+        lambda paths: [rejected] * len(paths),
+        Labels({"room": ["hall", "none"]}),
+        tmp_path,
+        table,
+    )
+    assert (found["test"], found["test_with_rejection"]) == (100, 0)
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)

@@ -318,7 +318,8 @@ def _accuracies(
         scores |= {f"{split}_{name}": round(v, 6) for name, v in measured.items()}
         found[split] = scores[f"{split}_accuracy"]
         if split == "test":
-            given = [one.intent for one in predictions]
+            # Not `none`, which can be an intent.
+            given = ["" if one.rejected else one.intent for one in predictions]
             right = metrics.accuracy(intents, given)
             found["test_with_rejection"] = round(right, 6)
     return {**found, **_by_slot(labels, scores)}
