@@ -139,9 +139,11 @@ def _look(params: Params, root: Path) -> list[str]:
     splits = ", ".join(f"{counts.get(split, 0):,} {split}" for split in SPLITS)
     speakers = table.loc[table["speaker"] != "", "speaker"].nunique()
     voices = f"; {speakers:,} speakers" if speakers else ""
+    slots = len(params.corpus.slots)
+    kinds = f"combinations of {slots} slots" if slots > 1 else "intents"
     lines = [
         *corpus.notes,
-        f"{root}: {splits} utterances, {table['intent'].nunique():,} intents{voices}",
+        f"{root}: {splits} utterances, {table['intent'].nunique():,} {kinds}{voices}",
     ]
     paths = [] if corpus.contents else list(table["path"])
     missing = [path for path in paths if not os.path.isfile(root / path)]

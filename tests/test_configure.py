@@ -38,6 +38,15 @@ def test_every_preset_is_written_with_the_next_step(empty: Path, name: str) -> N
     assert any(line.startswith("no encoder at ") for line in lines)
 
 
+def test_slots_are_counted_as_combinations(empty: Path) -> None:
+    path = empty / "corpus" / "table.csv"
+    table = pd.read_csv(path)
+    table.assign(room=table["intent"]).to_csv(path, index=False)
+    own = ("configure", "table", "--root", empty / "corpus", "--set")
+    shown = pipeline(*own, "corpus.slots=[intent, room]").stdout
+    assert "6 test utterances, 3 combinations of 2 slots; 8 speakers" in shown
+
+
 def test_one_value_is_written_as_a_list_for_dvc(empty: Path) -> None:
     pipeline("configure", "demo", "--set", "student.alpha=0.3")
     assert load_params(FILE).student.alpha == (0.3,)

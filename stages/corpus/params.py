@@ -151,8 +151,8 @@ class CorpusParams:
             speaker_column means that speakers are unknown. split_column is read if
             `splits` is given, by `datasets` only if the folder has no parts, by
             `phrases` if `recordings_split` is given.
-        slots: `fsc`, `table` and `datasets`: columns to predict each by itself, in
-            place of the intent; an empty field is the value `none`.
+        slots: `fsc`, `table`, `datasets` and `phrases`: columns to predict each by
+            itself, in place of the intent; an empty field is the value `none`.
         outside_paths: `allow` recordings outside the corpus root, by
             their paths or in linked folders, or `refuse` them. The manifest has their
             paths relative to the root, so you can move both together only. DVC does

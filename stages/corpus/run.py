@@ -73,7 +73,7 @@ class Summary:
 
     def __str__(self) -> str:
         splits = ", ".join(f"{self.utterances[name]} {name}" for name in SPLITS)
-        kinds = f"combinations of {self.slots} slots" if self.slots else "intents"
+        kinds = f"combinations of {self.slots} slots" if self.slots > 1 else "intents"
         line = (
             f"{self.manifest}: {splits} utterances, {self.intents} {kinds}, "
             f"{self.hours:.2f} hours"

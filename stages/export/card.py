@@ -35,12 +35,14 @@ def model_card(about: dict[str, Any], measured: Mapping[str, Any], report: Path)
     trained = about["trained_on"]
     accuracies = about["accuracy"].get("slots", {})
     values = Labels.from_json(about["intents"]).slots if accuracies else {}
+    kind = "slot" if values else "intent"
+    count = len(about["intents"])
     card = ModelCard.from_template(
         _card_data(about),
         template_path=str(_TEMPLATE),
         student=about["student"],
         corpus=corpus,
-        kinds=f"{len(about['intents'])} {'slots' if values else 'intents'}",
+        kinds=f"{count} {kind}{'s' * (count != 1)}",
         slots=[
             (code(slot), accuracies[slot], ", ".join(map(code, own)))
             for slot, own in values.items()
