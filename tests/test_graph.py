@@ -280,14 +280,6 @@ def test_what_is_imported_is_installed_with_the_package():
     lines = setup["options"]["install_requires"].splitlines()
     extras = ["pocketsphinx", "lhotse", "datasets", "parquet", "piper"]
     extras += ["listen", "serve"]
-        "pocketsphinx",
-        "lhotse",
-        "datasets",
-        "parquet",
-        "piper",
-        "listen",
-        "serve",
-    ]
     for extra in extras:
         lines += setup["options.extras_require"][extra].splitlines()
     listed = {re.split("[<>=]", line)[0] for line in lines}
