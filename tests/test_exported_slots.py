@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from stages.core.labels import Labels
 from stages.inference.classifier import IntentClassifier, Outputs
+from stages.inference.recordings import Recording, find_recordings
 from stages.inference.server import build_app
 
 COMMANDS = [one for one in LINE if one != ("robustness",)]
@@ -156,6 +157,19 @@ def test_tables_have_the_slots_and_the_accuracy_of_each(here: Path) -> None:
     for line in result.stdout.splitlines():
         found = json.loads(line)
         assert found["rejected"] or list(found["slots"]) == SLOTS
+
+
+def test_a_row_without_any_value_is_labelled_as_in_training(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    table = tmp_path / "table.csv"
+    for text, slots, label in (
+        ("path,action,room\na.wav,,\n", ["action", "room"], "none|none"),
+        ("path,action\na.wav,on\n", ["action", "room"], None),
+        ("path,intent\na.wav,\n", [], None),
+    ):
+        table.write_text(text)
+        (found,) = find_recordings([str(table)], None, io.BytesIO(), slots)
+        assert isinstance(found, Recording) and found.intent == label
 
 
 def test_the_server_has_the_slots(here: Path) -> None:

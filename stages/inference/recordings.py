@@ -133,9 +133,9 @@ def _in_table(
 def _label(row: dict[str, Any], slots: Sequence[str]) -> str | None:
     """The right answer in a row of a table, as the classifier would give it."""
     # Labels are compared as they look, as in training.
-    values = [clean_text(as_text(row.get(slot))) for slot in slots]
-    if any(values) and all(slot in row for slot in slots):
-        return SEPARATOR.join(value or NONE for value in values)
+    if slots and all(slot in row for slot in slots):
+        values = (clean_text(as_text(row[slot])) or NONE for slot in slots)
+        return SEPARATOR.join(values)
     return clean_text(as_text(row.get("intent"))) or None
 
 
