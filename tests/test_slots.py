@@ -154,6 +154,22 @@ def test_labels_that_cannot_be_used(
         read_corpus(PARAMS, tmp_path)
 
 
+def test_slots_of_fluent_speech_commands(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for split in ("train", "valid", "test"):
+        (tmp_path / "data" / f"{split}_data.csv").write_text(
+            "path,speakerId,transcription,action,object,location\n"
+            f"{split}1.wav,s,lights on,activate,lights,none\n"
+            f"{split}2.wav,s,juice,bring,juice,kitchen\n"
+        )
+    params = CorpusParams(name="a", adapter="fsc", slots=("location", "action"))
+    found = read_corpus(params, tmp_path).table["intent"]
+    assert set(found) == {"none|activate", "kitchen|bring"}
+    for unknown in ("speakerId", "intent", "place"):
+        with pytest.raises(ConfigurationError, match="action, object, location"):
+            replace(params, slots=("action", unknown))
+
+
 def test_names_that_slots_cannot_have() -> None:
     for slots in (("text", "room"), ("room", "room"), ("",)):
         with pytest.raises(ConfigurationError, match=r"corpus\.slots"):

@@ -12,11 +12,11 @@ import pandas as pd
 from stages.core.labels import SEPARATOR
 from stages.core.manifest import SPLITS
 from stages.core.table import clean_text
-from stages.corpus.params import CorpusParams
+from stages.corpus.params import FSC_SLOTS, CorpusParams
 from stages.corpus.rows import check_columns, check_file, checked_rows, joined_rows
 from stages.corpus.table import read_text_table
 
-_COLUMNS = ("path", "speakerId", "transcription", "action", "object", "location")
+_COLUMNS = ("path", "speakerId", "transcription", *FSC_SLOTS)
 _RENAMED = {"speakerId": "speaker", "transcription": "text"}
 
 
@@ -34,7 +34,7 @@ def read_fsc(params: CorpusParams, root: Path) -> pd.DataFrame:
         table = read_text_table(file)
         check_columns(file, table.columns, _COLUMNS)
         rows = table[list(_COLUMNS)].rename(columns=_RENAMED)
-        slots = rows[["action", "object", "location"]].map(clean_text)
+        slots = rows[list(FSC_SLOTS)].map(clean_text)
         rows["intent"] = slots.agg(SEPARATOR.join, axis=1)
         parts.append(checked_rows(params, root, file, rows.assign(split=split)))
     return joined_rows(params, root, parts)

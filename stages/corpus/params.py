@@ -65,7 +65,7 @@ READ_BY = {
     "speaker_column": _TABLES,
     "text_column": _TABLES,
     "intent_column": _TABLES,
-    "slots": ("fsc", *_TABLES),
+    "slots": (*_TABLES, "fsc"),
     "prefix": ("lhotse",),
     "intent_key": ("lhotse",),
     "parts": ("lhotse", "datasets"),
@@ -92,6 +92,7 @@ ENGINES = ("espeak", "piper", "flite")
 SPLITS = ("given", "random", "speakers", "wordings")
 FOLDS = 5
 _LONGEST_NAME = 100
+FSC_SLOTS = ("action", "object", "location")
 _NOT_SLOTS = frozenset({"path", "split", "speaker", "text"})
 _CHOICES = {
     "adapter": ADAPTERS,
@@ -290,6 +291,9 @@ class CorpusParams:
             lambda one: one + self.test_share < 1, "with test_share less than 1"
         )
         check_value("corpus.valid_share", self.valid_share, together)
+        if self.adapter == "fsc":
+            known = Rule(set(FSC_SLOTS).issuperset, f"of {', '.join(FSC_SLOTS)}")
+            check_value("corpus.slots", self.slots, known)
         for names in (CONDITIONS, ENGINES):
             if not any(getattr(self, name) for name in names):
                 raise ConfigurationError(
