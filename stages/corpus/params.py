@@ -292,7 +292,7 @@ class CorpusParams:
         )
         check_value("corpus.valid_share", self.valid_share, together)
         if self.adapter == "fsc":
-            known = Rule(set(FSC_SLOTS).issuperset, f"of {', '.join(FSC_SLOTS)}")
+            known = Rule(set(FSC_SLOTS).issuperset, f"some of {', '.join(FSC_SLOTS)}")
             check_value("corpus.slots", self.slots, known)
         for names in (CONDITIONS, ENGINES):
             if not any(getattr(self, name) for name in names):
