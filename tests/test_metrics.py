@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from stages.core.metrics import accuracy, macro_f1, measure
+from stages.core.labels import Labels
+from stages.core.metrics import accuracy, macro_f1, measure_frames
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -22,5 +23,6 @@ def test_scikit_learn_gives_the_same(seed):
 
 
 def test_one_frequent_intent_does_not_hide_the_others():
-    found = measure(list("aaaaaaab"), list("aaaaaaaa"))
+    rows = {"intent": list("aaaaaaab"), "predicted": list("aaaaaaaa")}
+    found = measure_frames(Labels.of("ab"), rows)
     assert found == pytest.approx({"accuracy": 87.5, "macro_f1": 100 * (14 / 15) / 2})
