@@ -18,7 +18,6 @@ from stages.core.manifest import SPLITS
 
 _FOLDER = Path(__file__).with_name("presets")
 _SHARED = "paper"
-_AS_THE_DEMO = ("phrases",)
 PRESETS = sorted(path.stem for path in _FOLDER.glob("*.yaml") if path.stem != _SHARED)
 
 
@@ -31,8 +30,9 @@ def preset_text(name: str, overrides: Sequence[str] = ()) -> str:
     """
     text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     if "\nacoustic:" not in text:
-        preset = "demo" if name in _AS_THE_DEMO else _SHARED
+        preset = "demo" if name == "phrases" else _SHARED
         shared = (_FOLDER / f"{preset}.yaml").read_text(encoding="utf-8")
+        # The demo's without its own section corpus; `paper` has none.
         shared = shared[shared.index("acoustic:") :] if preset == "demo" else shared
         text = f"{text}\n{shared}"
     if not overrides:
@@ -139,12 +139,8 @@ def _look(params: Params, root: Path) -> list[str]:
     splits = ", ".join(f"{counts.get(split, 0):,} {split}" for split in SPLITS)
     speakers = table.loc[table["speaker"] != "", "speaker"].nunique()
     voices = f"; {speakers:,} speakers" if speakers else ""
-    slots = len(params.corpus.slots)
-    kinds = f"combinations of {slots} slots" if slots > 1 else "intents"
-    lines = [
-        *corpus.notes,
-        f"{root}: {splits} utterances, {table['intent'].nunique():,} {kinds}{voices}",
-    ]
+    intents = f"{table['intent'].nunique():,} {params.corpus.kinds}"
+    lines = [*corpus.notes, f"{root}: {splits} utterances, {intents}{voices}"]
     paths = [] if corpus.contents else list(table["path"])
     missing = [path for path in paths if not os.path.isfile(root / path)]
     if missing:

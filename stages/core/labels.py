@@ -2,9 +2,9 @@
 
 An intent is often a combination, such as action, object and location. A corpus that
 names slots has one classifier for each, side by side in one linear layer: its logits
-(…, width) are cut into a segment per slot. A corpus without slots has a single one,
-`intent`. The values of an utterance, joined by `|`, are its frame; it is right if all
-slots are.
+(…, width), one for every value, are cut into a segment per slot. A corpus without slots
+has a single one, `intent`. The values of an utterance, joined by `|`, are its frame; it
+is right if all slots are.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -58,11 +58,6 @@ class Labels:
         return [len(values) for values in self.slots.values()]
 
     @property
-    def width(self) -> int:
-        """The number of values of all slots: logits of an utterance."""
-        return sum(self.sizes)
-
-    @property
     def starts(self) -> list[int]:
         """The place of each slot's first value among the values of all slots."""
         return list(accumulate(self.sizes, initial=0))[:-1]
@@ -95,6 +90,18 @@ class Labels:
         return {
             slot: [row[place] for row in rows] for place, slot in enumerate(self.slots)
         }
+
+    def untrained(
+        self, frames: Sequence[str], in_train: Sequence[bool]
+    ) -> Iterator[tuple[int, str, str]]:
+        """Place, slot and value of what no frame (U) of train has, slot by slot."""
+        for slot, values in self.values(frames).items():
+            trained = {
+                one for one, known in zip(values, in_train, strict=True) if known
+            }
+            for place, value in enumerate(values):
+                if value not in trained:
+                    yield place, slot, value
 
     def choose(self, logits: np.ndarray) -> np.ndarray:
         """The class numbers (U, slots) of the largest logits (U, width)."""

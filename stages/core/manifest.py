@@ -27,7 +27,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from stages.core.checksums import check_sum, write_sums
@@ -205,21 +204,16 @@ def _check(
                 path=path,
                 fix=f"{repair}add utterances to that split",
             )
-    values = labels.values(table["intent"])
-    in_train = (table["split"] == "train").to_numpy()
-    for slot, column in values.items():
-        found = np.array(column, dtype=object)
-        for place in np.flatnonzero(~np.isin(found, found[in_train])):
-            id = table["id"].iloc[place]
-            # Without quarantined rows, the place is not the row in the file.
-            name = id if quarantined else f"row {place + 2} ({id})"
-            raise InputError(
-                f"{name} has {slot} {found[place]!r}, which no train utterance has"
-                f"{note}",
-                path=path,
-                fix=f"{repair}move an utterance of that {slot} to train, or drop the "
-                "row",
-            )
+    in_train = table["split"] == "train"
+    for place, slot, value in labels.untrained(table["intent"], in_train):
+        id = table["id"].iloc[place]
+        # Without quarantined rows, the place is not the row in the file.
+        name = id if quarantined else f"row {place + 2} ({id})"
+        raise InputError(
+            f"{name} has {slot} {value!r}, which no train utterance has{note}",
+            path=path,
+            fix=f"{repair}move an utterance of that {slot} to train, or drop the row",
+        )
     trained = table["intent"][in_train].unique()
     if quarantined and len(trained) == 1:
         raise InputError(

@@ -237,6 +237,12 @@ class CorpusParams:
     on_error: str = "stop"
     longest_seconds: float = 120.0
 
+    @property
+    def kinds(self) -> str:
+        """What the distinct values of `intent` in the manifest are."""
+        several = len(self.slots) > 1
+        return f"combinations of {len(self.slots)} slots" if several else "intents"
+
     def __post_init__(self) -> None:
         """Check the values, and that the adapter reads each one that was set."""
         rules = {

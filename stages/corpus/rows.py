@@ -209,16 +209,13 @@ def joined_rows(
     table = pd.concat(parts, ignore_index=True)
     if params.splits == "given":
         labels = Labels.of(table["intent"], params.slots)
-        for slot, values in labels.values(table["intent"]).items():
-            column = pd.Series(values, table.index, dtype=object)
-            trained = column[table["split"] == "train"]
-            for place in table.index[~column.isin(trained)]:
-                raise InputError(
-                    f"{table['row'][place]} has {slot} {column[place]!r}, which no "
-                    "train row has",
-                    path=table["file"][place],
-                    fix=fix,
-                )
+        in_train = table["split"] == "train"
+        for place, slot, value in labels.untrained(table["intent"], in_train):
+            raise InputError(
+                f"{table['row'][place]} has {slot} {value!r}, which no train row has",
+                path=table["file"][place],
+                fix=fix,
+            )
     names = {file: os.path.relpath(file, root) for file in table["file"].unique()}
     places = zip(table["file"], table["row"], strict=True)
     where = [f"{names[file]} {row}" for file, row in places]

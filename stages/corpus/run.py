@@ -66,16 +66,15 @@ class Summary:
     manifest: Path
     utterances: dict[str, int]
     intents: int
-    slots: int
+    kinds: str
     hours: float
     unreadable: int
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
         splits = ", ".join(f"{self.utterances[name]} {name}" for name in SPLITS)
-        kinds = f"combinations of {self.slots} slots" if self.slots > 1 else "intents"
         line = (
-            f"{self.manifest}: {splits} utterances, {self.intents} {kinds}, "
+            f"{self.manifest}: {splits} utterances, {self.intents} {self.kinds}, "
             f"{self.hours:.2f} hours"
         )
         if self.unreadable:
@@ -129,7 +128,7 @@ def run(
         manifest,
         {name: int((table["split"] == name).sum()) for name in SPLITS},
         table["intent"].nunique(),
-        len(params.slots),
+        params.kinds,
         float(table["seconds"].sum() / 3600),
         int((table["seconds"] == 0).sum()),
         corpus.notes,

@@ -74,7 +74,7 @@ def _load(
         raise CacheError(
             "a student of another corpus's intents",
             path=path,
-            found=f"{shown(about['intents'])}",
+            found=shown(about["intents"]),
             expected=f"those of intents.json, {shown(labels.to_json())}",
             fix=_FIX,
         )
