@@ -38,9 +38,9 @@ from stages.acoustic.checkpoint import load_checkpoint
 from stages.acoustic.frames import FRAME_STEP
 from stages.acoustic.params import AcousticParams
 from stages.core.runtime import choose_device, one_thread
-from stages.student.batches import Batch, Utterances
+from stages.student.batches import Batch, Texts, Utterances
 from stages.student.model import AcousticLinguisticNetwork, Output, losses
-from stages.student.params import Architecture, StudentParams
+from stages.student.params import Architecture, StudentParams, Variant
 from stages.student.training import train_epoch
 
 _MEAN_FRAMES = 15.5
@@ -133,10 +133,16 @@ def _noise(count: int, device: torch.device) -> Utterances:
         generator.standard_normal((offsets[-1], _DIM), np.float32),
         offsets,
         generator.integers(0, _INTENTS, (count, 1)),
-        texts=generator.integers(0, _TEXTS, count),
-        vectors=generator.standard_normal((_TEXTS, _TARGET_DIM), np.float32),
+        said=generator.integers(0, _TEXTS, count),
+        texts=_texts(generator, device),
         device=device,
     )
+
+
+def _texts(generator: np.random.Generator, device: torch.device) -> Texts:
+    vectors = generator.standard_normal((_TEXTS, _TARGET_DIM), np.float32)
+    rows = torch.arange(_TEXTS, device=device)
+    return Texts(torch.from_numpy(vectors).to(device), None, rows, rows[:, None])
 
 
 def _start(
@@ -156,11 +162,11 @@ def _start(
 def _ours(kind: type[AcousticLinguisticNetwork], data: Utterances) -> Epoch:
     model, optimiser = _start(kind, data.frames.device)
     generator = torch.Generator().manual_seed(1)
-    size = StudentParams().batch_size
+    variant = Variant("aln", _ALPHA, StudentParams())
 
     def epoch() -> float:
         began = time.perf_counter()
-        train_epoch(model, optimiser, data, size, _ALPHA, generator)
+        train_epoch(model, optimiser, data, variant, generator)
         return time.perf_counter() - began
 
     return epoch

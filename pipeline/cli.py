@@ -43,7 +43,7 @@ from pipeline.params import PARAMS_FILE, load_params
 from stages.baseline1.params import RECOGNISERS
 from stages.core.errors import PipelineError
 from stages.corpus.params import ON_ERROR, WRITES_AUDIO
-from stages.student.params import SYSTEMS, Variant
+from stages.student.params import RECOMMENDED, SYSTEMS, Variant
 
 if TYPE_CHECKING:
     from stages.core.runtime import RunOptions
@@ -413,13 +413,14 @@ class _Alpha(click.ParamType):
 
 
 @main.command("train-student")
-@click.argument("system", metavar=f"[{'|'.join(SYSTEMS)}]")
+@click.argument("system", metavar=f"[{'|'.join((*SYSTEMS, RECOMMENDED))}]")
 @configured
 @click.option(
     "--alpha",
     type=_Alpha(),
     metavar="NUMBER",
-    help="Weight of the transfer loss, 0 to 1; each of student.alpha by default.",
+    help="Weight of the transfer loss, 0 to 1, of aln and aln_linguistic; each of "
+    "student.alpha by default.",
 )
 @run_options("device", "workers", "force")
 def train_student(
@@ -429,11 +430,17 @@ def train_student(
     from stages.student.run import run
 
     params, layout = settings.params.student, settings.layout
+    if system == RECOMMENDED and alpha is not None:
+        raise click.UsageError("its α is recommended.alpha in params.yaml")
     _check_encoder(settings)
     given = alpha is not None or system not in _TRANSFER_SYSTEMS
     for value in (alpha,) if given else params.alpha:
+        if system == RECOMMENDED:
+            variant = settings.params.recommended.variant(params)
+        else:
+            variant = Variant(system, value, params)
         summary = run(
-            Variant(system, value, params),
+            variant,
             _sources(layout),
             output=layout.student(system, value),
             unfinished=layout.unfinished(student_name(system, value)),
@@ -457,7 +464,7 @@ def sweep(settings: Settings, options: "RunOptions") -> None:
     params, layout = settings.params, settings.layout
     _check_encoder(settings)
     summary = run(
-        expand(params.student, params.sweep),
+        expand(params.student, params.sweep, params.recommended),
         _sources(layout),
         ledger=layout.results,
         unfinished=layout.unfinished("sweep"),
@@ -657,6 +664,7 @@ def _students(settings: Settings) -> dict[str, Path]:
     alphas = settings.params.student.alpha
     pairs: list[tuple[str, float | None]] = [("baseline2", None)]
     pairs += [(name, alpha) for name in _TRANSFER_SYSTEMS for alpha in alphas]
+    pairs.append((RECOMMENDED, None))
     return {student_name(*pair): settings.layout.student(*pair) for pair in pairs}
 
 
@@ -664,7 +672,13 @@ def _sources(layout: Layout) -> "Sources":
     """What students are trained from."""
     from stages.student.inputs import Sources
 
-    return Sources(layout.corpus_files, layout.acoustic, layout.targets)
+    return Sources(
+        layout.corpus_files,
+        layout.acoustic,
+        layout.targets,
+        layout.posteriors,
+        layout.unlabelled,
+    )
 
 
 def _check_encoder(settings: Settings) -> None:

@@ -4,9 +4,11 @@
                    audio/                        recordings that the pipeline wrote
                    acoustic/, acoustic.digest    features of the recordings
                    quarantine.csv                recordings that cannot be used
+                   unlabelled/                   sentences without a label, spoken
                    teacher/                      the fine-tuned BERT
                    teacher.work/                 its checkpoints while it is trained
                    targets/, targets.digest      the teacher's vectors of the texts
+                   posteriors/, posteriors.digest   and its probabilities
                    transcripts/                  transcripts of recognisers
                    baseline1/                    the teacher's intents for them
                    student/<system>[-<alpha>]/   a student
@@ -87,6 +89,11 @@ class Layout:
         return self.folder / "acoustic"
 
     @property
+    def unlabelled(self) -> Path:
+        """Utterances without a label, and the cache of their features."""
+        return self.folder / "unlabelled"
+
+    @property
     def teacher(self) -> Path:
         """The fine-tuned BERT."""
         return self.folder / "teacher"
@@ -100,6 +107,11 @@ class Layout:
     def targets(self) -> Path:
         """Cache of the teacher's vectors."""
         return self.folder / "targets"
+
+    @property
+    def posteriors(self) -> Path:
+        """Cache of the teacher's probabilities."""
+        return self.folder / "posteriors"
 
     @property
     def transcripts(self) -> Path:

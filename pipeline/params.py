@@ -21,7 +21,7 @@ from stages.pretraining.params import PretrainingParams
 from stages.rejection.params import RejectionParams
 from stages.report.params import ReportParams
 from stages.robustness.params import RobustnessParams
-from stages.student.params import StudentParams
+from stages.student.params import RecommendedParams, StudentParams
 from stages.sweep.params import SweepParams
 from stages.targets.params import TargetsParams
 from stages.teacher.params import TeacherParams
@@ -40,6 +40,7 @@ class Params:
     targets: TargetsParams = field(default_factory=TargetsParams)
     baseline1: Baseline1Params = field(default_factory=Baseline1Params)
     student: StudentParams = field(default_factory=StudentParams)
+    recommended: RecommendedParams = field(default_factory=RecommendedParams)
     sweep: SweepParams = field(default_factory=SweepParams)
     robustness: RobustnessParams = field(default_factory=RobustnessParams)
     rejection: RejectionParams = field(default_factory=RejectionParams)

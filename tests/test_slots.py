@@ -313,4 +313,4 @@ def test_other_slots_are_another_student(tmp_path: Path) -> None:
         sources.corpus.manifest, table[table["split"] != "x"], ["act", "room"]
     )
     assert sources.identify(variant) != before
-    assert list(Inputs(sources, with_targets=False).labels.slots) == ["act", "room"]
+    assert list(Inputs(sources).labels.slots) == ["act", "room"]

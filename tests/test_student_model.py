@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import save_file
 
 from stages.core.errors import CacheError, ConfigurationError
-from stages.student.batches import Utterances
+from stages.student.batches import Texts, Utterances
 from stages.student.model import (
     AcousticLinguisticNetwork,
     Output,
@@ -187,7 +187,8 @@ def test_losses_are_equations_1_3_and_4(alpha: float) -> None:
     generator = np.random.default_rng(1)
     logits, pooled = generator.normal(size=(3, INTENTS)), generator.normal(size=(3, H))
     targets, labels = generator.normal(size=(3, H)), np.array([[2], [0], [3]])
-    output = Output(torch.tensor(logits), torch.tensor(pooled))
+    given = torch.tensor(logits)
+    output = Output(given, torch.tensor(pooled), own=given)
     given = torch.tensor(labels), torch.tensor(targets), alpha, [INTENTS]
     loss = losses(output, *given)
 
@@ -208,7 +209,8 @@ def test_losses_are_equations_1_3_and_4(alpha: float) -> None:
 
 
 def test_the_loss_of_baseline2_is_the_intent_loss_alone() -> None:
-    output = Output(torch.tensor([[1.0, 3.0]]), None)
+    logits = torch.tensor([[1.0, 3.0]])
+    output = Output(logits, None, own=logits)
     loss = losses(output, torch.tensor([[0]]), None, None, [2])
     assert loss.transfer is None
     assert float(loss.total) == pytest.approx(np.log(1 + np.exp(2.0)))
@@ -337,10 +339,16 @@ def make_utterances(count: int = 300) -> Utterances:
     generator = np.random.default_rng(2)
     offsets = np.concatenate([[0], np.cumsum(generator.integers(1, 40, count))])
     frames = generator.normal(size=(offsets[-1], 3)).astype(np.float32)
-    texts = generator.integers(0, 10, count)
+    said = generator.integers(0, 10, count)
     vectors = generator.normal(size=(10, 2)).astype(np.float32)
     labels = generator.integers(0, 5, (count, 1))
-    return Utterances.from_arrays(frames, offsets, labels, texts=texts, vectors=vectors)
+    texts = Texts(
+        torch.from_numpy(vectors),
+        None,
+        rows=torch.arange(10),
+        labels=torch.zeros(10, 1, dtype=torch.int64),
+    )
+    return Utterances.from_arrays(frames, offsets, labels, said=said, texts=texts)
 
 
 def test_a_batch_has_each_utterance_padded_on_the_right() -> None:
@@ -348,7 +356,7 @@ def test_a_batch_has_each_utterance_padded_on_the_right() -> None:
     rows = torch.tensor([5, 0, 299, 5])
     batch = data.gather(rows)
     assert batch.features.shape[1] == int(data.lengths[rows].max())
-    assert data.vectors is not None and data.texts is not None
+    assert data.said is not None and data.texts is not None
     assert batch.targets is not None
     for place, row in enumerate(rows.tolist()):
         length = int(data.lengths[row])
@@ -358,7 +366,7 @@ def test_a_batch_has_each_utterance_padded_on_the_right() -> None:
         assert torch.equal(batch.features[place, :length], own)
         torch.testing.assert_close(batch.means[place], own.mean(0))
         assert batch.labels[place] == data.labels[row]
-        assert torch.equal(batch.targets[place], data.vectors[data.texts[row]])
+        assert torch.equal(batch.targets[place], data.texts.vectors[data.said[row]])
 
 
 def test_an_epoch_has_every_utterance_once_in_a_seeded_order() -> None:

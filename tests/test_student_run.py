@@ -52,6 +52,7 @@ FILES = [
 PARAMS = StudentParams(
     learning_rate=1e-2, batch_size=16, epochs=4, seeds=(8, 3), gru_width=8
 )
+VARIANT = Variant("aln", 0.5, PARAMS)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -165,7 +166,7 @@ def test_a_saved_student_predicts_what_was_written(
     assert metadata["acoustic_fingerprint"] == ACOUSTIC.fingerprint
     assert metadata["targets_fingerprint"] == TARGETS.fingerprint
     assert metadata["parameters"]["learning_rate"] == 1e-2
-    inputs = Inputs(corpus, with_targets=True)
+    inputs = Inputs(corpus, [VARIANT])
     for split in ("valid", "test"):
         data = inputs.load(split, torch.device("cpu"))
         batch = data.gather(torch.arange(len(data)))
@@ -198,7 +199,7 @@ def test_embeddings_are_the_first_seeds_on_valid(
     with np.load(tmp_path / "student" / "embeddings.npz") as file:
         np.testing.assert_array_equal(file["student_last"], found["student_first"])
     model, _ = load_student(tmp_path / "student" / "model-8.safetensors")
-    data = Inputs(corpus, with_targets=True).load("valid", torch.device("cpu"))
+    data = Inputs(corpus, [VARIANT]).load("valid", torch.device("cpu"))
     batch = data.gather(torch.arange(len(data)))
     pooled = model(batch.features, batch.lengths).pooled
     assert pooled is not None
@@ -357,7 +358,7 @@ def test_features_that_do_not_fit_are_mapped(
         return found
 
     monkeypatch.setattr(Inputs, "load", watched)
-    size = Inputs(corpus, with_targets=True).acoustic.lengths(
+    size = Inputs(corpus, [VARIANT]).acoustic.lengths(
         student_table()["audio_sha256"].tolist()
     )
     bytes_of_all = 4 * STUDENT_DIM * int(size.sum())

@@ -16,7 +16,7 @@ from stages.core.runtime import RunOptions
 from stages.student import training
 from stages.student.inputs import Sources
 from stages.student.ledger import of_inputs, read_ledger, results_table
-from stages.student.params import StudentParams, Variant
+from stages.student.params import RecommendedParams, StudentParams, Variant
 from stages.student.run import run as train_alone
 from stages.sweep.params import SweepParams
 from stages.sweep.run import Summary, expand, run
@@ -199,14 +199,14 @@ def test_a_grid_is_every_combination() -> None:
     )
     found = [
         (one.system, one.alpha, one.params.learning_rate)
-        for one in expand(PARAMS, grid)
+        for one in expand(PARAMS, grid, RecommendedParams())
     ]
     assert found == [
         (system, alpha, rate)
         for rate in (1e-3, 1e-4)
         for system, alpha in (("baseline2", None), ("aln", 0.1), ("aln", 0.9))
     ]
-    usual = expand(PARAMS, SweepParams(systems=("aln",), alpha=()))
+    usual = expand(PARAMS, SweepParams(systems=("aln",), alpha=()), RecommendedParams())
     assert usual == [Variant("aln", alpha, PARAMS) for alpha in PARAMS.alpha]
 
 

@@ -35,6 +35,11 @@ class CorpusFiles:
         return self.folder / "quarantine.csv"
 
     @property
+    def texts(self) -> Path:
+        """Labelled texts without recordings, for training."""
+        return self.folder / "texts.csv"
+
+    @property
     def kept(self) -> Path:
         """Replaced results; see `stages/core/results.py`."""
         return self.folder / "kept"

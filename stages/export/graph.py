@@ -191,6 +191,7 @@ class _Student:
     def __init__(self, graph: GraphBuilder, network: AcousticLinguisticNetwork) -> None:
         self.graph = graph
         self.network = copy.deepcopy(network).double().eval().requires_grad_(False)
+        self.classifier, self.of_mean = self.network.fold_classifiers()
 
     def run(self, sequence: str, count: str) -> tuple[str, str]:
         """Logits (batch, values of all slots) and attention (batch, frames)."""
@@ -260,9 +261,8 @@ class _Student:
             states = graph.add("Where", inside, states, self.number(_LOWEST))
             pooled = graph.add("ReduceMax", states, axes=[2], keepdims=0)
             shares = self.maxima(states)
-        classifier = network.classifier
-        logits = graph.add("MatMul", pooled, self.constant(classifier.weight.T))
-        return graph.add("Add", logits, self.constant(classifier.bias)), shares
+        logits = graph.add("MatMul", pooled, self.constant(self.classifier.weight.T))
+        return graph.add("Add", logits, self.constant(self.classifier.bias)), shares
 
     def classify_slots(self, states: str, inside: str) -> tuple[str, str]:
         """Logits and shares where each slot has its own weights of frames.
@@ -272,7 +272,7 @@ class _Student:
             inside: whether a frame is in its utterance (batch, frames).
         """
         graph, network = self.graph, self.network
-        scores, classifier = network.frame_scores, network.classifier
+        scores, classifier = network.frame_scores, self.classifier
         # (slots, values) · (batch, values, frames)
         found = graph.add("MatMul", self.constant(scores.weight), states)
         inside = graph.add("Unsqueeze", inside, graph.integers(1))
@@ -287,6 +287,10 @@ class _Student:
             own = graph.add("Squeeze", own, graph.integers(1))
             logits.append(graph.add("MatMul", own, self.constant(part.T)))
         together = graph.add("Concat", *logits, axis=1)
+        if self.of_mean is not None:
+            mean = graph.add("ReduceMean", pooled, axes=[1], keepdims=0)
+            taught = graph.add("MatMul", mean, self.constant(self.of_mean.T))
+            together = graph.add("Add", together, taught)
         shares = graph.add("ReduceMean", weights, axes=[1], keepdims=0)
         return graph.add("Add", together, self.constant(classifier.bias)), shares
 

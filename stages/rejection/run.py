@@ -123,7 +123,7 @@ def run(
     cache, extracted = output / "others", None
     complete = is_finished(output, identity) and digest_path(cache).is_file()
     if not complete or options.force:
-        inputs = Inputs(sources, with_targets=False)
+        inputs = Inputs(sources)
         encoder, header, runtime = open_encoder(
             acoustic, inputs.acoustic.header, sources.acoustic, options
         )

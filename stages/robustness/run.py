@@ -115,7 +115,7 @@ def run(
     if complete and not options.force:
         predictions = pd.read_csv(output / _PREDICTIONS)
         return Summary(output, len(degradations) - 1, predictions)
-    inputs = Inputs(Sources(corpus, features), with_targets=False)
+    inputs = Inputs(Sources(corpus, features))
     encoder, header, runtime = open_encoder(
         acoustic, inputs.acoustic.header, features, options
     )

@@ -1,6 +1,6 @@
 """One split of the corpus in memory, and the batches that are gathered from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -21,8 +21,36 @@ class Batch:
     features: Tensor  # e_acoust (batch, frames, D); padding repeats the last frame
     means: Tensor  # of the features over an utterance's frames (batch, D)
     lengths: Tensor  # frames (batch), on the CPU
-    labels: Tensor  # class numbers (batch, slots)
+    labels: Tensor  # class numbers (batch, slots); -1 where unlabelled
     targets: Tensor | None  # E_lang (batch, H)
+    posteriors: Tensor | None = None  # the teacher's (batch, values of all slots)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What the teacher makes of each distinct text, and labelled ones.
+
+    Attributes:
+        vectors: E_lang (K, H).
+        posteriors: its probabilities (K, values of all slots); None without them.
+        rows: of labelled texts in `vectors` (T) int64.
+        labels: of these texts (T, slots) int64.
+    """
+
+    vectors: Tensor
+    posteriors: Tensor | None
+    rows: Tensor
+    labels: Tensor
+
+    def standardised(self, mean: Tensor, deviation: Tensor) -> "Texts":
+        """The same with each value of E_lang less its mean and over its deviation."""
+        return replace(self, vectors=(self.vectors - mean) / deviation)
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """E_lang (size, H) and labels (size, slots) of labelled texts at random."""
+        rows = torch.randint(len(self.rows), (size,), generator=generator)
+        rows = rows.to(self.rows.device)
+        return self.vectors[self.rows[rows]], self.labels[rows]
 
 
 @dataclass(frozen=True)
@@ -33,9 +61,9 @@ class Utterances:
     starts: Tensor  # first frame of each utterance (U) int64
     lengths: Tensor  # (U) int64
     means: Tensor  # (U, D)
-    labels: Tensor  # (U, slots) int64
-    texts: Tensor | None  # row of its text in `vectors` (U) int64
-    vectors: Tensor | None  # E_lang of each distinct text (K, H)
+    labels: Tensor  # (U, slots) int64; -1 where unlabelled, and these come last
+    said: Tensor | None  # row of its text in `texts.vectors` (U) int64
+    texts: Texts | None
 
     @classmethod
     def from_arrays(
@@ -44,8 +72,8 @@ class Utterances:
         offsets: np.ndarray,
         labels: np.ndarray,
         *,
-        texts: np.ndarray | None = None,
-        vectors: np.ndarray | None = None,
+        said: np.ndarray | None = None,
+        texts: Texts | None = None,
         device: torch.device | None = None,
     ) -> "Utterances":
         """Utterance u is frames[offsets[u]:offsets[u + 1]], of at least one frame.
@@ -54,8 +82,8 @@ class Utterances:
             frames: (N, D).
             offsets: (U + 1) int64.
             labels: (U, slots) int64.
-            texts: (U) int64, rows of `vectors`; None without targets.
-            vectors: (K, H); None without targets.
+            said: (U) int64, rows of `texts.vectors`; None without targets.
+            texts: on the device; None without targets.
             device: where the tensors go.
         """
         lengths = np.diff(offsets)
@@ -74,13 +102,28 @@ class Utterances:
             lengths=torch.from_numpy(lengths),
             means=torch.from_numpy(means).to(device),
             labels=torch.from_numpy(labels).to(device),
-            texts=None if texts is None else torch.from_numpy(texts).to(device),
-            vectors=None if vectors is None else torch.from_numpy(vectors).to(device),
+            said=None if said is None else torch.from_numpy(said).to(device),
+            texts=texts,
         )
 
     def __len__(self) -> int:
         """The number of utterances."""
         return len(self.lengths)
+
+    @property
+    def labelled(self) -> "Utterances":
+        """Those with a label; the others come last."""
+        count = int((self.labels[:, 0] >= 0).sum())
+        if count == len(self):
+            return self
+        return replace(
+            self,
+            starts=self.starts[:count],
+            lengths=self.lengths[:count],
+            means=self.means[:count],
+            labels=self.labels[:count],
+            said=None if self.said is None else self.said[:count],
+        )
 
     def gather(self, rows: Tensor) -> Batch:
         """The utterances numbered `rows` (batch, on the CPU) as a batch."""
@@ -90,15 +133,19 @@ class Utterances:
         # (batch, frames)
         within = torch.minimum(steps, lengths[:, None] - 1).to(self.starts.device)
         places = self.starts[rows, None] + within
-        targets = None
-        if self.vectors is not None and self.texts is not None:
-            targets = self.vectors[self.texts[rows]]
+        targets, posteriors = None, None
+        if self.said is not None and self.texts is not None:
+            said = self.said[rows]
+            targets = self.texts.vectors[said]
+            if self.texts.posteriors is not None:
+                posteriors = self.texts.posteriors[said]
         return Batch(
             features=self.frames[places],
             means=self.means[rows],
             lengths=lengths,
             labels=self.labels[rows],
             targets=targets,
+            posteriors=posteriors,
         )
 
     def shuffled(self, size: int, generator: torch.Generator) -> list[Tensor]:

@@ -9,6 +9,7 @@ then take memory once for all processes, and the system can reclaim it.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from stages.cache.digest import Digest, digest_path, read_digest
-from stages.cache.format import unwritable
+from stages.cache.format import Header, unwritable
 from stages.cache.store import CacheReader
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError
@@ -26,7 +28,7 @@ from stages.core.files import atomic_path
 from stages.core.manifest import read_labels
 from stages.core.results import hash_input, identify
 from stages.core.text import text_key
-from stages.student.batches import Utterances
+from stages.student.batches import Texts, Utterances
 from stages.student.params import REVISION, Variant
 
 TARGETED = ("train", "valid")  # test is never compared with the teacher
@@ -40,39 +42,53 @@ class Sources:
         corpus: its tables.
         acoustic: the cache of acoustic features; its digest is next to it.
         targets: the cache of the teacher's vectors; likewise. None if none are needed.
+        posteriors: the cache of its probabilities; likewise.
+        unlabelled: the folder of the stage unlabelled; likewise.
     """
 
     corpus: CorpusFiles
     acoustic: Path
     targets: Path | None = None
+    posteriors: Path | None = None
+    unlabelled: Path | None = None
 
-    def files(self, *, with_targets: bool = True) -> dict[str, Path]:
+    def files(self, variant: Variant) -> dict[str, Path]:
         """The files that decide what is trained, by what they are called.
 
         Raises:
             CacheError: one is missing.
         """
+        every = self._every()
+        names = ["manifest", "intents", "acoustic", "quarantine"]
+        names += ["targets"] * variant.transfers
+        names += ["texts"] * variant.reads_texts
+        names += ["posteriors"] * variant.reads_posteriors
+        names += ["unlabelled"] * variant.reads_unlabelled
+        for name in names:
+            if not every[name].is_file():
+                fix = "run `dvc repro acoustic targets`"
+                raise CacheError("no such file", path=every[name], fix=fix)
+        return {name: every[name] for name in names}
+
+    def hashes(self) -> dict[str, str | None]:
+        """The hashes of all files that students are trained from; None for none."""
+        return {name: hash_input(path) for name, path in self._every().items()}
+
+    def _every(self) -> dict[str, Path]:
         files = {
             "manifest": self.corpus.manifest,
             "intents": self.corpus.intents,
+            "texts": self.corpus.texts,
             "acoustic": digest_path(self.acoustic),
             "quarantine": self.corpus.quarantine,
         }
-        if with_targets and self.targets is not None:
+        if self.targets:
             files["targets"] = digest_path(self.targets)
-        for path in files.values():
-            if not path.is_file():
-                fix = "run `dvc repro acoustic targets`"
-                raise CacheError("no such file", path=path, fix=fix)
+        if self.posteriors:
+            files["posteriors"] = digest_path(self.posteriors)
+        if self.unlabelled:
+            files["unlabelled"] = self.unlabelled / "manifest.csv"
         return files
-
-    def hashes(self) -> dict[str, str | None]:
-        """The hashes of `files`, targets included.
-
-        Raises:
-            CacheError: a file is missing.
-        """
-        return {name: hash_input(path) for name, path in self.files().items()}
 
     def identify(self, variant: Variant) -> dict[str, Any]:
         """The identity of the student that `variant` becomes, with all its seeds.
@@ -80,12 +96,17 @@ class Sources:
         Raises:
             CacheError: a file is missing.
         """
-        files = self.files(with_targets=variant.transfers)
+        files = self.files(variant)
         return identify("student", REVISION, variant.parameters(), files)
 
 
 class Inputs:
     """The manifest and the caches, checked; features are not loaded yet.
+
+    Args:
+        sources: where they are.
+        variants: what is trained from them, for which targets and texts are read; none
+            for features alone.
 
     Attributes:
         labels: the intents, or the slots and their values.
@@ -98,21 +119,43 @@ class Inputs:
             or not those of this manifest.
     """
 
-    def __init__(self, sources: Sources, *, with_targets: bool) -> None:
+    def __init__(self, sources: Sources, variants: Sequence[Variant] = ()) -> None:
         corpus = sources.corpus
         table = corpus.read_usable()
         self.labels = read_labels(corpus.intents)
         self.tables = {split: rows for split, rows in table.groupby("split")}
         self.acoustic = _open_features(sources.acoustic, table)
         self.targets: CacheReader | None = None
-        if with_targets and sources.targets is not None:
-            texts = table.loc[table["split"].isin(TARGETED), "text"]
-            self.targets = _open_targets(sources.targets, texts)
+        self._posteriors: CacheReader | None = None
+        self._unlabelled: CacheReader | None = None
+        self._said = pd.DataFrame(columns=["text", "key"], dtype=str)
+        self._written = self.tables["train"][["text", "intent"]]
+        if not any(variant.transfers for variant in variants):
+            return
+        assert sources.targets is not None
+        if any(variant.reads_texts for variant in variants):
+            more = _read_strings(corpus.texts)
+            self._written = pd.concat([self._written, more], ignore_index=True)
+        if any(variant.reads_unlabelled for variant in variants):
+            assert sources.unlabelled is not None
+            self._said = _read_strings(sources.unlabelled / "manifest.csv")
+            self._unlabelled = _open_unlabelled(
+                sources.unlabelled / "features", self._said, self.acoustic.header
+            )
+        parts = [table.loc[table["split"].isin(TARGETED), "text"]]
+        parts += [self._written["text"], self._said["text"]]
+        texts = pd.concat(parts)
+        self.targets = _open_targets(sources.targets, texts)
+        if any(variant.reads_posteriors for variant in variants):
+            assert sources.posteriors is not None
+            self._posteriors = _open_targets(sources.posteriors, texts)
 
     def load(
         self, split: str, device: torch.device, mapped: Path | None = None
     ) -> Utterances:
         """The utterances of `split`, in the manifest's order, with targets if any.
+
+        Those of train are followed by the unlabelled ones, if any.
 
         Args:
             split: train, valid or test.
@@ -120,30 +163,77 @@ class Inputs:
             mapped: the folder that `write_mapped` filled; None loads features into
                 memory.
         """
-        table = self.tables[split]
-        keys = table["audio_sha256"].tolist()
+        parts = self._parts(split)
+        lengths = [reader.lengths(keys) for reader, keys in parts]
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
         if mapped is None:
-            frames, offsets = self.acoustic.load(keys)
+            loaded = [reader.load(keys)[0] for reader, keys in parts]
+            frames = loaded[0] if len(loaded) == 1 else np.concatenate(loaded)
         else:
-            offsets = np.concatenate([[0], np.cumsum(self.acoustic.lengths(keys))])
             shape = (int(offsets[-1]), self.acoustic.header.dim)
             path = _mapped_file(mapped, split)
             # Writable, since torch takes no other; nothing writes.
             frames = np.memmap(path, np.float32, "r+", shape=shape).view(np.ndarray)
-        texts, vectors = None, None
+        numbers, said, texts = self.numbers(split), None, None
         if self.targets is not None and split in TARGETED:
-            keys, texts = np.unique(
-                table["text"].map(text_key).to_numpy(str), return_inverse=True
-            )
-            vectors, _ = self.targets.load(keys.tolist())
+            spoken = self.tables[split]["text"].map(text_key)
+            if split == "train":
+                more = self._said["text"].map(text_key)
+                spoken = pd.concat([spoken, more])
+                none = np.full((len(more), numbers.shape[1]), -1)
+                numbers = np.concatenate([numbers, none])
+            texts, said = self._texts(spoken.to_numpy(str), device)
         return Utterances.from_arrays(
-            frames,
-            offsets,
-            self.numbers(split),
-            texts=texts,
-            vectors=vectors,
-            device=device,
+            frames, offsets, numbers, said=said, texts=texts, device=device
         )
+
+    def _parts(self, split: str) -> list[tuple[CacheReader, list[str]]]:
+        """Where the features of a split are, and their keys."""
+        parts = [(self.acoustic, self.tables[split]["audio_sha256"].tolist())]
+        if split == "train" and self._unlabelled is not None:
+            parts.append((self._unlabelled, self._said["key"].tolist()))
+        return parts
+
+    def _texts(
+        self, spoken: np.ndarray, device: torch.device
+    ) -> tuple[Texts, np.ndarray]:
+        """What the teacher makes of the texts `spoken` (U) and of the labelled ones.
+
+        Returns:
+            These, and the row of each of `spoken` in its vectors (U).
+        """
+        assert self.targets is not None
+        # A wording spoken often is one text.
+        written = self._written.assign(key=self._written["text"].map(text_key))
+        written = written.drop_duplicates(["key", "intent"])
+        every = np.concatenate([spoken, written["key"].to_numpy(str)])
+        keys, rows = np.unique(every, return_inverse=True)
+        vectors, _ = self.targets.load(keys.tolist())
+        posteriors = None
+        if self._posteriors is not None:
+            probabilities, _ = self._posteriors.load(keys.tolist())
+            posteriors = torch.from_numpy(probabilities).to(device)
+        labels = self.labels.numbers(written["intent"])
+        texts = Texts(
+            torch.from_numpy(vectors).to(device),
+            posteriors,
+            torch.from_numpy(rows[len(spoken) :]).to(device),
+            torch.from_numpy(labels).to(device),
+        )
+        return texts, rows[: len(spoken)]
+
+    def scaling(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each value of E_lang over train's distinct texts: (H).
+
+        A value that is the same in all has deviation 1.
+        """
+        assert self.targets is not None
+        keys = self.tables["train"]["text"].map(text_key).unique().tolist()
+        vectors = self.targets.load(keys)[0].astype(np.float64)
+        deviation = vectors.std(axis=0)
+        deviation[deviation == 0] = 1
+        mean = torch.from_numpy(vectors.mean(axis=0).astype(np.float32))
+        return mean, torch.from_numpy(deviation.astype(np.float32))
 
     def write_mapped(self, folder: Path) -> None:
         """Write each split's features, (N, D) float32, to a file to be mapped.
@@ -151,7 +241,7 @@ class Inputs:
         Raises:
             CacheError: the disk refuses.
         """
-        for split, table in self.tables.items():
+        for split in self.tables:
             path = _mapped_file(folder, split)
             try:
                 # Not through a map: on a full disk that would end the process.
@@ -159,17 +249,18 @@ class Inputs:
                     atomic_path(path, flush=False) as temporary,
                     temporary.open("wb") as stream,
                 ):
-                    for key in table["audio_sha256"]:
-                        frames = self.acoustic[key].astype(np.float32)
-                        stream.write(frames.tobytes())
+                    for reader, keys in self._parts(split):
+                        for key in keys:
+                            stream.write(reader[key].astype(np.float32).tobytes())
             except OSError as error:
                 raise unwritable(path, error) from error
 
     def fits(self) -> bool:
         """Whether half of the memory is enough for the features of all splits."""
         frames = sum(
-            int(self.acoustic.lengths(table["audio_sha256"].tolist()).sum())
-            for table in self.tables.values()
+            int(reader.lengths(keys).sum())
+            for split in self.tables
+            for reader, keys in self._parts(split)
         )
         return 4 * frames * self.acoustic.header.dim <= _memory() / 2
 
@@ -199,6 +290,10 @@ def _memory() -> float:
     return min(there, int(allowed)) if allowed.isdecimal() else there
 
 
+def _read_strings(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
 def _mapped_file(folder: Path, split: str) -> Path:
     return folder / f"{split}.float32"
 
@@ -221,7 +316,7 @@ def _open_features(directory: Path, table: pd.DataFrame) -> CacheReader:
 
 
 def _open_targets(directory: Path, texts: pd.Series) -> CacheReader:
-    """The targets of `texts`.
+    """The targets, or the posteriors, of `texts`.
 
     Raises:
         CacheError: targets that are missing or damaged.
@@ -231,11 +326,38 @@ def _open_targets(directory: Path, texts: pd.Series) -> CacheReader:
     for text in texts:
         if text_key(text) not in known:
             raise CacheError(
-                f"older than the manifest: no target of {text!r}",
+                f"older than the texts: nothing for {text!r}",
                 path=digest_path(directory),
                 fix="run `aln-pipeline cache-targets`",
             )
     return _open(directory, digest, texts.map(text_key))
+
+
+def _open_unlabelled(
+    directory: Path, table: pd.DataFrame, header: Header
+) -> CacheReader | None:
+    """The features of unlabelled utterances; None if there are none.
+
+    Raises:
+        CacheError: features that are missing, damaged or of another encoder.
+    """
+    if table.empty:
+        return None
+    path, fix = digest_path(directory), "run `aln-pipeline unlabelled`"
+    digest = read_digest(path)
+    if digest.header.fingerprint != header.fingerprint:
+        raise CacheError(
+            "features of another encoder",
+            path=path,
+            found=f"{digest.header.encoder} {digest.header.fingerprint[:12]}",
+            expected=f"{header.encoder} {header.fingerprint[:12]}",
+            fix=fix,
+        )
+    missing = set(table["key"]) - {key for key, _ in digest.rows.values()}
+    if missing:
+        found = f"{len(missing):,} utterances without features"
+        raise CacheError("older than manifest.csv", path=path, found=found, fix=fix)
+    return _open(directory, digest, table["key"])
 
 
 def _open(directory: Path, digest: Digest, keys: pd.Series) -> CacheReader:

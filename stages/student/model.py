@@ -8,6 +8,13 @@ Three systems share one module. All read only acoustic features, e_acoust:
                         └──────────────────────────────────────────► query ┴► z
                                                                   z ─► intent layer
 
+That is `transfer: frames`, the paper's: Ê_lang, which learns from the teacher, is the
+mean of ê_lang. With `transfer: utterance` it is a linear map of what the intent layer
+classifies, the pooled GRU outputs, and a second classifier may take it:
+
+    pooled GRU outputs ─┬─────────────────────────► classifier ─────────┐
+                        └► projection ─► Ê_lang ─► teacher classifier ──┴► + ─► logits
+
 A student's file is safetensors: the weights by name, and in its metadata under
 `student` one JSON object, whose `network` has the arguments of `build`. (One object,
 because safetensors writes several entries in random order.)
@@ -44,10 +51,12 @@ class Output(NamedTuple):
 
     logits: Tensor  # (batch, values of all slots)
     pooled: Tensor | None  # Ê_lang (batch, H); None for baseline2
+    own: Tensor  # of `logits`, those of the classifier
+    taught: Tensor | None = None  # and those of the teacher classifier; None for none
 
 
 class Losses(NamedTuple):
-    """The terms of eq. 4, scalars."""
+    """The terms of eq. 4, scalars; `total` also has what the paper has not."""
 
     total: Tensor
     transfer: Tensor | None  # None for baseline2
@@ -96,6 +105,7 @@ class AcousticLinguisticNetwork(nn.Module):
         self.system = system
         self.frame_pooling = architecture.frame_pooling
         self.attention = architecture.attention
+        self.by_frame = architecture.transfer == "frames"
         self.values = tuple(values)
         self.scale = math.sqrt(acoustic_dim) if architecture.scaling else 1.0
         width = acoustic_dim
@@ -128,6 +138,12 @@ class AcousticLinguisticNetwork(nn.Module):
             self.frame_scores = nn.Linear(width, len(values), bias=False)
         # A linear classifier of each slot, side by side.
         self.classifier = nn.Linear(width, sum(values))
+        self.projection: nn.Linear | None = None
+        self.teacher_classifier: nn.Linear | None = None
+        if linguistic_dim is not None and not self.by_frame:
+            self.projection = nn.Linear(width, linguistic_dim)
+            if architecture.teacher_classifier:
+                self.teacher_classifier = nn.Linear(linguistic_dim, sum(values))
         if architecture.initialisation == "aligned":
             self._align()
 
@@ -173,19 +189,19 @@ class AcousticLinguisticNetwork(nn.Module):
             lengths: frames of each utterance (batch), at least 1, int64 on the CPU.
         """
         if self.system == "baseline2":
-            return Output(self._classify(features, lengths), None)
+            return self._answer(self._classify(features, lengths))
         present = frame_mask(lengths, features)  # (batch, frames)
         linguistic = self.transfer(features)  # ê_lang (batch, frames, H)
         total = (linguistic * present[..., None]).sum(1)  # (batch, H)
-        pooled = total / present.sum(1, keepdim=True)
+        mean = total / present.sum(1, keepdim=True)
         if self.system == "aln_linguistic":
-            return Output(self._classify(linguistic, lengths), pooled)
+            return self._answer(self._classify(linguistic, lengths), mean)
         # Keys and values are made from it. (batch, frames, D); H without mapping.
         source = features if self.attention == "self" else linguistic
         if self.mapping is not None:
             source = self.mapping(source)
         if self.attention == "none":
-            return Output(self._classify(source, lengths), pooled)
+            return self._answer(self._classify(source, lengths), mean)
         # z (batch, frames, D)
         attended = attend(
             self.query(features),
@@ -194,7 +210,7 @@ class AcousticLinguisticNetwork(nn.Module):
             present,
             self.scale,
         )
-        return Output(self._classify(attended, lengths), pooled)
+        return self._answer(self._classify(attended, lengths), mean)
 
     def folded(self, features: Tensor, means: Tensor, lengths: Tensor) -> Output:
         """`forward` in fewer operations, equal to it up to rounding.
@@ -218,14 +234,16 @@ class AcousticLinguisticNetwork(nn.Module):
             means: of each utterance's features over its frames (batch, D).
             lengths: as in `forward`.
         """
-        pooled = None if self.system == "baseline2" else self.transfer(means)
+        mean = None
+        if self.system != "baseline2" and self.by_frame:
+            mean = self.transfer(means)
         queries, before = self.fold()
         if queries is not None:
             # Kᵀ f_q(x) (batch, frames, D)
             asked = functional.linear(features, queries.weight, queries.bias)
             present = frame_mask(lengths, features)
             features = attend(asked, features, features, present, self.scale)
-        return Output(self._classify(features, lengths, before), pooled)
+        return self._answer(self._classify(features, lengths, before), mean)
 
     def fold(self) -> tuple[Affine | None, Map | None]:
         """The merged matrices of `folded`.
@@ -251,9 +269,45 @@ class AcousticLinguisticNetwork(nn.Module):
         queries = Affine(keys.T @ self.query.weight, self.query.bias @ keys)
         return queries, values
 
+    def fold_classifiers(self) -> tuple[Affine, Tensor | None]:
+        """Both classifiers as one, since both are linear in the pooled GRU outputs.
+
+        Returns:
+            The map of a slot's pooled outputs; and, where each slot pools by itself,
+            what the teacher classifier takes of their mean (values of all slots,
+            directions · width), else None.
+        """
+        own = self.classifier
+        if self.teacher_classifier is None or self.projection is None:
+            return Affine(own.weight, own.bias), None
+        taught = compose(self.teacher_classifier, self.projection)
+        bias = own.bias + taught.bias
+        if self.frame_pooling == "attention":
+            return Affine(own.weight, bias), taught.weight
+        return Affine(own.weight + taught.weight, bias), None
+
+    def _answer(
+        self, classified: tuple[Tensor, Tensor], mean: Tensor | None = None
+    ) -> Output:
+        """What a forward pass gives.
+
+        Args:
+            classified: logits, and the pooled outputs of the GRU.
+            mean: of ê_lang (batch, H).
+        """
+        logits, state = classified
+        if self.projection is None:
+            return Output(logits, mean, own=logits)
+        pooled = self.projection(state)
+        if self.teacher_classifier is None:
+            return Output(logits, pooled, own=logits)
+        taught = self.teacher_classifier(pooled)
+        # A softmax of the sum is the normalised product of both probabilities.
+        return Output(logits + taught, pooled, own=logits, taught=taught)
+
     def _classify(
         self, sequence: Tensor, lengths: Tensor, before: Map | None = None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """f(z) of eq. 3: GRU, pooling over frames, linear.
 
         Args:
@@ -262,7 +316,8 @@ class AcousticLinguisticNetwork(nn.Module):
             before: an affine map of every frame, merged into the GRU.
 
         Returns:
-            Logits (batch, values of all slots).
+            Logits (batch, values of all slots), and the pooled outputs
+            (batch, directions · width); of slots that pool by themselves, the mean.
         """
         packed = pack_padded_sequence(
             sequence, lengths, batch_first=True, enforce_sorted=False
@@ -280,10 +335,11 @@ class AcousticLinguisticNetwork(nn.Module):
             pooled = states.sum(1) / lengths.to(states.device)[:, None]
         else:
             pooled = states.amax(1)
-        return self.classifier(self.dropout(pooled))
+        pooled = self.dropout(pooled)
+        return self.classifier(pooled), pooled
 
-    def _classify_slots(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (batch, values of all slots), by each slot's own weights of frames.
+    def _classify_slots(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_classify`, with each slot's own weights of frames.
 
         Args:
             states: of the GRU (batch, frames, directions · width), padded with 0.
@@ -299,7 +355,8 @@ class AcousticLinguisticNetwork(nn.Module):
             self.classifier.bias.split(self.values),
             strict=True,
         )
-        return torch.cat([functional.linear(*one) for one in maps], dim=1)
+        logits = torch.cat([functional.linear(*one) for one in maps], dim=1)
+        return logits, pooled.mean(1)
 
     def gru_maps(self, before: Map) -> list[tuple[Affine, Affine]]:
         """Of each direction of the GRU, the map of the inputs and of the state.
@@ -379,10 +436,13 @@ def intent_loss(logits: Tensor, labels: Tensor, values: Sequence[int]) -> Tensor
 
     Args:
         logits: (batch, sum of `values`).
-        labels: y (batch, slots), class numbers.
+        labels: y (batch, slots), class numbers; or each slot's probabilities, side by
+            side, as `logits`.
         values: how many each slot has.
     """
-    parts = zip(segments(logits, values), labels.unbind(1), strict=True)
+    soft = labels.is_floating_point()
+    own = segments(labels, values) if soft else labels.unbind(1)
+    parts = zip(segments(logits, values), own, strict=True)
     return torch.stack([functional.cross_entropy(*part) for part in parts]).sum()
 
 
@@ -395,19 +455,24 @@ def losses(
 ) -> Losses:
     """Eq. 4: α · transfer loss + (1 - α) · intent loss; for baseline2 the intent loss.
 
+    The cross-entropy of a teacher classifier is added to it.
+
     Args:
         output: of the network.
-        labels: y (batch, slots), class numbers.
+        labels: as `intent_loss` takes them.
         targets: E_lang (batch, H); None for baseline2.
         alpha: α; None for baseline2.
         values: how many each slot has.
     """
-    intent = intent_loss(output.logits, labels, values)
+    intent = intent_loss(output.own, labels, values)
     if output.pooled is None:
         return Losses(intent, None, intent)
     assert targets is not None and alpha is not None
     transfer = functional.mse_loss(output.pooled, targets)  # eq. 1
-    return Losses(alpha * transfer + (1 - alpha) * intent, transfer, intent)
+    total = alpha * transfer + (1 - alpha) * intent
+    if output.taught is not None:
+        total = total + intent_loss(output.taught, labels, values)
+    return Losses(total, transfer, intent)
 
 
 def build(network: Mapping[str, Any]) -> AcousticLinguisticNetwork:

@@ -1,7 +1,7 @@
 """What a student is: its system, its α and its parameters."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_type_hints
 
 from stages.core.errors import ConfigurationError
@@ -11,11 +11,13 @@ REVISION = 1
 """Bump it when the same inputs and parameters give another result."""
 
 SYSTEMS = ("baseline2", "aln_linguistic", "aln")
+RECOMMENDED = "recommended"
+"""The name of the student that `RecommendedParams` describes."""
 SELECTIONS = ("best_valid", "last")
 FRAME_POOLINGS = ("max", "mean", "attention")
 ATTENTIONS = ("cross", "self", "none")
 INITIALISATIONS = ("aligned", "pytorch")
-
+TRANSFERS = ("frames", "utterance")
 
 # What a single value of these may be, in `student` and in the grid `sweep`.
 VALUE_RULES = {
@@ -47,6 +49,12 @@ class Architecture:
             section 2.4; `none`: f_k and f_v take ê_lang directly.
         scaling: whether scores are divided by √d_k, as in eq. 2.
         initialisation: `aligned` or PyTorch's own; see `model._align`.
+        transfer: what Ê_lang is made from: `frames`, the mean of ê_lang (eq. 1), or
+            `utterance`, a linear map of the pooled GRU outputs, so that the layers
+            that classify learn from the teacher.
+        teacher_classifier: a second linear classifier, of Ê_lang, which is also trained
+            on the teacher's own vectors of the texts; its logits are added to the
+            others. With `transfer: utterance` only.
     """
 
     gru_width: int = 128
@@ -57,6 +65,8 @@ class Architecture:
     mapping: str = "before"
     scaling: bool = True
     initialisation: str = "aligned"
+    transfer: str = "frames"
+    teacher_classifier: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,11 @@ class StudentParams(Architecture):
     # neither; docs/results.md has what they bring.
     frame_dropout: float = 0.0
     feature_masking: float = 0.0
+    # What else is learnt from the teacher; docs/transfer.md has what it brings. Each
+    # value of E_lang scaled to mean 0 and deviation 1 over the train texts:
+    standardisation: bool = False
+    soft_targets: float = 0.0  # weight of the teacher's probabilities among the labels
+    unlabelled: bool = False  # train on the utterances of the stage unlabelled, too
     # The epoch whose weights are kept: the one with the highest accuracy on valid
     # (ties: lower intent loss on valid, then the earlier epoch), or the last one.
     selection: str = "best_valid"
@@ -100,6 +115,12 @@ class StudentParams(Architecture):
                 "before; or none, with attention",
             ),
             "initialisation": among(INITIALISATIONS),
+            "transfer": among(TRANSFERS),
+            "soft_targets": between(0, 1),
+            "teacher_classifier": Rule(
+                lambda one: not one or self.transfer == "utterance",
+                "false; or true, with transfer: utterance",
+            ),
             "betas": Rule(
                 lambda pair: len(pair) == 2 and all(map(beta.allows, pair)),
                 f"two numbers, each {beta.expected}",
@@ -111,6 +132,32 @@ class StudentParams(Architecture):
             "selection": among(SELECTIONS),
         }
         check_rules("student", self, rules)
+
+
+@dataclass(frozen=True)
+class RecommendedParams:
+    """The student `recommended`, next to the paper's: what it changes in `student`.
+
+    The defaults were the best on the demo's valid; see docs/transfer.md.
+    """
+
+    system: str = "aln_linguistic"
+    alpha: float = 0.5
+    transfer: str = "utterance"
+    standardisation: bool = True
+    teacher_classifier: bool = True
+    soft_targets: float = 0.0
+    unlabelled: bool = False
+
+    def variant(self, params: StudentParams) -> "Variant":
+        """The student; all else as in `params`.
+
+        Raises:
+            ConfigurationError: a value that cannot be used.
+        """
+        changes = asdict(self)
+        system, alpha = changes.pop("system"), changes.pop("alpha")
+        return Variant(system, alpha, replace(params, **changes))
 
 
 @dataclass(frozen=True)
@@ -158,6 +205,23 @@ class Variant:
     def transfers(self) -> bool:
         """Whether it learns from the teacher's targets."""
         return self.system != "baseline2"
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether it learns from labelled texts without recordings."""
+        return self.transfers and self.params.teacher_classifier
+
+    @property
+    def reads_posteriors(self) -> bool:
+        """Whether it learns from the teacher's probabilities."""
+        return self.transfers and (
+            self.params.soft_targets > 0 or self.params.unlabelled
+        )
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Whether it learns from unlabelled utterances."""
+        return self.transfers and self.params.unlabelled
 
     @property
     def architecture(self) -> Architecture:

@@ -115,7 +115,7 @@ def run(
         about = ("system", "alpha", "parameters")
         scores = {k: v for k, v in written.items() if k not in about}
     else:
-        inputs = Inputs(sources, with_targets=variant.transfers)
+        inputs = Inputs(sources, [variant])
         with locked(unfinished):
             results = train_variants(
                 [(variant, identity)],
@@ -189,7 +189,9 @@ def _write(
         path = folder / f"model-{one.student.seed}.safetensors"
         save_student(path, one.student.weights, metadata)
     if inputs.targets is not None:
-        _write_embeddings(folder / "embeddings.npz", inputs, trained[0].student)
+        _write_embeddings(
+            folder / "embeddings.npz", inputs, trained[0].student, variant
+        )
 
 
 def _encoder(kind: str, cache: CacheReader | None) -> dict[str, str | None]:
@@ -216,12 +218,17 @@ def _predictions(inputs: Inputs, trained: Sequence[Trained]) -> pd.DataFrame:
     return pd.concat(blocks, ignore_index=True)
 
 
-def _write_embeddings(path: Path, inputs: Inputs, student: Student) -> None:
-    """The embeddings for Figure 2."""
+def _write_embeddings(
+    path: Path, inputs: Inputs, student: Student, variant: Variant
+) -> None:
+    """The embeddings for Figure 2, as the student learns them."""
     assert inputs.targets is not None
     assert student.pooled_first is not None and student.pooled_last is not None
     table = inputs.tables["valid"]
     teacher, _ = inputs.targets.load(table["text"].map(text_key).tolist())
+    if variant.params.standardisation:
+        mean, deviation = (one.numpy() for one in inputs.scaling())
+        teacher = (teacher - mean) / deviation
     np.savez(
         path,
         ids=table["id"].to_numpy(str),

@@ -7,7 +7,7 @@ does one that lacks memory; see `Inputs.load`.
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from stages.core.errors import PipelineError
 from stages.core.hashing import fingerprint
@@ -55,7 +56,7 @@ def train_variants(
 
     Args:
         variants: each with its identity, which names its checkpoints.
-        inputs: with targets, unless all variants are baseline2.
+        inputs: read for these variants.
         unfinished: folder of the checkpoints, from which a killed run resumes.
         options: how it runs.
         description: of the progress bar.
@@ -157,6 +158,12 @@ class _Splits:
     mapped: Path | None
 
     @cached_property
+    def scaling(self) -> tuple[Tensor, Tensor]:
+        device = choose_device(self.device)
+        mean, deviation = self.inputs.scaling()
+        return mean.to(device), deviation.to(device)
+
+    @cached_property
     def train(self) -> Utterances:
         return self._load("train")
 
@@ -181,6 +188,19 @@ def _begin(splits: _Splits) -> None:
     _splits = splits
 
 
+def _for_variant(
+    utterances: Utterances, variant: Variant, splits: _Splits
+) -> Utterances:
+    """Of the utterances and their texts what a variant learns from."""
+    if not variant.reads_unlabelled:
+        utterances = utterances.labelled
+    if not variant.transfers or not variant.params.standardisation:
+        return utterances
+    assert utterances.texts is not None
+    texts = utterances.texts.standardised(*splits.scaling)
+    return replace(utterances, texts=texts)
+
+
 def _train_in_worker(task: Task) -> Trained | PipelineError:
     assert _splits is not None
     return _train(task, _splits, count_step)
@@ -196,8 +216,8 @@ def _train(task: Task, splits: _Splits, count_epoch: Any) -> Trained | PipelineE
                 task.seed,
                 network=splits.inputs.network(task.variant),
                 labels=splits.inputs.labels,
-                train=train,
-                valid=valid,
+                train=_for_variant(train, task.variant, splits),
+                valid=_for_variant(valid, task.variant, splits),
                 checkpoint=task.checkpoint,
                 count_epoch=count_epoch,
             )

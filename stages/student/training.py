@@ -1,15 +1,15 @@
 """Training one student from tensors in memory, and classifying with it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from stages.core import metrics
 from stages.core.checkpoint import read_checkpoint, write_checkpoint
@@ -79,7 +79,7 @@ def train_student(
     Raises:
         PipelineError: the loss is not a number.
     """
-    params, alpha = variant.params, variant.alpha
+    params = variant.params
     generator = seed_everything(seed)
     device = train.frames.device
     model = build(network).to(device)
@@ -100,21 +100,13 @@ def train_student(
         count_epoch()
     saved = time.monotonic()
     for epoch in range(record.epochs + 1, params.epochs + 1):
-        row = train_epoch(
-            model,
-            optimiser,
-            train,
-            params.batch_size,
-            alpha,
-            generator,
-            change=partial(augment, params=params, generator=generator),
-        )
-        logits = classify(model, valid)
+        row = train_epoch(model, optimiser, train, variant, generator)
+        logits, pooled = answer(model, valid)
         row = {"seed": seed, "epoch": epoch, **row}
         if record.add(model.system, row, logits, actual, params):
             record.keep(model, logits)
-        if alpha is not None and epoch in (1, params.epochs):
-            record.pooled.append(model.transfer(valid.means).detach().cpu())
+        if pooled is not None and epoch in (1, params.epochs):
+            record.pooled.append(pooled)
         late = time.monotonic() - saved >= _CHECKPOINT_SECONDS
         if checkpoint and (late or epoch == params.epochs):
             state = {
@@ -231,41 +223,72 @@ def train_epoch(
     model: AcousticLinguisticNetwork,
     optimiser: torch.optim.Optimizer,
     train: Utterances,
-    batch_size: int,
-    alpha: float | None,
+    variant: Variant,
     generator: torch.Generator,
-    change: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> dict[str, float]:
-    """One pass over `train`; each batch, drawn with `generator`, passes `change`.
+    """One pass over `train`, in batches drawn with `generator`.
 
     Returns:
         Losses and accuracy (percent) on train: means over the batches, each before its
-        step.
+        step; the accuracy is that of labelled utterances.
 
     Raises:
         PipelineError: the loss is not a number.
     """
     model.train()
-    sums = torch.zeros(4, dtype=torch.float64, device=train.frames.device)
-    for rows in train.shuffled(batch_size, generator):
-        batch = change(train.gather(rows))
+    params = variant.params
+    sums = torch.zeros(5, dtype=torch.float64, device=train.frames.device)
+    for rows in train.shuffled(params.batch_size, generator):
+        batch = augment(train.gather(rows), params, generator)
         output = model.folded(batch.features, batch.means, batch.lengths)
-        loss = losses(output, batch.labels, batch.targets, alpha, model.values)
+        wanted = wanted_intents(batch, variant, model.values)
+        loss = losses(output, wanted, batch.targets, variant.alpha, model.values)
+        total = loss.total
+        if model.teacher_classifier is not None and train.texts is not None:
+            vectors, labels = train.texts.draw(params.batch_size, generator)
+            taught = model.teacher_classifier(vectors)
+            total = total + intent_loss(taught, labels, model.values)
         optimiser.zero_grad()
-        loss.total.backward()
+        total.backward()
         optimiser.step()
         transfer = loss.transfer
         if transfer is None:
-            transfer = torch.full_like(loss.total, torch.nan)
+            transfer = torch.full_like(total, torch.nan)
         guesses = [part.argmax(1) for part in segments(output.logits, model.values)]
-        right = (torch.stack(guesses, 1) == batch.labels).all(1)
-        accuracy = right.float().mean()
-        values = torch.stack([loss.total, transfer, loss.intent, 100 * accuracy])
-        sums += len(rows) * values.detach()
+        right = (torch.stack(guesses, 1) == batch.labels).all(1).sum()
+        labelled = (batch.labels[:, 0] >= 0).sum()
+        means = len(rows) * torch.stack([total, transfer, loss.intent]).detach()
+        sums += torch.cat([means, torch.stack([right, labelled])])
+    loss_sums, (right, labelled) = sums[:3] / len(train), sums[3:]
     names = ("loss", "transfer_loss", "intent_loss", "train_accuracy")
-    row = dict(zip(names, (sums / len(train)).tolist(), strict=True))
+    values = [*loss_sums.tolist(), float(100 * right / labelled)]
+    row = dict(zip(names, values, strict=True))
     check_loss(model.system, row["loss"], "train")
     return row
+
+
+def wanted_intents(batch: Batch, variant: Variant, values: Sequence[int]) -> Tensor:
+    """What the classifiers of a variant learn from a batch.
+
+    Returns:
+        Its labels (batch, slots). With the teacher's probabilities, those of each
+        slot, side by side (batch, values of all slots): of a labelled utterance mixed
+        with its labels by `soft_targets`, of an unlabelled one as they are.
+    """
+    if not variant.reads_posteriors:
+        return batch.labels
+    assert batch.posteriors is not None
+    weight = variant.params.soft_targets
+    labelled = batch.labels[:, :1] >= 0  # (batch, 1)
+    hard = torch.cat(
+        [
+            functional.one_hot(label.clamp(min=0), count)
+            for label, count in zip(batch.labels.unbind(1), values, strict=True)
+        ],
+        dim=1,
+    )
+    mixed = weight * batch.posteriors + (1 - weight) * hard
+    return torch.where(labelled, mixed, batch.posteriors)
 
 
 def check_loss(system: str, loss: float, split: str) -> None:
@@ -283,12 +306,24 @@ def check_loss(system: str, loss: float, split: str) -> None:
 
 
 @torch.inference_mode()
-def classify(model: AcousticLinguisticNetwork, split: Utterances) -> Tensor:
-    """Logits (U, values of all slots) on the CPU, from the acoustic features alone."""
+def answer(
+    model: AcousticLinguisticNetwork, split: Utterances
+) -> tuple[Tensor, Tensor | None]:
+    """Logits (U, values of all slots) and Ê_lang (U, H), if any, on the CPU.
+
+    They are computed from the acoustic features alone.
+    """
     model.eval()
-    logits = torch.empty(len(split), model.classifier.out_features)
+    parts = []
     for rows in split.by_length:
         batch = split.gather(rows)
-        output = model.folded(batch.features, batch.means, batch.lengths)
-        logits[rows] = output.logits.cpu()
-    return logits
+        parts.append(model.folded(batch.features, batch.means, batch.lengths))
+    places = torch.cat(split.by_length).argsort()
+    logits = torch.cat([one.logits for one in parts]).cpu()[places]
+    pooled = [one.pooled for one in parts if one.pooled is not None]
+    return logits, torch.cat(pooled).cpu()[places] if pooled else None
+
+
+def classify(model: AcousticLinguisticNetwork, split: Utterances) -> Tensor:
+    """Logits (U, values of all slots) on the CPU."""
+    return answer(model, split)[0]

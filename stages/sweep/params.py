@@ -4,7 +4,7 @@ import math
 from dataclasses import astuple, dataclass
 
 from stages.core.rules import among, between, check_rules, check_value, each
-from stages.student.params import SYSTEMS, VALUE_RULES
+from stages.student.params import RECOMMENDED, SYSTEMS, VALUE_RULES
 
 _MOST_STUDENTS = 100_000
 
@@ -14,6 +14,7 @@ class SweepParams:
     """The grid of `aln-pipeline sweep`: every combination is a student.
 
     An empty list takes the value in `student`. Seeds are those in `student.seeds`.
+    `systems` may have `recommended`, too.
     """
 
     systems: tuple[str, ...] = SYSTEMS
@@ -31,7 +32,9 @@ class SweepParams:
                 trained with, or the same value twice.
         """
         rules = {name: each(rule, least=0) for name, rule in VALUE_RULES.items()}
-        check_rules("sweep", self, {**rules, "systems": each(among(SYSTEMS))})
+        check_rules(
+            "sweep", self, {**rules, "systems": each(among((*SYSTEMS, RECOMMENDED)))}
+        )
         students = math.prod(max(len(values), 1) for values in astuple(self))
         small = between(1, _MOST_STUDENTS)
         check_value("number of combinations in sweep", students, small)

@@ -20,7 +20,12 @@ from stages.core.results import name_of
 from stages.core.runtime import RunOptions
 from stages.student import ledger as entries
 from stages.student.inputs import Inputs, Sources
-from stages.student.params import StudentParams, Variant
+from stages.student.params import (
+    RECOMMENDED,
+    RecommendedParams,
+    StudentParams,
+    Variant,
+)
 from stages.student.run import score
 from stages.student.scheduling import remove_checkpoints, train_variants
 from stages.sweep.params import SweepParams
@@ -40,19 +45,29 @@ class Summary:
         return f"{self.ledger}: {self.students} students, {self.trained} trained now"
 
 
-def expand(params: StudentParams, grid: SweepParams) -> list[Variant]:
-    """Every combination of the grid; where it is empty, the value in `params`."""
+def expand(
+    params: StudentParams, grid: SweepParams, recommended: RecommendedParams
+) -> list[Variant]:
+    """Every combination of the grid; where it is empty, the value in `params`.
+
+    The student `recommended` has the α of the grid, too.
+    """
     names = ("learning_rate", "batch_size", "gru_width", "dropout")
     values = [getattr(grid, name) or (getattr(params, name),) for name in names]
     variants = []
     for combination in product(*values):
         changed = replace(params, **dict(zip(names, combination, strict=True)))
         for system in grid.systems:
-            alphas = grid.alpha or params.alpha
-            variants += [
-                Variant(system, alpha, changed)
-                for alpha in ((None,) if system == "baseline2" else alphas)
-            ]
+            if system == "baseline2":
+                variants.append(Variant(system, None, changed))
+            elif system == RECOMMENDED:
+                variants += [
+                    replace(recommended, alpha=alpha).variant(changed)
+                    for alpha in grid.alpha or (recommended.alpha,)
+                ]
+            else:
+                alphas = grid.alpha or params.alpha
+                variants += [Variant(system, alpha, changed) for alpha in alphas]
     return variants
 
 
@@ -91,8 +106,7 @@ def run(
         remove_checkpoints(unfinished, distinct[name][1])
     failures: list[str] = []
     if missing:
-        transfers = any(distinct[name][0].transfers for name in missing)
-        inputs = Inputs(sources, with_targets=transfers)
+        inputs = Inputs(sources, [distinct[name][0] for name in missing])
         with locked(unfinished):
             results = train_variants(
                 [distinct[name] for name in missing],
