@@ -129,7 +129,7 @@ _COLUMNS = "path_column split_column speaker_column text_column intent_column"
 _LOADED = {
     -1: "layer snr language_model_weight word_score",
     0: "layer snr language_model_weight word_score seed seeds fold mlm_epochs alpha "
-    "dropout frame_dropout feature_masking adam_beta1 adam_beta2 weight_decay "
+    "soft_targets dropout frame_dropout feature_masking adam_beta1 adam_beta2 weight_decay "
     "clip_norm warmup longest_pause train_voices valid_voices test_voices clean "
     "babble room telephone piper flite "
     f"ctc_weight {_SHARES}",
@@ -138,7 +138,8 @@ _LOADED = {
     "../x": f"{_PATHS} {_NAMES} {_COLUMNS}",
     "a/b": f"{_PATHS} {_NAMES} {_COLUMNS}",
     "[]": "slots alpha learning_rate batch_size gru_width dropout",  # of sweep
-    True: "synthetic group_by_length masked_only gru_bidirectional scaling",
+    True: "synthetic group_by_length masked_only gru_bidirectional scaling "
+    "standardisation teacher_classifier unlabelled",
 }
 
 

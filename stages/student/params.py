@@ -27,6 +27,15 @@ VALUE_RULES = {
     "dropout": between(0, 1, below=True),
     "alpha": between(0, 1),
 }
+# And of these in `student` and in `recommended`.
+_TRANSFER_RULES = {"transfer": among(TRANSFERS), "soft_targets": between(0, 1)}
+
+
+def _taught(transfer: str) -> Rule:
+    return Rule(
+        lambda one: not one or transfer == "utterance",
+        "false; or true, with transfer: utterance",
+    )
 
 
 @dataclass(frozen=True)
@@ -115,12 +124,8 @@ class StudentParams(Architecture):
                 "before; or none, with attention",
             ),
             "initialisation": among(INITIALISATIONS),
-            "transfer": among(TRANSFERS),
-            "soft_targets": between(0, 1),
-            "teacher_classifier": Rule(
-                lambda one: not one or self.transfer == "utterance",
-                "false; or true, with transfer: utterance",
-            ),
+            **_TRANSFER_RULES,
+            "teacher_classifier": _taught(self.transfer),
             "betas": Rule(
                 lambda pair: len(pair) == 2 and all(map(beta.allows, pair)),
                 f"two numbers, each {beta.expected}",
@@ -149,12 +154,22 @@ class RecommendedParams:
     soft_targets: float = 0.0
     unlabelled: bool = False
 
-    def variant(self, params: StudentParams) -> "Variant":
-        """The student; all else as in `params`.
+    def __post_init__(self) -> None:
+        """Check the values.
 
         Raises:
-            ConfigurationError: a value that cannot be used.
+            ConfigurationError: names the parameter, what was found and what is allowed.
         """
+        rules = {
+            "system": among(SYSTEMS[1:]),
+            "alpha": VALUE_RULES["alpha"],
+            **_TRANSFER_RULES,
+            "teacher_classifier": _taught(self.transfer),
+        }
+        check_rules("recommended", self, rules)
+
+    def variant(self, params: StudentParams) -> "Variant":
+        """The student; all else as in `params`."""
         changes = asdict(self)
         system, alpha = changes.pop("system"), changes.pop("alpha")
         return Variant(system, alpha, replace(params, **changes))
