@@ -38,6 +38,7 @@ ARCHITECTURES = [
     {"mapping": "none", "scaling": False},
     {"frame_pooling": "mean", "gru_bidirectional": False},
     {"frame_pooling": "attention", "attention": "none"},
+    {"transfer": "utterance", "teacher_classifier": True},
 ]
 
 
@@ -103,15 +104,15 @@ def test_the_graph_gives_what_the_equations_give_each_alone(
 
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("transfer", ["frames", "utterance"])
 @pytest.mark.parametrize("pooling", ["max", "attention"])
 def test_each_slot_has_its_own_probabilities(
-    tmp_path: Path, pooling: str, count: int, score: str
+    tmp_path: Path, pooling: str, transfer: str, count: int, score: str
 ) -> None:
     speech, batch, sizes = encoder(), waves(1, 9_000, 40_000), (2, 3, 4)
-    students = [
-        network("aln", seed, values=sizes, frame_pooling=pooling)
-        for seed in range(count)
-    ]
+    changes = {"frame_pooling": pooling, "transfer": transfer}
+    changes["teacher_classifier"] = transfer == "utterance"
+    students = [network("aln", seed, values=sizes, **changes) for seed in range(count)]
     model = whole_graph(speech, students, Confidence(TEMPERATURE, score))
     outputs = opened(tmp_path, model)(batch)
     for row, wave in enumerate(batch):

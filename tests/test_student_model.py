@@ -37,9 +37,15 @@ VARIANTS: list[dict[str, Any]] = [
     {"scaling": False},
     {"initialisation": "pytorch"},
 ]
+UTTERANCE: dict[str, Any] = {"transfer": "utterance", "teacher_classifier": True}
 NETWORKS = [(system, {}) for system in SYSTEMS]
 NETWORKS += [(system, change) for system in SYSTEMS for change in VARIANTS[:3]]
 NETWORKS += [("aln", change) for change in VARIANTS[3:]]
+NETWORKS += [
+    (system, {**UTTERANCE, **change})
+    for system in TRANSFER_SYSTEMS
+    for change in (*VARIANTS[1:3], {"teacher_classifier": False})
+]
 
 
 def make_network(system: str, **changes: Any) -> dict[str, Any]:
@@ -129,17 +135,20 @@ def by_hand(
     states = np.concatenate(directions, axis=1)
     match architecture.frame_pooling:
         case "max":
-            found = linear("classifier", states.max(0))
+            by_slot = [states.max(0)] * len(model.values)
         case "mean":
-            found = linear("classifier", states.mean(0))
+            by_slot = [states.mean(0)] * len(model.values)
         case "attention":
             scores = np.exp(states @ weights["frame_scores.weight"].T)  # (T, slots)
             by_slot = [
-                linear("classifier", sum(score * states) / score.sum())
-                for score in scores.T[..., None]
+                sum(score * states) / score.sum() for score in scores.T[..., None]
             ]
-            owners = np.repeat(np.arange(len(model.values)), model.values)
-            found = np.choose(owners, by_slot)
+    owners = np.repeat(np.arange(len(model.values)), model.values)
+    found = np.choose(owners, [linear("classifier", one) for one in by_slot])
+    if model.system != "baseline2" and architecture.transfer == "utterance":
+        pooled = linear("projection", np.mean(by_slot, axis=0))
+        if architecture.teacher_classifier:
+            found = found + linear("teacher_classifier", pooled)
     return found, pooled
 
 
@@ -281,6 +290,24 @@ def test_folding_keeps_losses_and_gradients(
         torch.testing.assert_close(found[name], gradient, atol=1e-13, rtol=1e-10)
         if name != "key.bias":  # an equal shift of all scores has no effect
             assert gradient.abs().max() > 1e-6, name
+
+
+def test_both_classifiers_learn_the_intent() -> None:
+    """And the answer is the product of their probabilities."""
+    model = make_model("aln_linguistic", **UTTERANCE)
+    output = both(model, make_features())["folded"]
+    assert output.taught is not None and output.pooled is not None
+    product = output.own.softmax(1) * output.taught.softmax(1)
+    expected = product / product.sum(1, keepdim=True)
+    torch.testing.assert_close(output.logits.softmax(1), expected)
+    labels, targets = torch.tensor([[0], [1], [2], [3]]), make_targets()
+    loss = losses(output, labels, targets, 0.3, [INTENTS])
+    transfer = (output.pooled - targets).square().mean()
+    own, taught = (
+        -one.log_softmax(1).gather(1, labels).mean()
+        for one in (output.own, output.taught)
+    )
+    torch.testing.assert_close(loss.total, 0.3 * transfer + 0.7 * own + taught)
 
 
 @pytest.mark.parametrize("system", TRANSFER_SYSTEMS)
