@@ -19,7 +19,7 @@ import soundfile
 from pipeline.params import load_params
 from stages.core.errors import ConfigurationError, InputError, RecordingError
 from stages.core.hashing import hash_bytes, hash_file
-from stages.core.manifest import SPLITS, read_labels, read_manifest
+from stages.core.manifest import SPLITS, read_labels, read_manifest, read_texts
 from stages.core.text import normalise_text
 from stages.corpus.params import CorpusParams
 from stages.corpus.phrases import read_phrases
@@ -540,6 +540,67 @@ def test_a_bad_row_is_refused_by_file_and_row(
     assert "\n" not in str(caught.value)
     if complaint.startswith("row "):
         assert str(caught.value).startswith(f"{root / 'table.csv'}: row ")
+
+
+MORE = [("lights on please", "on"), ("lights on please", "on"), ("go dark", "off")]
+
+
+def write_texts(root: Path, rows: Sequence[tuple[str, str]]) -> CorpusParams:
+    lines = ["text,intent", *map(",".join, rows)]
+    (root / "more.csv").write_text("\n".join(lines) + "\n")
+    return replace(TABLE, texts="more.csv")
+
+
+def test_texts_without_recordings_are_added_to_train(
+    root: Path, prepare: Prepare
+) -> None:
+    write_table(root, GOOD)
+    plain = prepare()
+    output = plain.manifest.parent
+    manifest = plain.manifest.read_bytes()
+    assert (output / "texts.csv").read_text() == "text,intent\n"
+    summary = prepare(write_texts(root, MORE))
+    assert "; 3 texts without recordings" in str(summary)
+    found = read_texts(output / "texts.csv")
+    assert list(found.itertuples(index=False, name=None)) == MORE
+    assert plain.manifest.read_bytes() == manifest
+    (output / "texts.csv").write_text("text,intent\n")
+    with pytest.raises(InputError, match=r"texts\.csv.*prepare-corpus"):
+        read_texts(output / "texts.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        (("", "on"), "row 5 has no text"),
+        (("go darker", ""), "row 5 has no intent"),
+        (("go\adark", "off"), "row 5 has a control character in its text"),
+        (("dim it", "dim"), "row 5 has intent 'dim', which no recording of train"),
+        (("Lights ON!", "off"), "row 5 has another label than the same words.*'on'"),
+        (("Go dark!", "on"), "row 5 has another label than the same words.*'off'"),
+        (("Lights: out!", "off"), "row 5 is also said in valid"),
+        (("Kill the lights.", "off"), "row 5 is also said in test"),
+    ],
+)
+def test_a_bad_text_without_recording_is_refused_by_file_and_row(
+    root: Path, prepare: Prepare, row: tuple[str, str], complaint: str
+) -> None:
+    said = ("lights on", "lights off", "lights out", "kill the lights")
+    write_table(
+        root, [(*old[:3], text, old[4]) for old, text in zip(GOOD, said, strict=True)]
+    )
+    params = write_texts(root, [*MORE, row])
+    with pytest.raises(InputError, match=complaint) as caught:
+        prepare(params)
+    assert str(caught.value).startswith(f"{root / 'more.csv'}: row 5")
+
+
+def test_a_table_of_texts_outside_the_root_is_refused(
+    root: Path, prepare: Prepare
+) -> None:
+    write_table(root, GOOD)
+    with pytest.raises(ConfigurationError, match=r"corpus\.texts leaves the corpus"):
+        prepare(replace(TABLE, texts="../more.csv"))
 
 
 def records(rows: Sequence[tuple[str, ...]] = GOOD) -> list[dict[str, str]]:

@@ -13,13 +13,14 @@ Columns of the manifest, one row per utterance, sorted by id:
 
 `intents.json` has the labels of train, see `stages/core/labels.py`: the sorted intents,
 or the sorted values of each slot. `conditions.csv` has the columns id and condition:
-how a recording was made, where that is known. No file contains a time or an absolute
+how a recording was made, where that is known. `texts.csv` has the columns text and
+intent: sentences without recordings, for train. No file contains a time or an absolute
 path.
 
 `quarantine.csv`, which extract-acoustic writes, lists the recordings that it set aside:
 id, path, audio_sha256 and reason. Later stages read the manifest without them.
 
-`corpus.sha256` has the checksums of the first three, `quarantine.sha256` that of the
+`corpus.sha256` has the checksums of the first four, `quarantine.sha256` that of the
 last. They are checked whenever one of these is read.
 """
 
@@ -47,18 +48,25 @@ COLUMNS = (
 SPLITS = ("train", "valid", "test")
 QUARANTINE_COLUMNS = ("id", "path", "audio_sha256", "reason")
 CONDITION_COLUMNS = ("id", "condition")
+TEXT_COLUMNS = ("text", "intent")
 CORPUS_SUMS, QUARANTINE_SUMS = "corpus.sha256", "quarantine.sha256"
 _PREPARE = "run `aln-pipeline prepare-corpus`"
 _EXTRACT = "run `aln-pipeline extract-acoustic`"
 
 
-def write_manifest(path: Path, table: pd.DataFrame, slots: Sequence[str] = ()) -> None:
+def write_manifest(
+    path: Path,
+    table: pd.DataFrame,
+    slots: Sequence[str] = (),
+    texts: pd.DataFrame | None = None,
+) -> None:
     """Check `table` and write it, sorted by id, and the files that go with it.
 
     Args:
         path: the manifest.
         table: columns `COLUMNS` and, where it is known, condition.
         slots: of the corpus, if it names any.
+        texts: checked sentences without recordings, with `TEXT_COLUMNS`, if any.
 
     Raises:
         InputError: an id is not unique, a split is unknown or empty, or an intent or
@@ -72,7 +80,10 @@ def write_manifest(path: Path, table: pd.DataFrame, slots: Sequence[str] = ()) -
     write_json(path.with_name("intents.json"), labels.to_json())
     known = table.reindex(columns=list(CONDITION_COLUMNS)).dropna()
     _write_table(path.with_name("conditions.csv"), known, CONDITION_COLUMNS)
-    names = (path.name, "intents.json", "conditions.csv")
+    if texts is None:
+        texts = pd.DataFrame(columns=list(TEXT_COLUMNS))
+    _write_table(path.with_name("texts.csv"), texts, TEXT_COLUMNS)
+    names = (path.name, "intents.json", "conditions.csv", "texts.csv")
     write_sums(path.with_name(CORPUS_SUMS), names)
 
 
@@ -92,6 +103,15 @@ def read_conditions(path: Path) -> pd.DataFrame:
         InputError: the file is missing or has changed.
     """
     return _read_table(path, CONDITION_COLUMNS, CORPUS_SUMS, _PREPARE)
+
+
+def read_texts(path: Path) -> pd.DataFrame:
+    """The sentences without recordings: columns text and intent.
+
+    Raises:
+        InputError: the file is missing or has changed.
+    """
+    return _read_table(path, TEXT_COLUMNS, CORPUS_SUMS, _PREPARE)
 
 
 def read_usable(manifest: Path, quarantine: Path) -> pd.DataFrame:

@@ -154,6 +154,9 @@ class CorpusParams:
             `phrases` if `recordings_split` is given.
         slots: `fsc`, `table`, `datasets` and `phrases`: columns to predict each by
             itself, in place of the intent; an empty field is the value `none`.
+        texts: a table of sentences without recordings for train, relative to the corpus
+            root; empty for none. Its columns are the text and the intent, or the slots,
+            called as those of the recordings.
         outside_paths: `allow` recordings outside the corpus root, by
             their paths or in linked folders, or `refuse` them. The manifest has their
             paths relative to the root, so you can move both together only. DVC does
@@ -216,6 +219,7 @@ class CorpusParams:
     text_column: str = "text"
     intent_column: str = "intent"
     slots: tuple[str, ...] = ()
+    texts: str = ""
     outside_paths: str = "refuse"
     prefix: str = ""
     intent_key: str = "intent"
@@ -268,7 +272,7 @@ class CorpusParams:
             **dict.fromkeys((*CONDITIONS, *ENGINES), between(0, 1000)),
             "silence": between(0.1, 60),
             "piper_voices": TEXT_OR_NOTHING,
-            "recordings_table": TEXT_OR_NOTHING,
+            **dict.fromkeys(("recordings_table", "texts"), TEXT_OR_NOTHING),
             "seed": SEED,
             "slots": Rule(
                 lambda slots: (

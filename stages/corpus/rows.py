@@ -123,25 +123,10 @@ def checked_rows(
     Raises:
         InputError: a row has a missing or invalid field, or its path leaves the root.
     """
-    fields = ("split", "speaker", "text", *(params.slots or ("intent",)))
-    rows = rows[["path", *fields]]
-    for field in rows:
-        for number, value in enumerate(rows[field], first):
-            if CONTROL.search(value):
-                raise InputError(
-                    f"row {number} has a control character in its {field}",
-                    path=file,
-                    found=repr(value),
-                )
-    # Otherwise two spellings of a speaker are two speakers, of an intent two intents.
-    rows = rows.assign(**{field: rows[field].map(clean_text) for field in fields})
-    if params.slots:
-        rows = join_slots(params, file, rows, first=first)
+    fields = ("path", "split", "speaker", "text", *(params.slots or ("intent",)))
+    rows = checked_fields(params, file, rows[[*fields]], first=first)
     paths: list[str] = []
     for number, row in enumerate(rows.itertuples(index=False), first):
-        for field in ("path", "text", "intent"):
-            if not clean_text(getattr(row, field)):
-                raise InputError(f"row {number} has no {field}", path=file)
         if params.splits == "given" and row.split not in SPLITS:
             raise InputError(
                 f"row {number} has an unknown split",
@@ -157,6 +142,41 @@ def checked_rows(
         paths.append(path)
     places = [f"row {number}" for number in range(first, first + len(rows))]
     return rows.assign(path=paths, file=file, row=places)
+
+
+def checked_fields(
+    params: CorpusParams, file: Path, rows: pd.DataFrame, *, first: int = 2
+) -> pd.DataFrame:
+    """`rows` with clean fields, except paths, and the column intent for any slots.
+
+    Args:
+        params: names the slots.
+        file: the table, for the message.
+        rows: columns text and intent or, if the corpus names slots, theirs; and others.
+        first: the number of the first row.
+
+    Raises:
+        InputError: a row has a missing or invalid field.
+    """
+    for field in rows:
+        for number, value in enumerate(rows[field], first):
+            if CONTROL.search(value):
+                raise InputError(
+                    f"row {number} has a control character in its {field}",
+                    path=file,
+                    found=repr(value),
+                )
+    # Otherwise two spellings of a speaker are two speakers, of an intent two intents.
+    clean = {field: rows[field].map(clean_text) for field in rows if field != "path"}
+    rows = rows.assign(**clean)
+    if params.slots:
+        rows = join_slots(params, file, rows, first=first)
+    needed = [field for field in ("path", "text", "intent") if field in rows]
+    for number, row in enumerate(rows[needed].itertuples(index=False), first):
+        for field, value in zip(needed, row, strict=True):
+            if not clean_text(value):
+                raise InputError(f"row {number} has no {field}", path=file)
+    return rows
 
 
 def join_slots(

@@ -1,10 +1,10 @@
 """The corpus stage: an adapter reads a corpus, and its rows become the manifest.
 
-Reads a corpus root. Writes `manifest.csv`, `intents.json`, `conditions.csv` and their
-checksums (see `stages/core/manifest.py`), and recordings that are not files in the root
-(spoken and embedded ones) to `audio/`. For ATIS it also writes `unmatched.csv`, for the
-user only. Later stages depend on the manifest alone; it has the hash of every
-recording.
+Reads a corpus root. Writes `manifest.csv`, `intents.json`, `conditions.csv`,
+`texts.csv` and their checksums (see `stages/core/manifest.py`), and recordings that are
+not files in the root (spoken and embedded ones) to `audio/`. For ATIS it also writes
+`unmatched.csv`, for the user only. Later stages depend on these tables alone; the
+manifest has the hash of every recording.
 """
 
 import itertools
@@ -33,6 +33,7 @@ from stages.corpus.recordings import inspect_recordings
 from stages.corpus.slurp import read_slurp
 from stages.corpus.snips import read_snips
 from stages.corpus.table import read_described
+from stages.corpus.texts import read_texts
 from stages.corpus.timers import read_timers
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Summary:
     kinds: str
     hours: float
     unreadable: int
+    texts: int
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -79,6 +81,8 @@ class Summary:
         )
         if self.unreadable:
             line += f"; {self.unreadable} cannot be read, extraction sets them aside"
+        if self.texts:
+            line += f"; {self.texts} texts without recordings for train"
         return line
 
 
@@ -111,6 +115,7 @@ def run(
         for path in table["path"]
     ]
     _check(root, table)
+    texts = read_texts(params, root, table)
     _warn(table, params.slots)
     recordings = inspect_recordings(
         root,
@@ -123,7 +128,7 @@ def run(
     table["audio_sha256"] = [one.sha256 for one in recordings]
     _warn_of_copies(table)
     manifest = output / "manifest.csv"
-    write_manifest(manifest, table, params.slots)
+    write_manifest(manifest, table, params.slots, texts)
     return Summary(
         manifest,
         {name: int((table["split"] == name).sum()) for name in SPLITS},
@@ -131,6 +136,7 @@ def run(
         params.kinds,
         float(table["seconds"].sum() / 3600),
         int((table["seconds"] == 0).sum()),
+        len(texts),
         corpus.notes,
     )
 

@@ -12,8 +12,7 @@ from stages.core.table import read_columns
 from stages.corpus.params import CorpusParams
 from stages.corpus.rows import check_columns, checked_rows, joined_rows
 
-# The row number of the first utterance; a CSV's heading is row 1.
-_FIRST_ROW = {".jsonl": 1, ".parquet": 1}
+COLUMNS_FIX = "name the columns in section corpus of params.yaml"
 
 
 def read_described(params: CorpusParams, root: Path) -> pd.DataFrame:
@@ -48,6 +47,42 @@ def described_rows(
         parameter: where the user gave it.
         split: of all rows, in place of a column.
     """
+    file, table = find_table(root, name, parameter)
+    columns = {"path": params.path_column, **label_columns(params)}
+    fix = COLUMNS_FIX
+    if params.splits == "given" and not split:
+        columns["split"] = params.split_column
+        fix += ", or set corpus."
+        fix += "splits to make splits" if parameter == "table" else "recordings_split"
+    if params.speaker_column:
+        columns["speaker"] = params.speaker_column
+    found = check_columns(file, table.columns, columns.values(), fix=fix)
+    rows = pd.DataFrame({ours: table[found[name]] for ours, name in columns.items()})
+    for absent in {"speaker", "split"} - columns.keys():
+        rows[absent] = split if absent == "split" else ""
+    folder = file.parent.relative_to(root)
+    return checked_rows(params, root, file, rows, first=first_row(file), folder=folder)
+
+
+def label_columns(params: CorpusParams) -> dict[str, str]:
+    """The columns of text and labels in the user's tables, by our names."""
+    labels = {slot: slot for slot in params.slots} or {"intent": params.intent_column}
+    return {"text": params.text_column, **labels}
+
+
+def find_table(root: Path, name: str, parameter: str) -> tuple[Path, pd.DataFrame]:
+    """The path of the user's table `name` and its content, all fields strings.
+
+    Args:
+        root: the corpus root.
+        name: the table, relative to the root.
+        parameter: of the corpus, where the user gave it.
+
+    Raises:
+        ConfigurationError: the table is outside the root, or it is Parquet and pyarrow
+            is not installed.
+        InputError: it is missing or not a table.
+    """
     given = Path(name)
     if given.is_absolute() or ".." in given.parts:
         raise ConfigurationError(
@@ -63,23 +98,12 @@ def described_rows(
             fix=f"set corpus.{parameter} to a file below the corpus root: .csv, .tsv, "
             ".jsonl or .parquet",
         )
-    table = read_table(file)
-    columns = {"path": params.path_column, "text": params.text_column}
-    columns |= {slot: slot for slot in params.slots} or {"intent": params.intent_column}
-    fix = "name the columns in section corpus of params.yaml"
-    if params.splits == "given" and not split:
-        columns["split"] = params.split_column
-        fix += ", or set corpus."
-        fix += "splits to make splits" if parameter == "table" else "recordings_split"
-    if params.speaker_column:
-        columns["speaker"] = params.speaker_column
-    found = check_columns(file, table.columns, columns.values(), fix=fix)
-    rows = pd.DataFrame({ours: table[found[name]] for ours, name in columns.items()})
-    for absent in {"speaker", "split"} - columns.keys():
-        rows[absent] = split if absent == "split" else ""
-    first = _FIRST_ROW.get(file.suffix.lower(), 2)
-    folder = file.parent.relative_to(root)
-    return checked_rows(params, root, file, rows, first=first, folder=folder)
+    return file, read_table(file)
+
+
+def first_row(file: Path) -> int:
+    """The number of the first row in messages; a CSV's heading is row 1."""
+    return 1 if file.suffix.lower() in (".jsonl", ".parquet") else 2
 
 
 def read_table(file: Path) -> pd.DataFrame:
