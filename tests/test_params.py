@@ -122,24 +122,24 @@ _HOSTILE = (*_NUMBERS, *_TEXTS, [], list(range(10_000)), 10_000 * ["x"], True, N
 _SHARES = "drawn_speakers mlm_mask_share mlm_random_share share"
 _PATHS = (
     "encoder revision model table prefix labels parts noise reverberation speech "
-    "piper_voices recordings_table"
+    "piper_voices recordings_table texts"
 )
 _NAMES = "column accents held_out_accents held_out_variants intent_key slots"
 _COLUMNS = "path_column split_column speaker_column text_column intent_column"
 _LOADED = {
     -1: "layer snr language_model_weight word_score",
     0: "layer snr language_model_weight word_score seed seeds fold mlm_epochs alpha "
-    "soft_targets dropout frame_dropout feature_masking adam_beta1 adam_beta2 weight_decay "
-    "clip_norm warmup longest_pause train_voices valid_voices test_voices clean "
-    "babble room telephone piper flite "
+    "soft_targets dropout frame_dropout feature_masking adam_beta1 adam_beta2 "
+    "weight_decay clip_norm warmup head_learning_rate longest_pause train_voices "
+    "valid_voices test_voices clean babble room telephone piper flite "
     f"ctc_weight {_SHARES}",
     10**20: "learning_rate",  # of a student, which then learns nothing of use
-    "": "revision prefix speaker_column parts piper_voices recordings_table",
+    "": "revision prefix speaker_column parts piper_voices recordings_table texts",
     "../x": f"{_PATHS} {_NAMES} {_COLUMNS}",
     "a/b": f"{_PATHS} {_NAMES} {_COLUMNS}",
     "[]": "slots alpha learning_rate batch_size gru_width dropout",  # of sweep
-    True: "synthetic group_by_length masked_only gru_bidirectional scaling "
-    "standardisation teacher_classifier unlabelled",
+    True: "synthetic frozen_embeddings group_by_length masked_only gru_bidirectional "
+    "scaling standardisation teacher_classifier unlabelled",
 }
 
 

@@ -18,6 +18,7 @@ from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -30,6 +31,7 @@ from transformers import (
 from stages.core.errors import ConfigurationError, InputError
 from stages.core.labels import Labels, segments
 from stages.core.text import name_some
+from stages.teacher.mean_head import HEAD_FILE, MeanClassifier
 
 # A model needs one file of each row.
 _FILES = (
@@ -147,10 +149,9 @@ def load_model(
     )
     made = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     # A masked-LM checkpoint has no pooler, which only a classifier uses.
-    encoder = {
-        f"{model.base_model_prefix}.{key}" for key in model.base_model.state_dict()
-    }
-    lost = sorted(key for key in made & encoder if ".pooler." not in key)
+    prefix = "" if kind is AutoModel else f"{model.base_model_prefix}."
+    encoder = {f"{prefix}{key}" for key in model.base_model.state_dict()}
+    lost = sorted(key for key in made & encoder if "pooler." not in key)
     if lost:
         raise InputError(
             "weights of the encoder are missing or have another size",
@@ -166,18 +167,21 @@ def load_model(
 
 def load_classifier(
     folder: Path, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel | MeanClassifier, PreTrainedTokenizerBase]:
     """The fine-tuned classifier in `folder`, frozen, and its tokenizer.
 
     Raises:
         InputError: the folder cannot be loaded.
     """
+    mean = (folder / HEAD_FILE).exists()
     classifier = load(
-        AutoModelForSequenceClassification,
+        AutoModel if mean else AutoModelForSequenceClassification,
         str(folder),
         dtype=torch.float32,
         use_safetensors=True,
     )
+    if mean:
+        classifier = MeanClassifier.load(classifier, folder)
     tokenizer = load_tokenizer(str(folder))
     fit_tokenizer(tokenizer, classifier.config)
     return classifier.eval().requires_grad_(False).to(device), tokenizer
@@ -251,7 +255,7 @@ def equal_batches(
 
 
 def predict(
-    model: PreTrainedModel,
+    model: PreTrainedModel | MeanClassifier,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     labels: Labels,

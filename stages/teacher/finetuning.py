@@ -17,6 +17,7 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import (
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertConfig,
@@ -50,6 +51,7 @@ from stages.teacher.bert import (
     longest_text,
     predict,
 )
+from stages.teacher.mean_head import MeanClassifier
 from stages.teacher.params import SCRATCH, TeacherParams
 from stages.teacher.training import (
     Labelled,
@@ -226,7 +228,7 @@ class _Training:
         table: pd.DataFrame,
         rows: Rows,
         numbers: np.ndarray,
-    ) -> tuple[PreTrainedModel, int, list[dict[str, Any]]]:
+    ) -> tuple[PreTrainedModel | MeanClassifier, int, list[dict[str, Any]]]:
         """Train the intent classifier from `encoder`: model, epoch, history.
 
         Args:
@@ -245,7 +247,7 @@ class _Training:
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: number for number, name in enumerate(classes)}
         config.problem_type = "single_label_classification"  # also where there is one
-        model = self._model(AutoModelForSequenceClassification, config)
+        model = self._classifier(config)
         if encoder:
             # A masked-LM model has no pooler: the starting model's own is kept.
             keys = model.base_model.load_state_dict(encoder, strict=False)
@@ -273,6 +275,17 @@ class _Training:
         )
         return model, epoch, history
 
+    def _classifier(self, config: PreTrainedConfig) -> Any:
+        """The starting model with the head that `params` names."""
+        if self.params.head == "cls":
+            model = self._model(AutoModelForSequenceClassification, config)
+        else:
+            encoder = self._model(AutoModel, config)
+            model = MeanClassifier(encoder, len(config.id2label or ()))
+        if self.params.frozen_embeddings:
+            model.base_model.get_input_embeddings().requires_grad_(False)
+        return model
+
     def _model(self, kind: Any, config: PreTrainedConfig) -> Any:
         """The starting model with the head of `kind`, float32 whatever was saved."""
         # Here too, so a stage starts alike whether or not one ran before it.
@@ -287,6 +300,9 @@ class _Training:
         return Stage(
             name,
             learning_rate=getattr(self.params, f"{name}_learning_rate"),
+            head_learning_rate=(
+                self.params.head_learning_rate if name == "intent" else 0
+            ),
             epochs=getattr(self.params, f"{name}_epochs"),
             device=self.device,
             folder=self.work / name,
@@ -366,7 +382,7 @@ def _encoded(
 
 
 def _predict_table(
-    model: PreTrainedModel,
+    model: PreTrainedModel | MeanClassifier,
     tokenizer: PreTrainedTokenizerBase,
     table: pd.DataFrame,
     labels: Labels,

@@ -39,6 +39,8 @@ _RULES = {
     "mlm_random_share": _SHARE,
     "intent_learning_rate": _ABOVE_0_BELOW_1,
     "intent_epochs": between(1, 100_000),
+    "head": among(("cls", "mean")),
+    "head_learning_rate": _BELOW_1,
     "class_weights": among(("none", "balanced")),
     "adam_beta1": _BELOW_1,
     "adam_beta2": _BELOW_1,
@@ -64,6 +66,12 @@ class TeacherParams:
     `scratch`: a BERT of the `scratch_*` sizes, initialised at random, with a WordPiece
     vocabulary built from the train texts. `revision` pins a hub model; empty means its
     main branch. A model without such a head needs `mlm_epochs: 0`.
+
+    `head` classifies intents: `cls` is transformers' own classifier of the model, for
+    BERT on the pooled state of [CLS]; `mean` is one linear layer on the mean of the
+    last hidden states over the real tokens, which is E_lang with `targets.pooling:
+    mean`. `frozen_embeddings` leaves the word embeddings as they are while intents are
+    trained, so that words that train lacks keep their place among the others.
 
     `batch_size` is that of one step of the optimiser; `gradient_accumulation` runs it
     in that many pieces, to save memory.
@@ -96,6 +104,9 @@ class TeacherParams:
     mlm_random_share: float = 0.1  # BERT: become any token; the rest stay
     intent_learning_rate: float = 2e-5  # paper
     intent_epochs: int = 4  # paper
+    head: str = "cls"  # paper silent; BERT, section 4.1: the final state of [CLS]
+    head_learning_rate: float = 0.0  # 0: intent_learning_rate
+    frozen_embeddings: bool = False
     class_weights: str = "none"  # paper silent; balanced: N / (intents * N_intent)
     adam_beta1: float = 0.9  # paper
     adam_beta2: float = 0.999  # paper

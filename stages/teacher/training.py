@@ -48,6 +48,7 @@ from stages.core.errors import ConfigurationError
 from stages.core.files import flush_path, write_json
 from stages.core.hashing import hash_file
 from stages.core.runtime import seed_everything
+from stages.teacher.mean_head import MeanClassifier
 from stages.teacher.params import TeacherParams
 
 _LOG = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Stage:
 
     name: str  # mlm or intent
     learning_rate: float
+    head_learning_rate: float  # 0: the same
     epochs: int
     device: torch.device
     folder: Path  # its work folder
@@ -195,6 +197,7 @@ class _WeightedTrainer(Trainer):
         allowed: Tensor | None,
         masked_only: bool,
         mean_count: float,
+        head_learning_rate: float,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -204,7 +207,22 @@ class _WeightedTrainer(Trainer):
         self._allowed = allowed
         self._slots = 1 if allowed is None else len(allowed)
         self._masked_only = masked_only
+        self._head_learning_rate = head_learning_rate
         self._right = self._seen = 0.0
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimiser, with the head in groups of its own if it has its own rate."""
+        optimizer = super().create_optimizer(model)
+        if not self._head_learning_rate:
+            return optimizer
+        assert isinstance(self.model, (PreTrainedModel, MeanClassifier))
+        encoder = {id(one) for one in self.model.base_model.parameters()}
+        for group in list(optimizer.param_groups):
+            head = [one for one in group["params"] if id(one) not in encoder]
+            group["params"] = [one for one in group["params"] if id(one) in encoder]
+            own = {**group, "params": head, "lr": self._head_learning_rate}
+            optimizer.add_param_group(own)
+        return optimizer
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -445,7 +463,7 @@ def steps_an_epoch(rows: Rows, params: TeacherParams) -> int:
 
 
 def fit(
-    model: PreTrainedModel,
+    model: PreTrainedModel | MeanClassifier,
     rows: Rows,
     collator: Any,
     *,
@@ -490,6 +508,7 @@ def fit(
         class_weights=class_weights,
         allowed=allowed,
         masked_only=params.masked_only,
+        head_learning_rate=stage.head_learning_rate,
         mean_count=rows.mean_count(class_weights),
     )
     trainer.remove_callback(PrinterCallback)  # prints to stdout
