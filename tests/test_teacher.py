@@ -69,6 +69,7 @@ SIZES = {
     **{"hidden_size": 24, "intermediate_size": 24},
     **{"num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 48},
 }
+TUNED = {"head": "mean", "head_learning_rate": 0.03, "frozen_embeddings": True}
 CPU = torch.device("cpu")
 
 
@@ -85,8 +86,8 @@ def offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-def write_corpus(folder, edit=None):
-    """Manifest and intents of rooms to be lit, after `edit` of the table."""
+def write_corpus(folder, edit=None, texts=()):
+    """Manifest and intents of rooms to be lit, after `edit` of the table, and texts."""
     wordings = ("Light, {}!", "would you put the light on in the {}")
     rows = [
         (f"toy/{split}{take}/{room}{number}", split, wording.format(room), room)
@@ -101,7 +102,8 @@ def write_corpus(folder, edit=None):
     if edit:
         edit(table)
     folder.mkdir(parents=True, exist_ok=True)
-    write_manifest(folder / "manifest.csv", table)
+    more = pd.DataFrame(texts, columns=["text", "intent"])
+    write_manifest(folder / "manifest.csv", table, texts=more)
     return folder
 
 
@@ -242,7 +244,7 @@ class TestParams:
             **{"gradient_accumulation": 64, "repeats_per_row": 33},
             **{"mlm_probability": 0.0, "mlm_random_share": 0.3, "adam_epsilon": 0.0},
             **{"adam_beta2": 1.0, "intent_learning_rate": math.nan},
-            **{"clip_norm": math.inf},
+            **{"clip_norm": math.inf, "head": "max", "head_learning_rate": -0.1},
         }.items(),
     )
     def test_an_unusable_value_is_refused_by_name(self, name, value):
@@ -320,6 +322,23 @@ class TestFinetune:
         files |= {"tokenizer.json", "tokenizer_config.json"}
         assert set(contents(learnt[0])) == files
         assert list(learnt[0].parent.iterdir()) == [learnt[0]]
+
+    def test_texts_without_recordings_are_utterances_of_train(self, corpus, tmp_path):
+        texts = [("Zyzzyva!", "hall"), ("zyzzyva", "hall"), ("xyst", "cellar")]
+        more = write_corpus(tmp_path / "corpus", texts=texts)
+        params = replace(QUICK, batch_size=1, intent_epochs=1)
+        plain = train(corpus, replace(params, mlm_epochs=0), tmp_path / "plain")
+        output = tmp_path / "teacher"
+        assert counted_steps(more, params, output) == (plain.utterances + 3,) * 2
+        summary = train(more, params, output)
+        assert summary.up_to_date
+        found = summary.utterances - plain.utterances, summary.texts - plain.texts
+        assert found == (3, 2)
+        vocabulary = AutoTokenizer.from_pretrained(output).vocab
+        assert {"zyzzyva", "xyst"} <= set(vocabulary)
+        assert len(pd.read_csv(output / "predictions.csv")) == 2 * 2 * 2 * len(ROOMS)
+        write_corpus(tmp_path / "corpus", texts=texts[1:])
+        assert not train(more, params, output).up_to_date
 
     @pytest.mark.parametrize(
         ("selection", "splits", "same"),
@@ -455,6 +474,75 @@ def unbroken(request, corpus, tmp_path_factory):
     output = tmp_path_factory.mktemp("unbroken") / "teacher"
     train(corpus, params, output)
     return params, contents(output)
+
+
+class TestHead:
+    def test_the_mean_of_real_tokens_is_classified_and_the_encoder_loads_by_itself(
+        self, corpus, start, tmp_path
+    ):
+        params = from_model(start, mlm_epochs=0, intent_epochs=12, **TUNED)
+        output = tmp_path / "teacher"
+        summary = train(corpus, params, output)
+        assert summary.scores["train_accuracy"] > 90
+        encoder = AutoModel.from_pretrained(output).eval()
+        given, learnt = (
+            AutoModel.from_pretrained(one).get_input_embeddings().weight
+            for one in (start, output)
+        )
+        assert torch.equal(learnt, given)
+        head = load_file(output / "head.safetensors")
+        tokenizer = AutoTokenizer.from_pretrained(output)
+        predicted = pd.read_csv(output / "predictions.csv").set_index("id")
+        table = (
+            pd.read_csv(corpus / "manifest.csv").set_index("id").loc[predicted.index]
+        )
+        for id, text in (
+            table["text"].str.lower().str.replace("[,!]", "", regex=True).items()
+        ):
+            with torch.no_grad():
+                tokens = tokenizer(text, return_tensors="pt")
+                states = encoder(**tokens).last_hidden_state[0]
+            logits = head["weight"] @ states.mean(0) + head["bias"]
+            assert ROOMS[logits.argmax()] == predicted.loc[id, "predicted"]
+            confidence = float(logits.softmax(0).max())
+            assert predicted.loc[id, "confidence"] == pytest.approx(
+                confidence, abs=2e-6
+            )
+
+    def test_a_stopped_run_ends_with_the_same_bytes(self, corpus, start, tmp_path):
+        params = from_model(start, mlm_epochs=0, **TUNED)
+        expected = tmp_path / "unbroken"
+        train(corpus, params, expected)
+        output = tmp_path / "teacher"
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt(patch, "intent", 3)
+            train(corpus, params, output, minutes=0)
+        assert counted_steps(corpus, params, output)[1] < 6
+        assert contents(output) == contents(expected)
+
+    @pytest.mark.parametrize("head", ["cls", "mean"])
+    @pytest.mark.parametrize("rate", [0, 0.02])
+    def test_a_head_can_have_a_rate_of_its_own(
+        self, corpus, start, tmp_path, head, rate
+    ):
+        states = []
+
+        def note(self, args, state, control, model=None, **options):
+            states.append(training.copied_weights(model))
+            if len(states) == 2:
+                raise KeyboardInterrupt
+
+        params = from_model(start, mlm_epochs=0, head=head, head_learning_rate=rate)
+        params = replace(params, warmup=0.0, schedule="constant_with_warmup")
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(training._Watch, "on_step_begin", note, raising=False)
+            train(corpus, params, tmp_path / "teacher")
+        # Adam's first step is as large as the rate.
+        moved = {n: float((states[1][n] - states[0][n]).abs().max()) for n in states[0]}
+        own = params.intent_learning_rate
+        assert moved.pop("classifier.weight") == pytest.approx(rate or own, rel=1e-3)
+        assert moved.pop("classifier.bias") == pytest.approx(rate or own, rel=1e-3)
+        assert max(moved.values()) == pytest.approx(own, rel=1e-3)
 
 
 class TestResuming:
@@ -596,9 +684,10 @@ ENCODERS = {
 
 
 class TestEncoders:
+    @pytest.mark.parametrize("head", ["cls", "mean"])
     @pytest.mark.parametrize("kind", ENCODERS)
     def test_any_encoder_with_a_masked_lm_head_is_trained_in_both_stages(
-        self, corpus, tmp_path, kind
+        self, corpus, tmp_path, kind, head
     ):
         tokenizer = tokenizer_of_letters(*SPECIAL_NAMES)
         special = {"pad": 0, "cls": 2, "sep": 3, "bos": 2, "eos": 3}
@@ -613,7 +702,7 @@ class TestEncoders:
         model.save_pretrained(tmp_path / "model")
         tokenizer.save_pretrained(tmp_path / "model")
         before = training.copied_weights(model.base_model)
-        params = from_model(tmp_path / "model", masked_only=True)
+        params = from_model(tmp_path / "model", masked_only=True, head=head)
         params = replace(params, max_tokens=40)
         train(corpus, params, tmp_path / "teacher")
         history = pd.read_csv(tmp_path / "teacher" / "history.csv")
@@ -780,6 +869,7 @@ class TestObjective:
             {"class_weights": "balanced", "gradient_accumulation": 4},
             {"repeats_per_row": 4},
             {"class_weights": "balanced", "repeats_per_row": 4},
+            {"head": "mean", "repeats_per_row": 4, "head_learning_rate": 0.1},
         ],
         ids=str,
     )

@@ -114,6 +114,19 @@ def read_texts(path: Path) -> pd.DataFrame:
     return _read_table(path, TEXT_COLUMNS, CORPUS_SUMS, _PREPARE)
 
 
+def read_train(manifest: Path, texts: Path) -> pd.DataFrame:
+    """Text and intent of all that a text model learns from, an utterance each.
+
+    These are the utterances of train and the sentences without recordings.
+
+    Raises:
+        InputError: a file is missing or has changed.
+    """
+    table = read_manifest(manifest)
+    spoken = table.loc[table["split"] == "train", list(TEXT_COLUMNS)]
+    return pd.concat([spoken, read_texts(texts)], ignore_index=True)
+
+
 def read_usable(manifest: Path, quarantine: Path) -> pd.DataFrame:
     """The manifest without the quarantined recordings.
 

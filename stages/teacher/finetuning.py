@@ -33,7 +33,7 @@ from stages.core.errors import ConfigurationError, InputError
 from stages.core.files import write_json
 from stages.core.hashing import fingerprint
 from stages.core.labels import Labels, segments
-from stages.core.manifest import SPLITS, read_labels, read_manifest
+from stages.core.manifest import SPLITS, read_labels, read_manifest, read_train
 from stages.core.metrics import measure_frames
 from stages.core.runtime import (
     choose_device,
@@ -103,7 +103,8 @@ def finetune(
     labels = read_labels(corpus.intents)
     table = read_manifest(corpus.manifest)
     table["text"] = table["text"].map(normalise_text)
-    train = table[table["split"] == "train"]
+    train = read_train(corpus.manifest, corpus.texts)
+    train["text"] = train["text"].map(normalise_text)
     # Among the values of all slots. (utterances, slots)
     numbers = labels.numbers(train["intent"]) + labels.starts
     seed_everything(params.seed)
@@ -300,14 +301,14 @@ class _Training:
         return Stage(
             name,
             learning_rate=getattr(self.params, f"{name}_learning_rate"),
-            head_learning_rate=(
-                self.params.head_learning_rate if name == "intent" else 0
-            ),
             epochs=getattr(self.params, f"{name}_epochs"),
             device=self.device,
             folder=self.work / name,
             minutes=self.minutes,
             bar=self.bar,
+            head_learning_rate=(
+                self.params.head_learning_rate if name == "intent" else 0.0
+            ),
         )
 
 

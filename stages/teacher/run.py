@@ -1,8 +1,10 @@
 """Fine-tune the teacher: masked language model, then intents (paper, section 2.2).
 
-Reads the manifest and its intents. Writes one folder, whole or not at all:
+Reads the manifest, its intents and the texts without recordings, an utterance each.
+Writes one folder, whole or not at all:
 
     config.json, model.safetensors, tokenizer*.json   as transformers loads them
+    head.safetensors  the layer of `head: mean`, see `mean_head.py`
     history.csv       stage, epoch; loss and accuracy (percent) on train during the
                       epoch, of masked tokens, then of utterances; valid_accuracy and
                       valid_macro_f1 (percent; intent stage only)
@@ -31,7 +33,7 @@ from pathlib import Path
 
 from stages.core.corpus_files import CorpusFiles
 from stages.core.files import locked
-from stages.core.manifest import read_manifest
+from stages.core.manifest import read_train
 from stages.core.results import find, identify, model_files, result_folder
 from stages.core.runtime import RunOptions
 from stages.core.text import normalise_text
@@ -97,6 +99,7 @@ def run(
     inputs: dict[str, Path | None] = {
         "manifest": corpus.manifest,
         "intents": corpus.intents,
+        "texts": corpus.texts,
     }
     inputs |= model_files(Path(params.model))
     identity = identify("teacher", REVISION, asdict(params), inputs)
@@ -119,8 +122,7 @@ def run(
                     device=options.device,
                 )
             shutil.rmtree(work)
-    table = read_manifest(corpus.manifest)
-    train = table.loc[table["split"] == "train", "text"].map(normalise_text)
+    train = read_train(corpus.manifest, corpus.texts)["text"].map(normalise_text)
     return Summary(
         output,
         up_to_date,

@@ -64,12 +64,12 @@ class Stage:
 
     name: str  # mlm or intent
     learning_rate: float
-    head_learning_rate: float  # 0: the same
     epochs: int
     device: torch.device
     folder: Path  # its work folder
     minutes: float  # between two checkpoints
     bar: Any  # moves by a step of the optimiser
+    head_learning_rate: float = 0.0  # 0: learning_rate
 
 
 class Rows(Dataset):
