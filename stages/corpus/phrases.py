@@ -2,21 +2,15 @@
 
 Reads from the corpus root `sentences.csv` or `sentences.yaml` (`sentences.py`), maybe
 `voices.csv` (`voices.py`), and maybe a table of recordings, which are linked.
-Writes 16 kHz mono 16-bit WAV files, and for each speaker a note, `recipe.json`: what
-each file was made from, and its hash.
-
-A recording's recipe is a hash of all that decides its samples. With
-`sessions: utterance` that is its voice, text and condition, so that a new sentence
-changes no other recording, and the name of the file is the recipe. With
-`sessions: speaker` it is all that the speaker says.
+Writes 16 kHz mono 16-bit WAV files, and for each speaker a note, `recipe.json`: each
+file's recipe (`recipes.py`) and its hash. With `sessions: utterance` the name of a file
+is its recipe.
 """
 
 import io
-import unicodedata
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,55 +26,26 @@ from stages.core.manifest import SPLITS
 from stages.core.runtime import progress
 from stages.corpus.datasets import Contents, stored_path
 from stages.corpus.draws import number, ranks
-from stages.corpus.params import REVISION, CorpusParams
+from stages.corpus.params import CorpusParams
+from stages.corpus.recipes import (
+    Crowd,
+    check_letters,
+    general_sentences,
+    made_apart,
+    made_by,
+    say,
+    weights,
+)
 from stages.corpus.rows import joined_rows
 from stages.corpus.sentences import read_said
 from stages.corpus.table import described_rows
 from stages.corpus.voices import Speaker, read_speakers
-from stages.speech import engines
 from stages.speech.loading import SAMPLE_RATE
-from stages.speech.recording import CONDITIONS, NOISY, record, record_crowd
-from stages.speech.sentences import sentence
-from stages.speech.synthesis import Voice
+from stages.speech.recording import NOISY
 
 RECORDING = "recording"
 """The condition of what people said."""
 _NOTE = "recipe.json"
-_CROWD_SENTENCES = 20
-# Of full scale. flite is not quite silent where it says nothing; speech is above 0.1.
-_SILENCE = 0.01
-
-
-@dataclass(frozen=True)
-class Crowd:
-    """The background speech.
-
-    Attributes:
-        texts: what it says.
-        voices: who speaks, with seeds of their own.
-        seed: of all.
-        folder: of piper's voices.
-    """
-
-    texts: Sequence[str]
-    voices: Sequence[tuple[int, Voice]]
-    seed: int
-    folder: str
-
-    @cached_property
-    def identity(self) -> str:
-        """A hash of all that decides its samples."""
-        own = {
-            "texts": list(self.texts),
-            "voices": [(seed, asdict(voice)) for seed, voice in self.voices],
-            "versions": [engines.version(one, self.folder) for _, one in self.voices],
-        }
-        return fingerprint({**own, "seed": self.seed})
-
-    @cached_property
-    def tracks(self) -> np.ndarray:
-        """Its speech, (voices, samples)."""
-        return record_crowd(self.texts, self.voices, seed=self.seed, folder=self.folder)
 
 
 @dataclass(frozen=True)
@@ -125,7 +90,8 @@ class Speech:
         """Make the recordings `rows` of a plan, and note all."""
         home = folder / plan.speaker.split / plan.speaker.name
         before = _read_note(home)
-        for path, samples in zip(rows["path"], self._waves(plan, rows), strict=True):
+        waves = say(self.params, plan.speaker, rows, self.crowd)
+        for path, samples in zip(rows["path"], waves, strict=True):
             # libsndfile's own error does not say that the disk is full.
             content = io.BytesIO()
             soundfile.write(content, samples, SAMPLE_RATE, "PCM_16", format="WAV")
@@ -137,38 +103,6 @@ class Speech:
         hashes = {path: hash_file(folder / path) for path in planned}
         made = {path: [recipe, hashes[path]] for path, recipe in planned.items()}
         write_text(home / _NOTE, json_text(made))
-
-    def _waves(self, plan: Plan, rows: pd.DataFrame) -> Iterator[np.ndarray]:
-        params, speaker = self.params, plan.speaker
-        texts, conditions = list(rows["text"]), list(rows["condition"])
-        together = params.sessions == "speaker"
-        spoken = engines.speak(
-            speaker.voice,
-            texts,
-            seed=params.seed + speaker.number * together,
-            folder=params.piper_voices,
-            apart=not together,
-        )
-        for wave, row in zip(spoken, rows.itertuples(), strict=True):
-            if len(wave) == 0 or np.abs(wave).max() < _SILENCE:
-                raise InputError(
-                    f"{row.row} cannot be spoken by {speaker.voice.engine}",
-                    path=row.file,
-                    found=repr(row.text),
-                    fix="write it in words",
-                )
-        crowd = self.crowd.tracks if "babble" in conditions else np.zeros((0, 0))
-        if together:
-            generator = np.random.default_rng((params.seed, speaker.number, 1))
-            yield from record(
-                spoken, conditions, crowd, generator, silence=params.silence
-            )
-            return
-        for wave, row in zip(spoken, rows.itertuples(), strict=True):
-            generator = np.random.default_rng(int(row.recipe, 16))
-            yield from record(
-                [wave], [row.condition], crowd, generator, silence=params.silence
-            )
 
 
 def read_phrases(
@@ -182,8 +116,8 @@ def read_phrases(
     """
     said, notes = read_said(params, root)
     speakers, voices = read_speakers(params, root)
-    for engine in {one.voice.engine for one in speakers} - {"piper"}:
-        _check_letters(said, engine)
+    for engine in {one.voice.engine for one in speakers}:
+        check_letters(said, engine)
     crowd = Crowd(_crowd_texts(params, said), voices, params.seed, params.piper_voices)
     plans = [
         Plan(one, rows)
@@ -228,24 +162,6 @@ def _recordings(params: CorpusParams, root: Path) -> tuple[pd.DataFrame, Content
     return rows.assign(path=stored, condition=RECORDING), Contents({}, files, {})
 
 
-def _check_letters(said: pd.DataFrame, engine: str) -> None:
-    """Check that English voices, which spell out other scripts, can say the texts."""
-    for row in said.itertuples():
-        for letter in row.text:
-            # From there on, scripts other than Latin are possible.
-            if (
-                letter >= "\u0370"
-                and letter.isalpha()
-                and "LATIN" not in unicodedata.name(letter, "")
-            ):
-                raise InputError(
-                    f"{row.row} cannot be spoken by {engine}, which speaks English",
-                    path=row.file,
-                    found=repr(row.text),
-                    fix="write it in Latin letters, or use voices of piper",
-                )
-
-
 def missing(plan: Plan, folder: Path) -> pd.DataFrame:
     """The rows of a plan whose files are missing, changed or made otherwise.
 
@@ -277,8 +193,7 @@ def _crowd_texts(params: CorpusParams, said: pd.DataFrame) -> list[str]:
     """The corpus's own sentences; or general ones, because they stay the same."""
     if params.sessions == "speaker":
         return list(said.loc[said["split"] == "", "text"])
-    generator = np.random.default_rng(params.seed)
-    return [sentence(generator) for _ in range(_CROWD_SENTENCES)]
+    return general_sentences(params.seed)
 
 
 def _plan(
@@ -295,47 +210,22 @@ def _plan(
     count = getattr(params, f"{speaker.split}_utterances")
     together = params.sessions == "speaker"
     home = f"{speaker.split}/{speaker.name}"
-    voice = {
-        "version": REVISION,
-        "voice": asdict(speaker.voice),
-        "synthesiser": engines.version(speaker.voice, params.piper_voices),
-        "seed": params.seed,
-        "silence": float(params.silence),
-        "speaker": speaker.number if together else speaker.name,
-    }
     if together:
         places, conditions = _in_turn(params, allowed, speaker, count)
         rows = allowed.iloc[places].assign(condition=conditions)
         own = {"texts": list(rows["text"]), "conditions": conditions}
         babble = {"crowd": crowd.identity if "babble" in conditions else ""}
         names = [f"{place:03d}" for place in range(count)]
-        recipes = [fingerprint({**voice, **own, **babble})] * count
+        made = {**made_by(params, speaker), **own, **babble}
+        recipes = [fingerprint(made)] * count
     else:
         places, times = _by_hash(params, allowed, speaker, count)
         rows = allowed.iloc[places]
-        conditions = _conditions(params, speaker, rows["text"], times)
-        rows = rows.assign(condition=conditions)
-        recipes = [
-            fingerprint(
-                {
-                    **voice,
-                    "text": text,
-                    "condition": condition,
-                    "time": time,
-                    "crowd": crowd.identity if condition == "babble" else "",
-                }
-            )
-            for text, condition, time in zip(
-                rows["text"], conditions, times, strict=True
-            )
-        ]
+        rows = made_apart(params, speaker, rows, times, crowd)
+        recipes = list(rows["recipe"])
         names = [recipe[:16] for recipe in recipes]
     paths = [f"{home}/{name}.wav" for name in names]
     return rows.assign(path=paths, recipe=recipes).reset_index(drop=True)
-
-
-def _weights(params: CorpusParams) -> list[int]:
-    return [getattr(params, name) for name in CONDITIONS]
 
 
 def _in_turn(
@@ -349,7 +239,7 @@ def _in_turn(
     groups = said.groupby("group").indices
     names = sorted(groups, key=lambda name: str(name).split(SEPARATOR))
     order = [names[i] for i in generator.permutation(len(names))]
-    clean, *noisy = _weights(params)
+    clean, *noisy = weights(params)
     kinds = np.repeat(NOISY, noisy)
     places, conditions = [], []
     for place in range(count):
@@ -388,15 +278,3 @@ def _by_hash(
 @lru_cache(maxsize=4)
 def _hashes(texts: tuple[str, ...]) -> list[int]:
     return [number(text) for text in texts]
-
-
-def _conditions(
-    params: CorpusParams, speaker: Speaker, texts: Sequence[str], times: Sequence[int]
-) -> list[str]:
-    """A condition of each recording, whatever the others are."""
-    kinds = np.repeat(CONDITIONS, _weights(params))
-    own = (params.seed, speaker.split, speaker.name, "condition")
-    return [
-        str(kinds[number(*own, text, time) % len(kinds)])
-        for text, time in zip(texts, times, strict=True)
-    ]
