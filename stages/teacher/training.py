@@ -197,7 +197,7 @@ class _WeightedTrainer(Trainer):
         allowed: Tensor | None,
         masked_only: bool,
         mean_count: float,
-        head_learning_rate: float,
+        head_learning_rate: float = 0.0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
