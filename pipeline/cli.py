@@ -295,6 +295,30 @@ def extract_acoustic(
     click.echo(summary)
 
 
+@main.command()
+@configured
+@_root
+@run_options("backend", "device", "workers", "force")
+def unlabelled(settings: Settings, root: Path | None, options: "RunOptions") -> None:
+    """Speak sentences that have no label, and run the frozen encoder on them.
+
+    Students can learn the teacher's vectors and probabilities of such sentences.
+    """
+    from stages.unlabelled.run import run
+
+    params, layout = settings.params, settings.layout
+    summary = run(
+        params.unlabelled,
+        params.acoustic,
+        params.corpus,
+        layout.corpus_files.manifest,
+        root=_corpus_root(settings, root),
+        output=layout.unlabelled,
+        options=options,
+    )
+    click.echo(summary)
+
+
 @main.command("train-teacher")
 @configured
 @click.option(

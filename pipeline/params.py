@@ -25,6 +25,7 @@ from stages.student.params import RecommendedParams, StudentParams
 from stages.sweep.params import SweepParams
 from stages.targets.params import TargetsParams
 from stages.teacher.params import TeacherParams
+from stages.unlabelled.params import UnlabelledParams
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -35,6 +36,7 @@ class Params:
 
     corpus: CorpusParams = field(default_factory=CorpusParams)
     acoustic: AcousticParams = field(default_factory=AcousticParams)
+    unlabelled: UnlabelledParams = field(default_factory=UnlabelledParams)
     pretraining: PretrainingParams = field(default_factory=PretrainingParams)
     teacher: TeacherParams = field(default_factory=TeacherParams)
     targets: TargetsParams = field(default_factory=TargetsParams)

@@ -16,12 +16,13 @@ from stages.acoustic.checkpoint import Checkpoint, load_checkpoint
 from stages.acoustic.encoder import Encoder
 from stages.acoustic.frames import LEAST_SECONDS, frame_count
 from stages.acoustic.params import AcousticParams
-from stages.cache.digest import digest_path
+from stages.cache.digest import digest_path, write_digest
 from stages.cache.format import Header, unwritable
+from stages.cache.store import CacheWriter
 from stages.core.errors import CacheError, ConfigurationError, RecordingError
 from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint
-from stages.core.runtime import RunOptions, choose_device, one_thread
+from stages.core.runtime import RunOptions, choose_device, one_thread, progress
 from stages.speech.loading import (
     RESAMPLING,
     SAMPLE_RATE,
@@ -269,6 +270,41 @@ def choose_encode(encoder: FrozenEncoder, runtime: Runtime, *, graphs: Path) -> 
             return encode(network, waves, tf32=runtime.tf32)
 
     return run
+
+
+def cache_waves(
+    cache: Path,
+    header: Header,
+    encode: Encode,
+    rows: Sequence[tuple[str, str]],
+    waves: Callable[[list[str]], Generator[tuple[str, np.ndarray], None, None]],
+) -> int:
+    """Bring the cache and the digest of recordings up to date that are in no file.
+
+    Args:
+        cache: its folder; the digest is written next to it.
+        header: of the features.
+        encode: from `choose_encode`.
+        rows: id and key of every recording.
+        waves: makes the recordings of these keys: key and samples, in any order. It is
+            closed if a feature is refused.
+
+    Returns:
+        How many were encoded.
+    """
+    ids = {key: id for id, key in rows}
+    with CacheWriter(cache, header) as writer:
+        absent = writer.missing(ids)
+        bar = progress(total=len(absent), description=header.kind, unit="recording")
+        made = waves(absent)
+        with bar, closing(made):
+            for key, wave in made:
+                (features,) = encode([wave])
+                writer.add(ids[key], key, as_stored(features, header.dtype))
+                bar.update()
+        writer.flush()
+        write_digest(digest_path(cache), cache, header.fingerprint, rows)
+    return len(absent)
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ never changes once it has its name. Its U utterances are sorted by id:
     ids      (U)      UTF-8 of fixed length: the utterance each was computed from
     keys     (U)      SHA-256 of the audio file's bytes (acoustic, robustness), of the
                       normalised text (targets), or of all that decides a recording
-                      (rejection), hexadecimal
+                      (rejection, unlabelled), hexadecimal
 
 Each dataset has the attribute `sha256` (`stages.core.hashing.hash_array`). The file has
 the attributes `format`, `version` and the fields of `Header`, `parameters` as JSON.
@@ -44,12 +44,14 @@ COMMANDS = {
     "targets": "`aln-pipeline cache-targets`",
     "robustness": "`aln-pipeline robustness`",
     "rejection": "`aln-pipeline rejection`",
+    "unlabelled": "`aln-pipeline unlabelled`",
 }
 PART_FRAMES = {
     "acoustic": 8192,
     "targets": 65_536,
     "robustness": 8192,
     "rejection": 8192,
+    "unlabelled": 8192,
 }
 """A part is written once it has so many frames. 8,192 are about 20 minutes of speech,
 8 MB: the most that a killed run loses."""
@@ -62,7 +64,7 @@ _UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 class Header:
     """What all parts with features of one encoder have in common."""
 
-    kind: str  # acoustic, targets, robustness or rejection
+    kind: str  # a key of COMMANDS
     encoder: str  # its name, for messages
     fingerprint: str  # of everything that decides a value: weights, front end, dtype
     parameters: dict[str, Any]  # the same in readable form; JSON-able

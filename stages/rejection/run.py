@@ -37,15 +37,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.acoustic.encoding import Encode, as_stored, choose_encode, open_encoder
+from stages.acoustic.encoding import (
+    Encode,
+    cache_waves,
+    choose_encode,
+    open_encoder,
+)
 from stages.acoustic.params import AcousticParams
-from stages.cache.digest import digest_path, write_digest
+from stages.cache.digest import digest_path
 from stages.cache.format import Header
-from stages.cache.store import CacheReader, CacheWriter
+from stages.cache.store import CacheReader
 from stages.core.files import write_json
 from stages.core.hashing import fingerprint
 from stages.core.results import identify, is_finished, record
-from stages.core.runtime import RunOptions, choose_device, one_thread, progress
+from stages.core.runtime import RunOptions, choose_device, one_thread
 from stages.rejection.measurement import Outputs, measure
 from stages.rejection.others import SIDES, Clip, make_clips
 from stages.rejection.params import REVISION, RejectionParams
@@ -169,16 +174,14 @@ def _identify(
 
 def _extract(clips: Sequence[Clip], cache: Path, header: Header, encode: Encode) -> int:
     """Bring the cache and the digest up to date; returns how many clips were new."""
-    with CacheWriter(cache, header) as writer:
-        absent = set(writer.missing(clip.key for clip in clips))
-        todo = [clip for clip in clips if clip.key in absent]
-        for clip in progress(todo, description="rejection", unit="recording"):
-            (features,) = encode([clip.wave()])
-            writer.add(clip.id, clip.key, as_stored(features, header.dtype))
-        writer.flush()
-        pairs = [(clip.id, clip.key) for clip in clips]
-        write_digest(digest_path(cache), cache, header.fingerprint, pairs)
-    return len(todo)
+    by_key = {clip.key: clip for clip in clips}
+    return cache_waves(
+        cache,
+        header,
+        encode,
+        [(clip.id, clip.key) for clip in clips],
+        lambda keys: ((key, by_key[key].wave()) for key in keys),
+    )
 
 
 def _parts(clips: Sequence[Clip]) -> dict[str, list[str]]:

@@ -1,0 +1,1 @@
+"""Speak sentences that have no label, and encode them."""
