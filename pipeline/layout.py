@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 SHARED_VARIABLE = "ALN_CACHE_DIR"
 KINDS = ("acoustic", "targets")
-_FOLDERS = ("robustness", "rejection")  # of caches
+_FOLDERS = ("robustness", "rejection", "unlabelled")  # of caches
 ALL_KINDS = (*KINDS, *_FOLDERS)
 _SHARED = ("audio", "kept", "results", "transcripts", *KINDS)
 

@@ -78,6 +78,7 @@ def _contents(outs: Sequence[Path], layout: Layout) -> str:
 def _describe_output(path: Path, layout: Layout) -> list[str]:
     from pipeline.cache.contents import info
     from stages.core.manifest import SPLITS, read_manifest
+    from stages.core.table import read_columns
 
     if path.name == layout.corpus_files.manifest.name:
         counts = read_manifest(path)["split"].value_counts()
@@ -89,6 +90,8 @@ def _describe_output(path: Path, layout: Layout) -> list[str]:
     if path.name == layout.rejection.name:
         found = [one for cache in layout.caches("rejection") for one in info(cache)]
         return [f"{sum(one.utterances for one in found):,} recordings of no intent"]
+    if path.name == layout.unlabelled.name:
+        return [f"{len(read_columns(path / 'manifest.csv')['id']):,} utterances"]
     words = []
     for name in ("scores.json", "metrics.json"):  # of the teacher, of a student
         if (path / name).is_file():

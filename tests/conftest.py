@@ -78,6 +78,9 @@ student:
   seeds: [1]
   alpha: [0.5, 1]
   gru_width: 4
+unlabelled:
+  sentences: more.txt
+  voices: 2
 rejection:
   noises: 10
 report:
@@ -94,7 +97,7 @@ def write_tone(path: Path, hertz: float, seconds: float, seed: int) -> None:
 
 
 def write_corpus(root: Path) -> None:
-    """Recordings of every intent in every split, and `table.csv` about them."""
+    """Recordings of every intent in every split, `table.csv` about them, sentences."""
     lines = ["path,split,speaker,text,intent"]
     for split, count in COUNTS.items():
         for number in range(count):
@@ -105,6 +108,7 @@ def write_corpus(root: Path) -> None:
                 write_tone(root / path, hertz * (1 + number / 50), seconds, len(lines))
                 lines.append(f"{path},{split},{split}-{number},{text},{intent}")
     (root / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (root / "more.txt").write_text("put out the song\nlight music\n", "utf-8")
 
 
 def write_encoder(path: Path, *, hidden: int = 6, seed: int = 1) -> None:
@@ -134,6 +138,7 @@ def pipeline(*arguments: str | Path) -> Result:
 LINE = (
     ("prepare-corpus",),
     ("extract-acoustic",),
+    ("unlabelled",),
     ("train-teacher",),
     ("cache-targets",),
     ("baseline1",),

@@ -22,6 +22,7 @@ RECORDED = Path(__file__).with_suffix(".json")
 STAGES = (
     "corpus",
     "acoustic",
+    "unlabelled",
     "pretraining",
     "teacher",
     "targets",

@@ -33,6 +33,7 @@ SECTIONS = get_type_hints(Params)
 # What a stage reads of params.yaml besides its own section.
 READS_ALSO = {
     "acoustic": {"corpus.longest_seconds", "corpus.on_error"},
+    "unlabelled": {"corpus"},
     "robustness": {"student.alpha"},
     "rejection": {"student.alpha"},
     "report": {"corpus.name", "acoustic.encoder", "student.alpha"},

@@ -122,7 +122,7 @@ _HOSTILE = (*_NUMBERS, *_TEXTS, [], list(range(10_000)), 10_000 * ["x"], True, N
 _SHARES = "drawn_speakers mlm_mask_share mlm_random_share share"
 _PATHS = (
     "encoder revision model table prefix labels parts noise reverberation speech "
-    "piper_voices recordings_table texts"
+    "piper_voices recordings_table sentences texts"
 )
 _NAMES = "column accents held_out_accents held_out_variants intent_key slots"
 _COLUMNS = "path_column split_column speaker_column text_column intent_column"
@@ -134,7 +134,8 @@ _LOADED = {
     "valid_voices test_voices clean babble room telephone piper flite "
     f"ctc_weight {_SHARES}",
     10**20: "learning_rate",  # of a student, which then learns nothing of use
-    "": "revision prefix speaker_column parts piper_voices recordings_table texts",
+    "": "revision prefix speaker_column parts piper_voices recordings_table sentences "
+    "texts",
     "../x": f"{_PATHS} {_NAMES} {_COLUMNS}",
     "a/b": f"{_PATHS} {_NAMES} {_COLUMNS}",
     "[]": "slots alpha learning_rate batch_size gru_width dropout",  # of sweep

@@ -20,6 +20,7 @@ _CONTENT = {
     "acoustic": "features of {:,} utterances",
     "targets": "targets of {:,} texts",
     "rejection": "features of {:,} recordings of no intent",
+    "unlabelled": "features of {:,} unlabelled utterances",
 }
 
 
@@ -218,7 +219,7 @@ def merge(settings: Settings, other: Path, kind: str) -> None:
 
 
 def _present(layout: Layout, kinds: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """The caches of some kinds; of degradations and of rejection only finished ones."""
+    """The caches of some kinds; those that a stage has below its own, if finished."""
     from stages.cache.digest import digest_path
 
     for kind in sorted(set(kinds)):
@@ -233,7 +234,7 @@ def _cache(
     from pipeline.cache.contents import Cache, needed_ids
     from stages.cache.digest import digest_path, read_digest
 
-    if kind == "rejection":
+    if kind in ("rejection", "unlabelled"):
         rows = read_digest(digest_path(directory)).rows
         return Cache(directory, {key: [id] for id, (key, _) in rows.items()})
     if kind == "robustness":
