@@ -12,8 +12,8 @@ never changes once it has its name. Its U utterances are sorted by id:
     offsets  (U + 1)  int64: utterance u is frames[offsets[u]:offsets[u + 1]]
     ids      (U)      UTF-8 of fixed length: the utterance each was computed from
     keys     (U)      SHA-256 of the audio file's bytes (acoustic, robustness), of the
-                      normalised text (targets), or of all that decides a recording
-                      (rejection, unlabelled), hexadecimal
+                      normalised text (targets, posteriors), or of all that decides a
+                      recording (rejection, unlabelled), hexadecimal
 
 Each dataset has the attribute `sha256` (`stages.core.hashing.hash_array`). The file has
 the attributes `format`, `version` and the fields of `Header`, `parameters` as JSON.
@@ -42,6 +42,7 @@ VERSION = 1
 COMMANDS = {
     "acoustic": "`aln-pipeline extract-acoustic`",
     "targets": "`aln-pipeline cache-targets`",
+    "posteriors": "`aln-pipeline cache-targets`",
     "robustness": "`aln-pipeline robustness`",
     "rejection": "`aln-pipeline rejection`",
     "unlabelled": "`aln-pipeline unlabelled`",
@@ -49,6 +50,7 @@ COMMANDS = {
 PART_FRAMES = {
     "acoustic": 8192,
     "targets": 65_536,
+    "posteriors": 65_536,
     "robustness": 8192,
     "rejection": 8192,
     "unlabelled": 8192,

@@ -40,6 +40,11 @@ class CorpusFiles:
         return self.folder / "texts.csv"
 
     @property
+    def unlabelled(self) -> Path:
+        """The table of the utterances without a label."""
+        return self.folder / "unlabelled" / "manifest.csv"
+
+    @property
     def kept(self) -> Path:
         """Replaced results; see `stages/core/results.py`."""
         return self.folder / "kept"
@@ -50,3 +55,9 @@ class CorpusFiles:
         from stages.core.manifest import read_usable
 
         return read_usable(self.manifest, self.quarantine)
+
+    def read_all_texts(self) -> list[str]:
+        """All distinct texts, also without recordings or labels; see `manifest`."""
+        from stages.core.manifest import read_all_texts
+
+        return read_all_texts(self.manifest, self.texts, self.unlabelled)

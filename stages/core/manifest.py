@@ -34,6 +34,8 @@ from stages.core.checksums import check_sum, write_sums
 from stages.core.errors import InputError
 from stages.core.files import atomic_path, write_json
 from stages.core.labels import Labels
+from stages.core.results import require
+from stages.core.text import normalise_text
 
 COLUMNS = (
     "id",
@@ -125,6 +127,23 @@ def read_train(manifest: Path, texts: Path) -> pd.DataFrame:
     table = read_manifest(manifest)
     spoken = table.loc[table["split"] == "train", list(TEXT_COLUMNS)]
     return pd.concat([spoken, read_texts(texts)], ignore_index=True)
+
+
+def read_all_texts(manifest: Path, texts: Path, unlabelled: Path) -> list[str]:
+    """The distinct texts of the three tables, normalised and sorted.
+
+    The last one is missing where its stage did not run.
+
+    Raises:
+        CacheError: the result with `unlabelled` is damaged.
+        InputError: a file is missing or has changed.
+    """
+    every = [*read_manifest(manifest)["text"], *read_texts(texts)["text"]]
+    if unlabelled.exists():
+        require(unlabelled.parent, {}, fix="run `aln-pipeline unlabelled`")
+        table = pd.read_csv(unlabelled, dtype=str, keep_default_na=False)
+        every += [*table["text"]]
+    return sorted({normalise_text(text) for text in every})
 
 
 def read_usable(manifest: Path, quarantine: Path) -> pd.DataFrame:
