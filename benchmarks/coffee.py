@@ -274,7 +274,7 @@ def write_recordings(root: Path, folder: Path, ratios: Sequence[int]) -> None:
         values = {slot: said.get(slot, "").strip() for slot in SLOTS}
         for condition in (CLEAN, *(f"{ratio}dB" for ratio in ratios)):
             path = Path("recordings") / f"{name}--{condition}.wav"
-            rows.append({"path": path.as_posix(), "text": _text(values), **values})
+            rows.append({"path": path.as_posix(), "text": text_of(values), **values})
             if (folder / path).is_file():
                 continue
             with atomic_path(folder / path, flush=False) as temporary:
@@ -289,7 +289,7 @@ def write_recordings(root: Path, folder: Path, ratios: Sequence[int]) -> None:
         table.to_csv(temporary, index=False)
 
 
-def _text(values: dict[str, str]) -> str:
+def text_of(values: dict[str, str]) -> str:
     """A sentence with these slots."""
     drink, *about, milk, sugar = values.values()
     things = " and ".join(filter(None, [milk, sugar]))
