@@ -372,6 +372,7 @@ def cache_targets(settings: Settings, options: "RunOptions") -> None:
         layout.corpus_files,
         teacher=layout.teacher,
         cache=layout.targets,
+        posteriors=layout.posteriors,
         options=options,
     )
     click.echo(summary)
