@@ -1,6 +1,6 @@
 """Paths of a corpus. Only this module knows them; stages get them as arguments.
 
-    cache/<corpus>/manifest.csv, intents.json, conditions.csv   the corpus
+    cache/<corpus>/manifest.csv, intents.json, conditions.csv, texts.csv   the corpus
                    audio/                        recordings that the pipeline wrote
                    acoustic/, acoustic.digest    features of the recordings
                    quarantine.csv                recordings that cannot be used
@@ -8,6 +8,7 @@
                    teacher/                      the fine-tuned BERT
                    teacher.work/                 its checkpoints while it is trained
                    targets/, targets.digest      the teacher's vectors of the texts
+                   targets.json                  how much intents explain of them
                    posteriors/, posteriors.digest   and its probabilities
                    transcripts/                  transcripts of recognisers
                    baseline1/                    the teacher's intents for them
@@ -26,8 +27,8 @@ made from. Paths are relative to the repository, where every command runs.
 
 The environment variable ALN_CACHE_DIR is the absolute path of another repository's
 `cache/`. A copy of that repository, such as `dvc exp run --temp` makes, then links
-recordings, features, targets, transcripts and the scores of students from there instead
-of computing them again.
+recordings, features, targets, posteriors, transcripts and the scores of students from
+there instead of computing them again.
 """
 
 import logging
@@ -41,7 +42,7 @@ from stages.core.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 SHARED_VARIABLE = "ALN_CACHE_DIR"
-KINDS = ("acoustic", "targets")
+KINDS = ("acoustic", "targets", "posteriors")
 _FOLDERS = ("robustness", "rejection", "unlabelled")  # of caches
 ALL_KINDS = (*KINDS, *_FOLDERS)
 _SHARED = ("audio", "kept", "results", "transcripts", *KINDS)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.formatting import format_size, format_table
-from pipeline.layout import Layout
+from pipeline.layout import KINDS, Layout
 from stages.core.errors import ConfigurationError, PipelineError
 from stages.core.text import name_some
 
@@ -83,7 +83,7 @@ def _describe_output(path: Path, layout: Layout) -> list[str]:
     if path.name == layout.corpus_files.manifest.name:
         counts = read_manifest(path)["split"].value_counts()
         return [f"{counts.get(split, 0):,} {split}" for split in SPLITS]
-    if path.name in (layout.acoustic.name, layout.targets.name):
+    if path.name in KINDS:
         return [f"{one.utterances:,} of {one.header.encoder}" for one in info(path)]
     if path.name == layout.robustness.name:
         return [f"{len(list(path.glob('*.digest')))} degradations"]

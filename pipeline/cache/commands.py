@@ -19,6 +19,7 @@ _COLUMNS = ("split", "speaker", "text", "intent")  # of the manifest, in an expo
 _CONTENT = {
     "acoustic": "features of {:,} utterances",
     "targets": "targets of {:,} texts",
+    "posteriors": "posteriors of {:,} texts",
     "rejection": "features of {:,} recordings of no intent",
     "unlabelled": "features of {:,} unlabelled utterances",
 }
@@ -43,7 +44,7 @@ _kind = click.option(
     type=click.Choice(KINDS),
     default="acoustic",
     show_default=True,
-    help="Features of the recordings, or the teacher's targets.",
+    help="Features of the recordings, or the teacher's targets or posteriors.",
 )
 
 

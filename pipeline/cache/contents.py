@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.cache.digest import digest_path
-from stages.cache.format import Header, Part, damaged, part_paths, read_part
+from stages.cache.format import OF_TEXTS, Header, Part, damaged, part_paths, read_part
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError
 from stages.core.hashing import hash_file
@@ -64,19 +64,22 @@ def needed_ids(
 
     Args:
         corpus: its tables.
-        kind: of the cache. Keys are hashes of recordings, or for targets of texts,
-            whose id here is the normalised text.
-        splits: only utterances of these; all by default.
+        kind: of the cache. Keys are hashes of recordings, or for targets and posteriors
+            of texts, whose id here is the normalised text.
+        splits: only utterances of these; by default all, and for texts also those
+            without recordings or labels.
 
     Raises:
         InputError: no usable manifest.
     """
-    # Targets do not depend on recordings, so quarantined ones count for them.
-    usable = kind != "targets" and corpus.quarantine.exists()
+    if kind in OF_TEXTS and not splits:
+        return {text_key(text): [text] for text in corpus.read_all_texts()}
+    # Texts do not depend on recordings, so those of quarantined ones count.
+    usable = kind not in OF_TEXTS and corpus.quarantine.exists()
     table = corpus.read_usable() if usable else read_manifest(corpus.manifest)
     if splits:
         table = table[table["split"].isin(list(splits))]
-    if kind == "targets":
+    if kind in OF_TEXTS:
         texts = sorted({normalise_text(text) for text in table["text"]})
         return {text_key(text): [text] for text in texts}
     ids: dict[str, list[str]] = {}

@@ -17,6 +17,7 @@ from pipeline.cache.garbage import join
 from stages.cache.digest import digest_path, read_digest
 from stages.cache.export import write_plain
 from stages.cache.format import (
+    OF_TEXTS,
     Header,
     check_header,
     command,
@@ -51,7 +52,7 @@ def merge(directory: Path, other: Path, *, kind: str) -> Merged:
     Args:
         directory: this cache, created if it is not there.
         other: the other cache.
-        kind: acoustic or targets.
+        kind: acoustic, targets or posteriors.
 
     Raises:
         CacheError: no parts, a damaged part or digest, features of another kind or only
@@ -154,7 +155,7 @@ def export(
         )
     digest = read_digest(cache.digest)
     # The digest has its own ids for texts, so these are found by key.
-    texts = digest.header.kind == "targets"
+    texts = digest.header.kind in OF_TEXTS
     rows = [
         (id, key)
         for id, (key, _) in digest.rows.items()

@@ -10,6 +10,7 @@ from stages.baseline1.lexicon import check_lexicon
 from stages.baseline1.transcripts import read_transcripts
 from stages.cache.digest import Digest, digest_path
 from stages.cache.format import (
+    OF_TEXTS,
     Header,
     Part,
     check_header,
@@ -25,6 +26,7 @@ from stages.core.manifest import (
     read_labels,
     read_manifest,
     read_quarantine,
+    read_texts,
 )
 from stages.core.results import IDENTITY, require
 from stages.core.text import name_some
@@ -52,6 +54,7 @@ def _checks(layout: Layout) -> Iterator[tuple[Path, Callable[[Path], object]]]:
     yield corpus.manifest, read_manifest
     yield corpus.intents, read_labels
     yield corpus.conditions, read_conditions
+    yield corpus.texts, read_texts
     if digest_path(layout.acoustic).exists():
         yield corpus.quarantine, read_quarantine
     if layout.recordings.exists():
@@ -147,7 +150,7 @@ def _changed(part: Part, expected: Mapping[str, str]) -> list[str]:
 def _unknown(rows: Sequence[tuple[str, str]], digest: Digest) -> list[str]:
     """Ids of rows that are not in the digest."""
     # The digest has its own ids for texts, so these are compared by key.
-    if digest.header.kind == "targets":
+    if digest.header.kind in OF_TEXTS:
         known = {key for key, _ in digest.rows.values()}
         return [id for id, key in rows if key not in known]
     return [id for id, key in rows if digest.rows.get(id, ("",))[0] != key]

@@ -47,6 +47,8 @@ COMMANDS = {
     "rejection": "`aln-pipeline rejection`",
     "unlabelled": "`aln-pipeline unlabelled`",
 }
+OF_TEXTS = ("targets", "posteriors")
+"""The kinds that have a row for each text, under an id of its own."""
 PART_FRAMES = {
     "acoustic": 8192,
     "targets": 65_536,
