@@ -175,13 +175,13 @@ def test_only_new_texts_are_computed_and_the_digest_is_the_same(
     assert len(batches) == 2  # two lengths
     embed(corpus, teacher, tmp_path / "a")
     assert len(batches) == 2
-    grown = write_corpus(tmp_path / "grown", "light in the attic")
+    grown = write_corpus(tmp_path / "grown", "light in the hall")
     assert embed(grown, teacher, tmp_path / "a").computed == 1
     assert len(batches) == 3
     embed(grown, teacher, tmp_path / "b")
     digests = [tmp_path / name / "targets.digest" for name in "ab"]
     assert digests[0].read_bytes() == digests[1].read_bytes() != first
-    assert "light_in_the_attic" in read_digest(digests[0]).rows
+    assert "light_in_the_hall" in read_digest(digests[0]).rows
     # A text that is gone leaves the digest, not the cache.
     assert embed(corpus, teacher, tmp_path / "a").computed == 0
     assert digests[0].read_bytes() == first
