@@ -105,6 +105,7 @@ def test_more_sentences_than_there_are_is_an_error_with_their_number(
 ) -> None:
     with pytest.raises(InputError, match=r"found (\d+); expected 1,000,.*to \1$"):
         plan(tmp_path, count=1000)
+    assert list(recombine([""], set(), seed=1)) == []
 
 
 def test_a_file_is_read_without_what_the_corpus_has_or_it_repeats(

@@ -1,8 +1,8 @@
 """The sentences: new ones from the words of the train texts, or those of a file.
 
 Recombined sentences come from a bigram model of the distinct train wordings: each word
-is drawn among those that follow the last one in train. So two neighbours are always
-ones of train, and a whole sentence can mean nothing.
+is drawn from those that follow the last one in train. So every two neighbours occur in
+train, but a whole sentence can mean nothing. None is longer than the longest of train.
 
 No sentence occurs in the manifest: not in valid or test, which would leak, and not in
 train, where it has a label.
@@ -20,7 +20,7 @@ from stages.core.table import CONTROL, clean_text, not_utf8, read_columns
 from stages.core.text import normalise_text
 from stages.unlabelled.params import RECOMBINED, UnlabelledParams
 
-# Of each sentence, on average. Few train texts allow few new sentences.
+# For each sentence, on average; few train texts allow few new sentences.
 _MOST_DRAWS = 100
 
 
@@ -72,16 +72,16 @@ def recombine(train: Iterable[str], known: set[str], seed: int) -> Iterator[str]
         known: normalised texts that are left out.
         seed: of the draws.
     """
-    wordings = sorted({normalise_text(text) for text in train})
+    wordings = sorted({normalise_text(text) for text in train} - {""})
     followers: dict[str, list[str]] = {}
     for wording in wordings:
         for word, follower in pairwise(["", *wording.split(), ""]):
             followers.setdefault(word, []).append(follower)
-    longest = max(len(wording.split()) for wording in wordings)
+    longest = max((len(wording.split()) for wording in wordings), default=0)
     generator = np.random.default_rng(seed)
     found: set[str] = set()
     draws = 0
-    while draws < _MOST_DRAWS * (len(found) + 1):
+    while wordings and draws < _MOST_DRAWS * (len(found) + 1):
         draws += 1
         words = [""]
         while len(words) == 1 or (words[-1] and len(words) <= longest + 1):
@@ -123,7 +123,7 @@ def _read_file(file: Path) -> pd.DataFrame:
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:
     try:
-        lines = file.read_text("utf-8-sig").splitlines()
+        lines = file.read_text("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise not_utf8(file) from None
     for number, line in enumerate(lines, 1):
