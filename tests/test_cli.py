@@ -231,30 +231,35 @@ def test_cache_info_says_what_there_is_and_what_is_needed(finished):
         "cache",
         "cache/tiny/acoustic",
         "cache/tiny/targets",
+        "cache/tiny/posteriors",
+        "cache/tiny/unlabelled/features",
     ]
+    texts = 2 * len(TONES) + 2
     assert f" {UTTERANCES} " in lines[1] and "12 float32" in lines[1]
-    assert f" {2 * len(TONES)} " in lines[2] and "16 float32" in lines[2]
+    assert f" {texts} " in lines[2] and "16 float32" in lines[2]
+    assert f" {texts} " in lines[3] and f"{len(TONES)} float32" in lines[3]
 
     def needs() -> list[str]:
         lines = pipeline("cache", "info").stdout.splitlines()
         assert re.split("  +", lines[0])[-2:] == ["of the manifest", "not needed"]
         return [" | ".join(re.split("  +", line)[-2:]) for line in lines[1:]]
 
-    texts = 2 * len(TONES)
-    assert needs() == [f"{UTTERANCES} of {UTTERANCES} | 0", f"{texts} of {texts} | 0"]
+    every = [f"{texts} of {texts} | 0"] * 2
+    assert needs() == [f"{UTTERANCES} of {UTTERANCES} | 0", *every, "2 of 2 | 0"]
     shrink_corpus()
     gone = UTTERANCES // len(TONES)
-    acoustic, targets = needs()
+    acoustic, targets, posteriors, _ = needs()
     assert re.fullmatch(f"16 of 16 \\| {gone}, [0-9.]+ kB", acoustic)
-    assert re.fullmatch(r"4 of 4 \| 2, 128 B", targets)
+    assert re.fullmatch(r"6 of 6 \| 2, 128 B", targets)
+    assert re.fullmatch(r"6 of 6 \| 2, 24 B", posteriors)
     write_encoder(Path("other.safetensors"), seed=2)
     assert pipeline("extract-acoustic", "--encoder", "other.safetensors").exit_code == 0
-    others = sorted(needs())
-    assert others[0] == "16 of 16 | 0" and others[2].startswith("another encoder | 24,")
+    ours, other = sorted(needs()[:2])
+    assert ours == "16 of 16 | 0" and other.startswith("another encoder | 24,")
     (CACHE / "targets.digest").unlink()
     assert needs()[2] == "no usable digest | unknown"
     (CACHE / "manifest.csv").unlink()
-    assert set(needs()) == {"no usable manifest | unknown"}
+    assert set(needs()[:-1]) == {"no usable manifest | unknown"}
 
 
 def test_cache_gc_removes_what_the_corpus_no_longer_needs(finished, snapshot):
@@ -270,20 +275,21 @@ def test_cache_gc_removes_what_the_corpus_no_longer_needs(finished, snapshot):
     assert re.search("24 utterances of another encoder, lugosch", reasons[0])
     assert "acoustic: 8 utterances that are not in the manifest" in reasons[1]
     assert "acoustic: 16 utterances of small or partly needed parts" in reasons[2]
-    assert "targets: 2 utterances that are not in the manifest" in reasons[3]
-    assert last.startswith("cache/tiny: 3 parts, ")
-    assert "; 2 parts, " in last and "34 utterances to be removed" in last
+    for kind, reason in zip(("posteriors", "targets"), reasons[3:7:2], strict=True):
+        assert f"{kind}: 2 utterances that are not in the manifest" in reason
+    assert last.startswith("cache/tiny: 5 parts, ")
+    assert "; 4 parts, " in last and "36 utterances to be removed" in last
 
     done = pipeline("cache", "gc")
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[:-1] == reasons
     expected = last.replace("if done", "now").replace("to be removed", "removed")
     assert done.stdout.splitlines()[-1] == expected
-    size = sum(path.stat().st_size for path in CACHE.glob("[at]*/*.h5"))
-    assert f"2 parts, {size / 1000:.1f} kB now" in expected
+    paths = [*CACHE.glob("[apt]*/*.h5"), *CACHE.glob("unlabelled/features/*.h5")]
+    size = sum(path.stat().st_size for path in paths)
+    assert f"4 parts, {size / 1000:.1f} kB now" in expected
     assert pipeline("cache", "verify").exit_code == 0
     assert "16 utterances, 0 extracted" in pipeline("extract-acoustic").stdout
-    assert "4 texts" in pipeline("cache-targets").stdout
     assert "nothing to remove" in pipeline("cache", "gc").stdout
     old = before["cache/tiny/acoustic.digest"].decode().splitlines()
     new = (CACHE / "acoustic.digest").read_text().splitlines()
@@ -323,7 +329,7 @@ def test_cache_gc_follows_a_link(finished, tmp_path):
     shutil.move(CACHE / "acoustic", tmp_path / "large")
     (CACHE / "acoustic").symlink_to(tmp_path / "large")
     shrink_corpus()
-    assert "10 utterances removed" in pipeline("cache", "gc").stdout
+    assert "12 utterances removed" in pipeline("cache", "gc").stdout
     assert pipeline("cache", "verify").exit_code == 0
 
 
@@ -357,19 +363,21 @@ def test_cache_export_has_the_manifests_columns(finished):
         assert len(file["ids"]) == (COUNTS["valid"] + COUNTS["test"]) * len(TONES)
 
 
-def test_cache_export_of_targets(finished):
+@pytest.mark.parametrize(("kind", "width"), [("targets", 16), ("posteriors", 3)])
+def test_cache_export_of_texts(finished, kind, width):
     import h5py
 
-    result = pipeline("cache", "export", "t.h5", "--kind", "targets")
-    assert "t.h5: targets of 6 texts" in result.stdout
+    result = pipeline("cache", "export", "t.h5", "--kind", kind)
+    assert f"t.h5: {kind} of 8 texts" in result.stdout
     with h5py.File("t.h5", "r") as file:
         assert set(file) == {"frames", "offsets", "ids", "keys"}
         assert "let_there_be_light" in file["ids"].asstr()[:]
-        assert file["frames"].shape == (6, 16)
-    options = ("--kind", "targets", "--split", "train", "--force")
+        assert "put_out_the_song" in file["ids"].asstr()[:]
+        assert file["frames"].shape == (8, width)
+    options = ("--kind", kind, "--split", "train", "--force")
     assert "3 texts" in pipeline("cache", "export", "t.h5", *options).stdout
-    (CACHE / "targets.digest").unlink()
-    assert "cache-targets" in refused("cache", "export", "u.h5", "--kind", "targets")
+    (CACHE / f"{kind}.digest").unlink()
+    assert "cache-targets" in refused("cache", "export", "u.h5", "--kind", kind)
     assert not Path("u.h5").exists()
 
 
@@ -699,7 +707,7 @@ def test_the_shared_cache_replaces_nothing_that_is_there(given, monkeypatch, tmp
     monkeypatch.setenv("ALN_CACHE_DIR", str(tmp_path / "shared"))
     Layout("tiny").link_shared()
     assert not own.is_symlink() and (own / "kept").is_file()
-    assert (CACHE / "targets").is_symlink()
+    assert (CACHE / "targets").is_symlink() and (CACHE / "posteriors").is_symlink()
 
 
 def test_its_own_cache_is_not_linked_to_itself(given, monkeypatch):

@@ -69,6 +69,7 @@ ALN = Case(("train-student", "aln", "--force"))
 SWEEP = Case(("sweep", "--set=sweep.alpha=[0.5]"))
 ROBUSTNESS = Case(("robustness", "--force"))
 REJECTION = Case(("rejection", "--force"))
+UNLABELLED = Case(("unlabelled", "--force"))
 REPORT = Case(("report", "--force"))
 EXPORT = Case(("export", "aln-0.5", "model"))
 PREDICT = Case(("predict", "--model", "model", "data/tiny/test"))
@@ -102,6 +103,9 @@ KINDS = {
         ("cache/tiny/acoustic/*.onnx",), (EXTRACT_ALL,), verified="none"
     ),
     "targets": Kind(("cache/tiny/targets/*.h5",), (ALN, TARGETS)),
+    "posteriors": Kind(("cache/tiny/posteriors/*.h5",), (TARGETS,)),
+    "digest of posteriors": Kind(("cache/tiny/posteriors.digest",), (TARGETS,)),
+    "texts": Kind(("cache/tiny/texts.csv",), (TARGETS, TEACHER)),
     "digest of targets": Kind(("cache/tiny/targets.digest",), (ALN, TARGETS)),
     "teacher": Kind(
         ("cache/tiny/teacher/*",), (TARGETS, TARGETS_ALL, BASELINE1, REPORT)
@@ -125,6 +129,16 @@ KINDS = {
     "their digest": Kind(("cache/tiny/rejection/others.digest",), (REJECTION,)),
     "rejection": Kind(
         ("cache/tiny/rejection/*.json",), (REPORT, EXPORT, Case(("rejection",)))
+    ),
+    "features of unlabelled utterances": Kind(
+        ("cache/tiny/unlabelled/features/*.h5",), (UNLABELLED,)
+    ),
+    "digest of unlabelled utterances": Kind(
+        ("cache/tiny/unlabelled/features.digest",), (UNLABELLED,)
+    ),
+    "unlabelled utterances": Kind(
+        ("cache/tiny/unlabelled/manifest.csv", "cache/tiny/unlabelled/identity.json"),
+        (TARGETS, Case(("unlabelled",))),
     ),
     "report": Kind(("report/*.*",), (Case(("report",)), EXPORT), verified="none"),
     "kept results": Kind(
