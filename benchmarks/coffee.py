@@ -230,6 +230,7 @@ def prepare(root: Path, work: Work, voices: int, ratios: Sequence[int]) -> None:
         work.corpus,
         teacher=work.teacher,
         cache=work.corpus.folder / "targets",
+        posteriors=work.corpus.folder / "posteriors",
         options=work.options,
     )
     log.info("%s", vectors)
