@@ -622,8 +622,10 @@ class TestStage:
             "put out the lamp"
         )
 
-    def test_given_transcripts(self, finished, snapshot):
+    @pytest.mark.parametrize("head", ["cls", "mean"])
+    def test_given_transcripts(self, finished, snapshot, head):
         before = snapshot(TRANSCRIPTS)
+        pipeline("train-teacher", "--set", f"teacher.head={head}")
         teacher = pd.read_csv("cache/tiny/teacher/predictions.csv")
         manifest = pd.read_csv("cache/tiny/manifest.csv")
         given = manifest.loc[manifest["split"] != "train", ["id", "text"]]
