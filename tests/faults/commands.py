@@ -83,6 +83,7 @@ COMMANDS = {
     "prepare-corpus": Case(("prepare-corpus",), change=_drop_row),
     "prepare-corpus, phrases": Case(("prepare-corpus", *SPOKEN), change=_phrases),
     "extract-acoustic": Case(("extract-acoustic", HALF)),
+    "unlabelled": Case(("unlabelled", "--set=unlabelled.seed=2")),
     "train-teacher": Case(("train-teacher", "--set=teacher.intent_epochs=2")),
     "cache-targets": Case(("cache-targets", "--set=targets.pooling=cls")),
     "baseline1": Case(("baseline1", "--set=baseline1.vocabulary=30")),
