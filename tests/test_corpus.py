@@ -595,6 +595,21 @@ def test_a_bad_text_without_recording_is_refused_by_file_and_row(
     assert str(caught.value).startswith(f"{root / 'more.csv'}: row 5")
 
 
+def test_texts_of_a_corpus_with_slots_have_its_columns(
+    root: Path, prepare: Prepare
+) -> None:
+    heading = (*HEADING[:4], "action", "room")
+    rows = [(*row, "hall" if row[4] == "on" else "") for row in GOOD]
+    write_table(root, rows, heading)
+    params = replace(TABLE, slots=("action", "room"), texts="more.csv")
+    (root / "more.csv").write_text("room,action,text\n,on,shine\nhall,off,go dark\n")
+    output = prepare(params).manifest.parent
+    assert list(read_texts(output / "texts.csv")["intent"]) == ["on|none", "off|hall"]
+    (root / "more.csv").write_text("room,action,text\n,on,shine\nattic,off,go dark\n")
+    with pytest.raises(InputError, match=r"more\.csv: row 3 has room 'attic'"):
+        prepare(params)
+
+
 def test_a_table_of_texts_outside_the_root_is_refused(
     root: Path, prepare: Prepare
 ) -> None:
