@@ -33,7 +33,9 @@ SENTENCES = Path("data/tiny/more.txt")
 TRAIN = ["Open the door!", "now open it", "close the window", "shut it now"]
 TRAIN += ["shut it", "open it and shut it"]
 HELD_OUT = {"valid": "open the window", "test": "Close the door."}
-VOICES = CorpusParams(name="lamps", train_voices=3, valid_voices=1, test_voices=1)
+VOICES = CorpusParams(
+    name="lamps", sessions="speaker", train_voices=3, valid_voices=1, test_voices=1
+)
 
 
 def write_texts(folder: Path) -> Path:
@@ -150,6 +152,7 @@ def test_a_file_that_cannot_be_used_is_refused_by_its_line(
 def test_an_utterance_depends_on_its_sentence_alone(tmp_path: Path) -> None:
     few, more = (plan(tmp_path, count=count).rows for count in (4, 6))
     assert list(more["recipe"])[:4] == list(few["recipe"])
+    assert more["speaker"].nunique() > 1
     twice = plan(tmp_path, utterances=2).rows
     assert set(few["recipe"]) < set(twice["recipe"]) and len(twice) == 8
     assert not twice.duplicated(["text", "speaker"]).any()
@@ -186,7 +189,8 @@ def test_an_utterance_is_what_the_corpus_would_have_recorded(tmp_path: Path) -> 
     root = tmp_path / "lamps"
     root.mkdir()
     (root / "sentences.csv").write_text("\n".join(lines) + "\n")
-    params = replace(VOICES, train_utterances=9, valid_utterances=2, test_utterances=2)
+    apart = replace(VOICES, sessions="utterance", train_utterances=9)
+    params = replace(apart, valid_utterances=2, test_utterances=2)
     prepare(params, root=root, output=tmp_path / "cache", workers=2)
     files = {path.stem: path for path in tmp_path.glob("cache/audio/train/*/*.wav")}
     waves = dict(other.waves(list(other.rows["recipe"]), workers=2))

@@ -220,7 +220,7 @@ def merge(settings: Settings, other: Path, kind: str) -> None:
 
 
 def _present(layout: Layout, kinds: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """The caches of some kinds; those that a stage has below its own, if finished."""
+    """The caches of some kinds; those in the folder of a result only if finished."""
     from stages.cache.digest import digest_path
 
     for kind in sorted(set(kinds)):

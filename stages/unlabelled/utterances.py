@@ -105,6 +105,7 @@ def plan_utterances(
             "unlabelled.utterances cannot be used: each is by another train voice",
             found=params.utterances,
             expected=f"at most {len(train)}, the number of train voices",
+            fix="add voices: unlabelled.voices, corpus.train_voices or voices.csv",
         )
     for engine in {one.voice.engine for one in train.values()}:
         check_letters(sentences, engine)
