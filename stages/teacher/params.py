@@ -71,7 +71,7 @@ class TeacherParams:
     BERT on the pooled state of [CLS]; `mean` is one linear layer on the mean of the
     last hidden states over the real tokens, which is E_lang with `targets.pooling:
     mean`. `frozen_embeddings` leaves the word embeddings as they are while intents are
-    trained, so that words that train lacks keep their place among the others.
+    trained.
 
     `batch_size` is that of one step of the optimiser; `gradient_accumulation` runs it
     in that many pieces, to save memory.
