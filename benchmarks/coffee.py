@@ -51,8 +51,8 @@ from stages.core.runtime import RunOptions
 from stages.core.text import normalise_text
 from stages.corpus import run as corpus
 from stages.corpus.params import CorpusParams
+from stages.report.bootstrap import means, percentiles
 from stages.report.markdown import format_table
-from stages.report.statistics import bootstrap_interval
 from stages.speech.loading import SAMPLE_RATE
 from stages.speech.noise import choose_noise
 from stages.student import run as student
@@ -481,7 +481,8 @@ def scored(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:
 
 def _share(hits: pd.Series) -> str:
     """Percent, with its interval."""
-    low, high = bootstrap_interval(hits.to_numpy(), seed=0)
+    values, recordings = hits.to_numpy(float)[:, None], np.arange(len(hits))
+    ((low, high),) = percentiles(means(values), [recordings], seed=0)
     return f"{100 * hits.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 

@@ -603,6 +603,7 @@ def report(settings: Settings, output: Path | None, options: "RunOptions") -> No
         name=params.corpus.name,
         corpus=layout.corpus_files,
         teacher=layout.teacher,
+        targets=layout.target_shares,
         baseline1=layout.baseline1,
         students=_students(settings),
         encoder_scores=scores if scores.is_file() else None,

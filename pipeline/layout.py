@@ -110,6 +110,11 @@ class Layout:
         return self.folder / "targets"
 
     @property
+    def target_shares(self) -> Path:
+        """How much intents explain of the teacher's vectors."""
+        return self.folder / "targets.json"
+
+    @property
     def posteriors(self) -> Path:
         """Cache of the teacher's probabilities."""
         return self.folder / "posteriors"

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from stages.core.markdown import code, escape
+from stages.report.bootstrap import INTERVAL
 from stages.report.findings import Findings
 from stages.report.markdown import (
     format_interval,
@@ -16,7 +17,6 @@ from stages.report.markdown import (
 )
 from stages.report.params import MOST_CONFUSED
 from stages.report.scores import Group
-from stages.report.statistics import INTERVAL
 from stages.report.systems import System
 
 
@@ -26,16 +26,16 @@ def wording_sections(found: Findings) -> list[str]:
     utterances = sum(group.utterances for group in wording)
     unseen = sum(group.utterances for group in wording if group.name == "unseen")
     test = found.table1["test"]
+    on_valid = (group for group in found.valid_wording if group.name == "unseen")
     sections = [
         "## Wordings seen and unseen in training"
         + (", and conditions" if conditions else ""),
         f"Test has {test['distinct_texts']:,} wordings; "
         f"{test['texts_shared_with_train']:,} of them also occur in train, so the "
         f"teacher was trained on them too. {unseen:,} of {utterances:,} test "
-        f"utterances have a wording unseen in training. Test {found.accuracy} and "
-        f"macro-F1 (over the {found.classes} that occur in the group) in percent, "
-        f"{found.over_seeds}. {_last_row_note(found)}",
-        _groups_table(found, wording, " wording", macro_f1=True),
+        f"utterances have a wording unseen in training. {found.accuracy.capitalize()} "
+        f"in percent, {found.over_seeds}. {_last_row_note(found)}",
+        _groups_table(found, wording, " wording", [*on_valid]),
         *_combination_parts(found),
     ]
     if conditions:
@@ -73,7 +73,7 @@ def _combination_parts(found: Findings) -> list[str]:
     )
     if not unseen:
         return [text]
-    return [text, _groups_table(found, groups, " combination", macro_f1=True)]
+    return [text, _groups_table(found, groups, " combination")]
 
 
 def robustness_sections(found: Findings) -> list[str]:
@@ -81,15 +81,7 @@ def robustness_sections(found: Findings) -> list[str]:
     if not found.robustness:
         return []
     header = ["system", *(escape(scores.title) for scores in found.robustness)]
-    accuracy, macro_f1 = (
-        _systems_table(
-            found,
-            found.students,
-            header,
-            [(scores.rows, metric) for scores in found.robustness],
-        )
-        for metric in ("accuracy", "macro_f1")
-    )
+    columns = [(scores.rows, "accuracy") for scores in found.robustness]
     return [
         "## Robustness",
         "Test recordings with added noise or reverberation, classified by the students "
@@ -98,10 +90,8 @@ def robustness_sections(found: Findings) -> list[str]:
         "whole recording; reverberation keeps a recording's length and power. "
         f"{found.accuracy.capitalize()} in percent, {found.over_seeds}. "
         f"{_last_row_note(found)}",
-        accuracy,
+        _systems_table(found, found.students, header, columns),
         "![Accuracy by degradation](robustness.png)",
-        "Macro-F1:",
-        macro_f1,
     ]
 
 
@@ -192,16 +182,19 @@ def _value_rows(found: Findings, table: pd.DataFrame) -> list[list[str]]:
 
 
 def _groups_table(
-    found: Findings, groups: Sequence[Group], what: str = "", *, macro_f1: bool = False
+    found: Findings,
+    groups: Sequence[Group],
+    what: str = "",
+    on_valid: Sequence[Group] = (),
 ) -> str:
-    """A column of accuracies per group, followed by its macro-F1 on request."""
-    header, columns = ["system"], []
-    for group in groups:
-        header.append(f"{escape(group.name)}{what} ({group.utterances:,})")
-        columns.append((group.rows, "accuracy"))
-        if macro_f1:
-            header.append("macro-F1")
-            columns.append((group.rows, "macro_f1"))
+    """A column of accuracies per group of test, then per group of valid."""
+    header = ["system"]
+    for split, shown in (("", groups), ("valid, ", on_valid)):
+        header += [
+            f"{split}{escape(group.name)}{what} ({group.utterances:,})"
+            for group in shown
+        ]
+    columns = [(group.rows, "accuracy") for group in (*groups, *on_valid)]
     return _systems_table(found, found.systems, header, columns)
 
 
@@ -227,7 +220,7 @@ def _systems_table(
         ]
         for system in systems
     ]
-    intervals = (part[chosen.name][f"{name}_interval"] for part, name in columns)
+    intervals = (part[chosen.name].get(f"{name}_interval") for part, name in columns)
     rows.append([f"{chosen.title}: {INTERVAL}", *map(format_interval, intervals)])
     return format_table(header, rows)
 

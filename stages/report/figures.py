@@ -67,6 +67,7 @@ KIND_COLOURS = {
     "baseline2": "#5f6b78",
     "aln_linguistic": "#d08a2e",
     "aln": "#23659b",
+    "recommended": "#3f8f5f",
 }
 # Distinct for colour-blind readers too: Paul Tol's «bright» and four of his «muted».
 INTENT_COLOURS = (
@@ -284,7 +285,7 @@ def _scatter(
 def accuracy_figure(found: Findings) -> bytes:
     """Test and valid accuracy of each system, next to the paper's on the same corpus.
 
-    Numbers have the deviation over seeds, test's bars the interval over utterances.
+    Numbers have the deviation over seeds, test's bars the interval.
     """
     systems = found.systems
     figure, axes = _canvas(5.0, 0.7 * len(systems))

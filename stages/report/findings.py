@@ -30,10 +30,14 @@ class Findings:
         comparisons: the significance tests.
         best: the name of the system with the better α, by kind.
         chosen: ALN with the better α, which is shown in detail.
+        recommended: `read_recommended`; None without that student.
         selection: which epoch a student keeps, a key of `SELECTIONS`.
         values: its `value_scores`, by slot.
         groups: test by wording, combination, length, speaker and condition. Speakers
             have no intervals; without conditions or slots there are no such groups.
+        valid_wording: valid by wording, without intervals.
+        between_intents: the share of the variance of E_lang that lies between intents,
+            over the texts of `train` and those `unseen` in training; None if unknown.
         transfer_loss: of the chosen system on valid after the first and last epoch.
         projection: Figure 2, of the chosen system.
         robustness: the students by degradation; empty if not measured.
@@ -54,9 +58,12 @@ class Findings:
     comparisons: Sequence[Comparison]
     best: Mapping[str, str]
     chosen: System
+    recommended: Mapping[str, Any] | None
     selection: str
     values: Mapping[str, pd.DataFrame]
     groups: Mapping[str, Sequence[Group]]
+    valid_wording: Sequence[Group]
+    between_intents: Mapping[str, float | None]
     transfer_loss: Mapping[str, float]
     projection: Projection
     robustness: Sequence[DegradedScores]

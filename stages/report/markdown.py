@@ -47,9 +47,17 @@ def format_spread(row: Mapping[str, Any], name: str, *, places: int = 2) -> str:
     return text if row["seeds"] == 1 else f"{text} ± {row[f'{name}_std']:.{places}f}"
 
 
-def format_interval(ends: tuple[float, float]) -> str:
-    """`77.11 to 81.81`."""
-    return "{:.2f} to {:.2f}".format(*ends)
+def format_interval(ends: tuple[float, float] | None) -> str:
+    """`77.11 to 81.81`; None as a dash."""
+    return "{:.2f} to {:.2f}".format(*ends) if ends else _NONE
+
+
+def format_gain(row: Mapping[str, Any] | None, name: str = "difference") -> str:
+    """A difference and its interval, `+0.22 (−2.31 to +2.63)`; None as a dash."""
+    if row is None or row[name] is None:
+        return _NONE
+    value, low, high = map(format_difference, (row[name], *row[f"{name}_interval"]))
+    return f"{value} ({low} to {high})"
 
 
 def format_p(value: float) -> str:

@@ -35,11 +35,13 @@ def results(found: Findings) -> dict[str, Any]:
         "systems": {system.name: _system(found, system) for system in found.systems},
         "selection": found.selection,
         "best": found.best,
+        **({"recommended": found.recommended} if found.recommended else {}),
         "significance": [asdict(comparison) for comparison in found.comparisons],
         "lengths": _group_list("length", found.groups["length"]),
         "speakers": _group_list("speaker", found.groups["speaker"]),
         "wording": _group_table(wording, "accuracy"),
         "wording_macro_f1": _group_table(wording, "macro_f1"),
+        "valid_wording": _group_table(found.valid_wording, "accuracy"),
         "conditions": _group_table(conditions, "accuracy"),
         "groups": [
             *_group_list("wording", wording),
@@ -52,6 +54,7 @@ def results(found: Findings) -> dict[str, Any]:
             for one in found.robustness
         ],
         "rejection": _rejection(found.rejection),
+        "between_intents": found.between_intents,
         "transfer_loss": found.transfer_loss,
     }
 

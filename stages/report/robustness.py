@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from stages.core.labels import Labels
 from stages.report.scores import measure
@@ -46,7 +47,12 @@ class DegradedScores:
 
 
 def read_robustness(
-    path: Path, students: Sequence[System], labels: Labels, *, seed: int
+    path: Path,
+    students: Sequence[System],
+    labels: Labels,
+    utterances: pd.DataFrame,
+    *,
+    seed: int,
 ) -> list[DegradedScores]:
     """The scores for every degradation in `path`, in its order.
 
@@ -54,18 +60,17 @@ def read_robustness(
         path: `predictions.csv` of the robustness stage.
         students: in the order to show them.
         labels: of the corpus.
+        utterances: columns id, speaker and text.
         seed: of the bootstrap.
     """
     table = read_table(path, _COLUMNS)
+    table = table.merge(utterances[["id", "speaker", "text"]], on="id")
     found = []
     for (degradation, ratio), rows in table.groupby(
         ["degradation", "snr"], sort=False, dropna=False
     ):
-        scores = DegradedScores(
-            str(degradation), None if np.isnan(ratio) else float(ratio), {}
-        )
-        for student in students:
-            own = rows[rows["system"] == student.name]
-            scores.rows[student.name] = measure(labels, own, seed=seed)
-        found.append(scores)
+        own = {one.name: rows[rows["system"] == one.name] for one in students}
+        snr = None if np.isnan(ratio) else float(ratio)
+        measured = measure(labels, own, seed=seed)
+        found.append(DegradedScores(str(degradation), snr, measured))
     return found

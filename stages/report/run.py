@@ -1,10 +1,11 @@
 """Write the report: `results.json`, `results.md`, figures, and data for DVC's plots.
 
-Reads the corpus' tables, the predictions of the teacher, of Baseline-1 and of the
-students, the students' histories and embeddings, the recogniser's transcripts, the
-predictions on degraded recordings, the students' calibration and rejection, and the
-scores of the encoder. Everything is computed before the first file is written, so a
-report that fails leaves the previous one intact.
+Reads the corpus' tables, how much intents explain of the teacher's vectors, the
+predictions of the teacher, of Baseline-1 and of the students, the students' histories
+and embeddings, the recogniser's transcripts, the predictions on degraded recordings,
+the students' calibration and rejection, and the scores of the encoder. Everything is
+computed before the first file is written, so a report that fails leaves the previous
+one intact.
 
     results.json          every figure, for programs
     results.md            the page; shows the figures below
@@ -50,8 +51,15 @@ from stages.report.rejection import read_rejection
 from stages.report.results_json import results
 from stages.report.robustness import read_robustness
 from stages.report.statistics import compare_all
-from stages.report.systems import System, read_baseline1, read_student, title_of
+from stages.report.systems import (
+    System,
+    read_baseline1,
+    read_recommended,
+    read_student,
+    title_of,
+)
 from stages.report.utterances import describe_utterances
+from stages.student.params import RECOMMENDED
 from stages.student.selection import choose_student
 
 _ENCODER_COLUMNS = ("trained", "random", "log_mel")
@@ -65,8 +73,10 @@ class Inputs:
         name: of the corpus.
         corpus: its tables.
         teacher: folder of the fine-tuned BERT.
+        targets: `targets.json` with `between_intents` of its vectors.
         baseline1: folder of its predictions from recognised text.
-        students: folder by name, `baseline2` or `aln-0.8`, in the order to show them.
+        students: folder by name, `baseline2`, `aln-0.8` or `recommended`, in the order
+            to show them.
         encoder_scores: JSON next to the encoder's weights with `conditions`: {name:
             {trained, random, log_mel}} in percent, and optionally `pretraining_scores`:
             nested names with numbers. None without.
@@ -77,6 +87,7 @@ class Inputs:
     name: str
     corpus: CorpusFiles
     teacher: Path
+    targets: Path
     baseline1: Path
     students: Mapping[str, Path]
     encoder_scores: Path | None
@@ -190,6 +201,7 @@ def _identify(params: ReportParams, inputs: Inputs) -> dict[str, Any]:
             "conditions": corpus.conditions,
             "quarantine": corpus.quarantine,
             "teacher": inputs.teacher,
+            "targets": inputs.targets,
             "baseline1": inputs.baseline1,
             **{f"student {name}": path for name, path in inputs.students.items()},
             "encoder scores": inputs.encoder_scores,
@@ -221,7 +233,7 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
     systems = _read_systems(inputs, utterances, set_aside["id"])
     students = [system for system in systems if system.name in inputs.students]
 
-    rows = {one.name: scores.evaluate(labels, one, seed=params.seed) for one in systems}
+    rows = scores.evaluate(labels, systems, seed=params.seed)
     best = scores.best_by_valid(systems, rows)
     (chosen,) = (system for system in systems if system.name == best["aln"])
     valid, first = manifest[manifest["split"] == "valid"], next(iter(labels.slots))
@@ -236,19 +248,28 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
         set_aside=dict(zip(set_aside["id"], set_aside["reason"], strict=True)),
         systems=systems,
         rows=rows,
-        comparisons=compare_all(systems, best),
+        comparisons=compare_all(systems, best, seed=params.seed),
         best=best,
         chosen=chosen,
+        recommended=(
+            read_recommended(inputs.students[RECOMMENDED])
+            if RECOMMENDED in inputs.students
+            else None
+        ),
         selection=selection,
         values=scores.value_scores(labels, chosen.test),
         groups={
             column: scores.group(labels, systems, column, seed=seed)
             for column, seed in bootstraps.items()
         },
+        valid_wording=scores.group(labels, systems, "wording", split="valid"),
+        between_intents=_read_between_intents(inputs.targets),
         transfer_loss=embeddings.transfer_loss(),
         projection=project_embeddings(embeddings, colours, params),
         robustness=(
-            read_robustness(inputs.robustness, students, labels, seed=params.seed)
+            read_robustness(
+                inputs.robustness, students, labels, utterances, seed=params.seed
+            )
             if inputs.robustness
             else []
         ),
@@ -275,6 +296,23 @@ def _read_systems(
     asr = read_baseline1("baseline1_asr", inputs.baseline1, utterances)
     students = inputs.students.items()
     return [text, asr, *(read_student(*one, utterances) for one in students)]
+
+
+def _read_between_intents(path: Path) -> dict[str, float | None]:
+    """The share of E_lang's variance that lies between intents, by kind of text.
+
+    Raises:
+        CacheError: missing or damaged.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))["between_intents"]
+        return {name: found[name] for name in ("train", "unseen")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(
+            f"no shares of the targets' variance ({error!r})",
+            path=path,
+            fix="run `dvc repro targets`",
+        ) from error
 
 
 def _read_encoder_scores(path: Path | None) -> dict[str, Any]:

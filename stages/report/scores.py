@@ -10,13 +10,14 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from stages.core import metrics
 from stages.core.labels import Labels
-from stages.report.statistics import calibrate, intervals, spread
+from stages.report.bootstrap import intervals
+from stages.report.statistics import calibrate, differences, spread
 from stages.report.systems import System
 
 
 @dataclass(frozen=True)
 class Group:
-    """The systems on one part of test.
+    """The systems on one part of valid or test.
 
     Attributes:
         name: what its utterances have in common, such as a speaker.
@@ -30,30 +31,35 @@ class Group:
 
 
 def measure(
-    labels: Labels, rows: pd.DataFrame, *, seed: int | None = None
-) -> dict[str, Any]:
-    """The metrics of `stages.core.metrics.measure`, in percent.
+    labels: Labels, systems: Mapping[str, pd.DataFrame], *, seed: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """The metrics of `stages.core.metrics.measure`, in percent, by system.
 
     Args:
         labels: of the corpus.
-        rows: one per seed and utterance; columns seed, id, intent, predicted.
+        systems: predictions of the same utterances, one row per seed and utterance, by
+            system; columns seed, id, intent, predicted, and for intervals speaker and
+            text.
         seed: of the bootstrap; None for no intervals.
 
     Returns:
         Keys seeds (how many), the metrics (means over seeds), and for each
         `<metric>_std` (deviation over seeds) and `<metric>_interval` (lowest, highest).
     """
-    runs = pd.DataFrame(
-        [metrics.measure_frames(labels, run) for _, run in rows.groupby("seed")]
-    )
-    found: dict[str, Any] = {"seeds": len(runs)}
-    for metric, values in runs.items():
-        mean, deviation = spread(values.to_numpy())
-        found |= {metric: round(mean, 4), f"{metric}_std": round(deviation, 4)}
+    measured = {}
+    for name, rows in systems.items():
+        runs = pd.DataFrame(
+            [metrics.measure_frames(labels, run) for _, run in rows.groupby("seed")]
+        )
+        found: dict[str, Any] = {"seeds": len(runs)}
+        for metric, values in runs.items():
+            mean, deviation = spread(values.to_numpy())
+            found |= {metric: round(mean, 4), f"{metric}_std": round(deviation, 4)}
+        measured[name] = found
     if seed is not None:
-        for metric, interval in intervals(labels, rows, seed=seed).items():
-            found[f"{metric}_interval"] = interval
-    return found
+        for name, ends in intervals(labels, systems, seed=seed).items():
+            measured[name] |= {f"{key}_interval": one for key, one in ends.items()}
+    return measured
 
 
 def by_slot(labels: Labels, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -96,29 +102,41 @@ def intent_scores(test: pd.DataFrame, intents: Sequence[str]) -> pd.DataFrame:
     return table.assign(support=support)
 
 
-def evaluate(labels: Labels, system: System, *, seed: int) -> dict[str, Any]:
-    """A system's row in the results, in percent.
+def evaluate(
+    labels: Labels, systems: Sequence[System], *, seed: int
+) -> dict[str, dict[str, Any]]:
+    """The systems' rows in the results, in percent, by name.
 
     Args:
         labels: of the corpus.
-        system: with its predictions.
+        systems: with the same utterances, `baseline2` among them.
         seed: of the bootstrap.
 
     Returns:
         `measure` of valid and test with the split's name before each key, intervals
-        for test only (`test_interval` is that of accuracy), and `calibrate`.
+        for test only (`test_interval` is that of accuracy), `calibrate`, and for all
+        but Baseline-2 `against_baseline2`, its `differences` from it.
     """
-    valid = system.predictions[system.predictions["split"] == "valid"]
-    row = {f"valid_{name}": value for name, value in measure(labels, valid).items()}
-    test = measure(labels, system.test, seed=seed)
-    row |= {f"test_{name}": value for name, value in test.items()}
-    del row["valid_seeds"], row["test_seeds"]
-    return {
-        "seeds": len(system.seeds),
-        "test_interval": row.pop("test_accuracy_interval"),
-        **row,
-        **calibrate(system),
-    }
+    valid = measure(labels, {one.name: one.valid for one in systems})
+    test = measure(labels, {one.name: one.test for one in systems}, seed=seed)
+    rows: dict[str, dict[str, Any]] = {}
+    for system in systems:
+        name = system.name
+        row = {f"valid_{key}": value for key, value in valid[name].items()}
+        row |= {f"test_{key}": value for key, value in test[name].items()}
+        del row["valid_seeds"], row["test_seeds"]
+        rows[name] = {
+            "seeds": len(system.seeds),
+            "test_interval": row.pop("test_accuracy_interval"),
+            **row,
+            **calibrate(system),
+        }
+    (base,) = (system for system in systems if system.name == "baseline2")
+    others = [system for system in systems if system is not base]
+    found = differences([(base, other) for other in others], seed=seed)
+    for system, difference in zip(others, found, strict=True):
+        rows[system.name]["against_baseline2"] = difference
+    return rows
 
 
 def best_by_valid(
@@ -139,23 +157,34 @@ def best_by_valid(
 
 
 def group(
-    labels: Labels, systems: Sequence[System], column: str, *, seed: int | None = None
+    labels: Labels,
+    systems: Sequence[System],
+    column: str,
+    *,
+    split: str = "test",
+    seed: int | None = None,
 ) -> list[Group]:
-    """Test by the values of a column of the predictions, in their order.
+    """A split by the values of a column of the predictions, in their order.
 
     Args:
         labels: of the corpus.
         systems: with the same utterances.
         column: utterances without a value are in no group; without the column there
             are no groups.
+        split: `valid` or `test`.
         seed: of the bootstrap; None for no intervals.
     """
-    groups: dict[str, Group] = {}
+    parts: dict[str, dict[str, pd.DataFrame]] = {}
     for system in systems:
         if column not in system.predictions:
             continue
-        for value, rows in system.test.groupby(column, observed=True):
-            name = str(value)
-            made = groups.setdefault(name, Group(name, rows["id"].nunique(), {}))
-            made.rows[system.name] = measure(labels, rows, seed=seed)
-    return list(groups.values())
+        for value, rows in getattr(system, split).groupby(column, observed=True):
+            parts.setdefault(str(value), {})[system.name] = rows
+    return [
+        Group(
+            name,
+            next(iter(part.values()))["id"].nunique(),
+            measure(labels, part, seed=seed),
+        )
+        for name, part in parts.items()
+    ]

@@ -6,12 +6,13 @@ from typing import Any
 
 from stages.core.markdown import code, escape
 from stages.core.word_errors import WordErrors
+from stages.report.bootstrap import INTERVAL
 from stages.report.findings import Findings
 from stages.report.markdown import (
+    format_gain,
     format_p,
     format_percent,
     format_short_table,
-    format_spread,
     format_table,
 )
 from stages.report.published import CORPORA, WORD_ERROR_RATE, published_accuracy
@@ -20,37 +21,35 @@ _CONFUSIONS = 15
 
 
 def significance_section(found: Findings) -> str:
-    """The tests between systems, a row per pair."""
+    """The differences between systems and their significance, a row per pair."""
     titles = {system.name: system.title for system in found.systems}
     rows = [
         [
             f"{titles[pair.first]} : {titles[pair.second]}",
-            *(
-                format_spread(asdict(pair), name, places=1)
-                for name in ("first_alone", "second_alone")
-            ),
+            format_gain(asdict(pair)),
+            format_gain(asdict(pair), "unseen_difference"),
             format_p(pair.p),
         ]
         for pair in found.comparisons
     ]
-    several = len(found.chosen.seeds) > 1
-    spread = ", mean ± standard deviation over seeds" if several else ""
     text = (
-        "McNemar's exact test on test: the number of utterances that only one of the "
-        f"two systems gets right{spread}, and the probability of a split at least as "
-        "uneven if both were right equally often."
+        "How many points the second system is ahead of the first on test, and on the "
+        f"wordings unseen in training, with {INTERVAL}s; and the p of McNemar's exact "
+        "test: the probability of a split at least as uneven, of the utterances that "
+        "only one of the two gets right, if both were right equally often."
     )
-    if several:
+    if len(found.chosen.seeds) > 1:
         text += (
             " Runs with the same seed are compared; a system with a single run is "
             "compared with every seed. The p shown is twice the median over seeds, at "
             "most 1, which is valid for any dependence between them (Rüger 1978)."
         )
     text += (
-        f" It is not corrected for the {len(rows)} pairs: for 5% over all of them, "
-        f"require p below {0.05 / len(rows):.2g} for each (Bonferroni)."
+        " It counts utterances as independent, and is not corrected for the "
+        f"{len(rows)} pairs: for 5% over all of them, require p below "
+        f"{0.05 / len(rows):.2g} for each (Bonferroni)."
     )
-    header = ["first : second", "first alone", "second alone", "p"]
+    header = ["first : second", "difference", "on unseen wordings", "p"]
     return f"{text}\n\n{format_table(header, rows)}"
 
 
@@ -99,10 +98,9 @@ def recognition_sections(found: Findings) -> list[str]:
     ]
     for slot, values in found.value_word_errors.items():
         rows = [[code(value), *_counts(errors)] for value, errors in values.items()]
-        table = format_short_table if found.labels.has_slots else format_table
         sections += [
             f"Test by {escape(slot)}, the highest word error rate first:",
-            table([escape(slot), *counted], rows),
+            format_short_table([escape(slot), *counted], rows),
         ]
     if confused:
         sections += [
@@ -122,6 +120,20 @@ def transfer_sections(found: Findings) -> list[str]:
     )
     first = escape(next(iter(found.labels.slots)))
     coloured = f" Colours are values of {first}." if found.labels.has_slots else ""
+    shares = [
+        f"{100 * share:.1f}% over {texts}"
+        for name, texts in (
+            ("train", "the texts of train"),
+            ("unseen", "those of valid and test that train lacks"),
+        )
+        if (share := found.between_intents[name]) is not None
+    ]
+    between = (
+        f" The share of E_lang's variance that lies between intents is "
+        f"{', and '.join(shares)}."
+        if shares
+        else ""
+    )
     return [
         "## Transfer",
         "Figure 2 of the paper: the teacher's E_lang and the student's pooled ê_lang "
@@ -129,7 +141,7 @@ def transfer_sections(found: Findings) -> list[str]:
         f"{found.chosen.title}, first seed. t-SNE, fitted to both sets together, "
         f"perplexity {used:.3g}{lowered}.{coloured} The mean squared error of equation "
         f"1 on valid went from {found.transfer_loss['first']:.4g} after the first "
-        f"epoch to {found.transfer_loss['last']:.4g} after the last.",
+        f"epoch to {found.transfer_loss['last']:.4g} after the last.{between}",
         "![t-SNE of teacher and student embeddings](figure2.png)",
     ]
 

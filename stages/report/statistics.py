@@ -1,26 +1,17 @@
-"""Bootstrap intervals, significance tests between systems, and calibration, on test.
-
-All of these are about the sample of utterances: what another sample could have given.
-What other seeds could have given is the deviation over seeds.
-"""
+"""Differences between systems, their significance, and calibration, on test."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from stages.core.labels import Labels
 from stages.core.metrics import calibration_error
+from stages.report.bootstrap import Interval, clusters, means, percentiles
 from stages.report.systems import System
-
-LEVEL = 0.95
-INTERVAL = f"{100 * LEVEL:.0f}% interval"
-DRAWS = 10_000
-_ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-_DRAWS_AT_ONCE = 1000  # for memory
 
 
 @dataclass(frozen=True)
@@ -36,6 +27,11 @@ class Comparison:
         second_alone: utterances that only `second` gets right, mean over seeds.
         second_alone_std: its standard deviation over seeds; 0 for one seed.
         p: of the hypothesis that both are right equally often, over all seeds.
+        difference: of the accuracy of `second` from that of `first`, in points, mean
+            over seeds.
+        difference_interval: its interval, paired by utterance.
+        unseen_difference: on the wordings unseen in training; None without any.
+        unseen_difference_interval: its interval.
     """
 
     first: str
@@ -46,6 +42,10 @@ class Comparison:
     second_alone: float
     second_alone_std: float
     p: float
+    difference: float
+    difference_interval: Interval
+    unseen_difference: float | None
+    unseen_difference_interval: Interval | None
 
 
 def spread(values: np.ndarray) -> tuple[float, float]:
@@ -58,111 +58,6 @@ def hits(system: System) -> pd.DataFrame:
     """Which predictions on test are right: (utterances, seeds), both ascending."""
     right = system.test.assign(right=system.test["intent"] == system.test["predicted"])
     return right.pivot(index="id", columns="seed", values="right")
-
-
-def bootstrap_interval(values: np.ndarray, *, seed: int) -> tuple[float, float]:
-    """The 95% interval of the mean of `values`, (n,), by the percentile bootstrap.
-
-    A resample of n values is drawn as the count of each distinct value, which is
-    multinomial: the same distribution as drawing values one by one, but faster, since
-    there are few distinct values (Efron and Tibshirani 1993, chapter 13).
-    """
-    distinct, counts = np.unique(values, return_counts=True)
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(len(values), counts / len(values), size=DRAWS)
-    means = drawn @ distinct / len(values)
-    low, high = np.quantile(means, _ENDS)
-    return float(low), float(high)
-
-
-def macro_f1_interval(
-    actual: np.ndarray, predicted: np.ndarray, *, seed: int
-) -> tuple[float, float]:
-    """The 95% interval of the macro-F1, mean over slots and runs, as a share.
-
-    By the percentile bootstrap over utterances, each with the predictions of every
-    run. Equal utterances are drawn together, as in `bootstrap_interval`. The mean is
-    over the values that occur in a resample, as in `stages.core.metrics`.
-
-    Args:
-        actual: values of n utterances, (n, slots).
-        predicted: by each run, (n, runs, slots).
-        seed: of the draws.
-    """
-    number, runs, slots = predicted.shape
-    values = np.concatenate([actual[:, None], predicted], axis=1)
-    classes = np.stack(
-        [
-            np.unique(values[..., slot], return_inverse=True)[1].reshape(number, -1)
-            for slot in range(slots)
-        ],
-        axis=2,
-    )
-    kinds, counts = np.unique(classes, axis=0, return_counts=True)
-    columns = [_marks(kinds[..., slot]) for slot in range(slots)]
-    generator = np.random.default_rng(seed)
-    means = []
-    for first in range(0, DRAWS, _DRAWS_AT_ONCE):
-        size = min(_DRAWS_AT_ONCE, DRAWS - first)
-        drawn = generator.multinomial(number, counts / number, size=size)
-        drawn = drawn.astype(np.float32)
-        means.append(np.mean([_mean_f1(drawn, slot, runs) for slot in columns], axis=0))
-    low, high = np.quantile(np.concatenate(means), _ENDS)
-    return float(low), float(high)
-
-
-def _marks(kinds: np.ndarray) -> np.ndarray:
-    """Where a class is actual, predicted, both: 0 or 1 (kinds, 1 + 2 runs, classes).
-
-    Args:
-        kinds: class numbers, the actual one and those of each run (kinds, 1 + runs).
-    """
-    # Single precision counts exactly up to 2**24.
-    there = np.eye(kinds.max() + 1, dtype=np.float32)[kinds]
-    return np.concatenate([there, there[:, :1] * there[:, 1:]], axis=1)
-
-
-def _mean_f1(drawn: np.ndarray, marks: np.ndarray, runs: int) -> np.ndarray:
-    """The macro-F1 of resamples (size, kinds), mean over runs: (size,)."""
-    # (size, 1 + 2 runs, classes): how many are actual, predicted, both.
-    found = np.tensordot(drawn, marks, axes=1)
-    true, guessed, both = np.split(found, [1, 1 + runs], axis=1)
-    f1 = 2 * both / np.maximum(true + guessed, 1)  # 0 where nothing is true
-    sums = f1.sum(axis=2, dtype=np.float64).mean(axis=1)
-    means: np.ndarray = sums / (true[:, 0] > 0).sum(axis=1)
-    return means
-
-
-def intervals(
-    labels: Labels, rows: pd.DataFrame, *, seed: int
-) -> dict[str, tuple[float, float]]:
-    """The intervals of the metrics of `stages.core.metrics.measure`, in percent.
-
-    The bootstrap draws utterances, each with the predictions of every seed.
-
-    Args:
-        labels: of the corpus.
-        rows: one per seed and utterance; columns seed, id, intent, predicted.
-        seed: of the draws.
-    """
-    table = rows.pivot(index="id", columns="seed", values="predicted")
-    frames = rows.drop_duplicates("id").set_index("id")["intent"].loc[table.index]
-    actual = np.array(list(labels.values(frames).values())).T  # (n, slots)
-    predicted = np.array(list(labels.values(table.to_numpy().ravel()).values()))
-    predicted = predicted.T.reshape(*table.shape, -1)  # (n, runs, slots)
-    right = predicted == actual[:, None]
-    found = {
-        "accuracy": bootstrap_interval(right.all(axis=2).mean(axis=1), seed=seed),
-        "macro_f1": macro_f1_interval(actual, predicted, seed=seed),
-    }
-    if labels.has_slots:
-        for place, slot in enumerate(labels.slots):
-            hit = right[..., place].mean(axis=1)
-            found[f"{slot}_accuracy"] = bootstrap_interval(hit, seed=seed)
-    return {
-        metric: (round(100 * low, 4), round(100 * high, 4))
-        for metric, (low, high) in found.items()
-    }
 
 
 def mcnemar(first_alone: int, second_alone: int) -> float:
@@ -190,10 +85,57 @@ def combine(p_values: Sequence[float]) -> float:
     return min(1.0, 2 * float(np.median(p_values)))
 
 
-def compare(first: System, second: System) -> Comparison:
+def differences(
+    pairs: Sequence[tuple[System, System]], *, seed: int
+) -> list[dict[str, Any]]:
+    """How much more accurate the second system of each pair is, in points.
+
+    Seeds are paired by their place; a system with a single run is paired with every
+    seed of the other.
+
+    Args:
+        pairs: systems with predictions of the same utterances.
+        seed: of the bootstrap.
+
+    Returns:
+        Keys difference, difference_interval, and the same on the wordings unseen in
+        training with `unseen_` before them, None if there are none.
+    """
+    test = pairs[0][0].test.drop_duplicates("id").sort_values("id")
+    # (utterances, pairs)
+    values = np.column_stack(
+        [
+            100 * (hits(second).to_numpy().mean(1) - hits(first).to_numpy().mean(1))
+            for first, second in pairs
+        ]
+    )
+    unseen = (test["wording"] == "unseen").to_numpy()
+    names = ("difference", "difference_interval")
+    found: list[dict[str, Any]] = [{} for _ in pairs]
+    for prefix, chosen in (("", np.ones_like(unseen)), ("unseen_", unseen)):
+        keys = [prefix + name for name in names]
+        if not chosen.any():
+            for row in found:
+                row |= dict.fromkeys(keys)
+            continue
+        own = values[chosen]
+        ends = percentiles(means(own), clusters(test[chosen]), seed=seed)
+        for row, mean, interval in zip(found, own.mean(axis=0), ends, strict=True):
+            low, high = interval
+            shown = round(float(mean), 4), (round(low, 4), round(high, 4))
+            row |= dict(zip(keys, shown, strict=True))
+    return found
+
+
+def compare(first: System, second: System, difference: Mapping[str, Any]) -> Comparison:
     """McNemar's test between two systems, seed by seed.
 
     A system with a single run is compared with every seed of the other.
+
+    Args:
+        first: a system.
+        second: the other.
+        difference: of the two, of `differences`.
     """
     one, other = hits(first), hits(second)
     assert one.index.equals(other.index)
@@ -210,17 +152,28 @@ def compare(first: System, second: System) -> Comparison:
         second_alone=round(second_alone[0], 4),
         second_alone_std=round(second_alone[1], 4),
         p=float(f"{p:.4g}"),
+        **difference,
     )
 
 
-def compare_all(systems: Sequence[System], best: Mapping[str, str]) -> list[Comparison]:
-    """Compare every pair of systems, those with an α only at their best one."""
+def compare_all(
+    systems: Sequence[System], best: Mapping[str, str], *, seed: int
+) -> list[Comparison]:
+    """Compare every pair of systems, those with an α only at their best one.
+
+    Args:
+        systems: in the order to show them.
+        best: the name of the system with the better α, by kind.
+        seed: of the bootstrap.
+    """
     compared = [
         system
         for system in systems
         if system.alpha is None or system.name in best.values()
     ]
-    return [compare(first, second) for first, second in combinations(compared, 2)]
+    pairs = list(combinations(compared, 2))
+    measured = differences(pairs, seed=seed)
+    return [compare(*pair, found) for pair, found in zip(pairs, measured, strict=True)]
 
 
 def calibrate(system: System) -> dict[str, float]:

@@ -4,11 +4,20 @@ Every figure of the report is computed from predictions. `run.py` has checked th
 are of this manifest.
 """
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+
+from stages.student.params import (
+    RECOMMENDED,
+    SYSTEMS,
+    RecommendedParams,
+    StudentParams,
+)
 
 TITLES = {
     "baseline1_text": "Baseline-1, ground-truth text",
@@ -16,9 +25,10 @@ TITLES = {
     "baseline2": "Baseline-2, acoustic embeddings",
     "aln_linguistic": "ALN linguistic",
     "aln": "ALN",
+    RECOMMENDED: "Recommended",
 }
 SCORED = ("valid", "test")
-STUDENT_KINDS = ("baseline2", "aln_linguistic", "aln")
+STUDENT_KINDS = (*SYSTEMS, RECOMMENDED)
 # Which epoch a run keeps, by the student's parameter `selection`.
 SELECTIONS = {
     "best_valid": "the epoch with the highest valid accuracy (ties: the lower valid "
@@ -51,7 +61,7 @@ class System:
     Attributes:
         name: as in the grid, `aln-0.8`.
         kind: the system without its α, `aln`.
-        alpha: weight of the transfer loss; None for systems without one.
+        alpha: weight of the transfer loss in the name; None without one.
         predictions: one row per seed and utterance of valid and test; columns seed,
             id, split, intent, predicted, confidence (the probability of the predicted
             intent) and those of `utterances`. Baseline-1 has a single run, seed 0.
@@ -74,6 +84,11 @@ class System:
     def seeds(self) -> list[int]:
         """The seeds it was trained with, sorted."""
         return sorted(int(seed) for seed in self.predictions["seed"].unique())
+
+    @property
+    def valid(self) -> pd.DataFrame:
+        """The predictions on valid."""
+        return self.predictions[self.predictions["split"] == "valid"]
 
     @property
     def test(self) -> pd.DataFrame:
@@ -109,6 +124,25 @@ def read_student(name: str, folder: Path, utterances: pd.DataFrame) -> System:
     return System(name, kind, alpha, predictions, history)
 
 
+def read_recommended(folder: Path) -> dict[str, Any]:
+    """What the student `recommended` in `folder` is.
+
+    Keys system, alpha and changes: its parameters that differ from the paper's.
+    """
+    found = json.loads((folder / "metrics.json").read_text("utf-8"))
+    paper, own = asdict(StudentParams()), found["parameters"]
+    names = (field.name for field in fields(RecommendedParams) if field.name in paper)
+    return {
+        "system": found["system"],
+        "alpha": found["alpha"],
+        "changes": {
+            name: own[name]
+            for name in names
+            if name != "alpha" and own[name] != paper[name]
+        },
+    }
+
+
 def read_baseline1(
     kind: str,
     folder: Path,
@@ -132,10 +166,11 @@ def read_baseline1(
 
 
 def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
-    """A CSV file that a stage wrote, as types by column; an empty number is NaN."""
+    """Columns of a CSV file that a stage wrote, by type; an empty number is NaN."""
     numbers = [name for name, kind in columns.items() if kind is float]
     return pd.read_csv(
         path,
+        usecols=list(columns),
         dtype=dict(columns),
         keep_default_na=False,
         na_values={name: [""] for name in numbers},
