@@ -145,6 +145,7 @@ LINE = (
     ("train-student", "baseline2"),
     ("train-student", "aln_linguistic"),
     ("train-student", "aln"),
+    ("train-student", "recommended"),
     ("robustness",),
     ("rejection",),
     ("report",),

@@ -59,6 +59,7 @@ def test_every_command_prints_a_line_for_each_result(results, command):
 def test_all_commands_write_the_files_of_the_layout(finished):
     layout = Layout("tiny")
     students = ["baseline2", "aln_linguistic-0.5", "aln_linguistic-1", "aln-0.5"]
+    students.append("recommended")
     for path in (
         layout.corpus_files.manifest,
         layout.corpus_files.intents,
@@ -67,6 +68,7 @@ def test_all_commands_write_the_files_of_the_layout(finished):
         layout.teacher / "scores.json",
         layout.teacher / "identity.json",
         digest_path(layout.targets),
+        digest_path(layout.posteriors),
         *(CACHE / "student" / name / "metrics.json" for name in students),
         layout.student("aln", 1) / "metrics.json",
         layout.report / "results.md",
@@ -84,6 +86,7 @@ def test_the_report_has_a_row_for_every_student_of_the_grid(finished):
         "aln_linguistic-1",
         "aln-0.5",
         "aln-1",
+        "recommended",
     ]
     assert "Baseline-2" in page
 
@@ -199,13 +202,14 @@ def test_a_sweep_trains_what_was_not_trained_and_results_shows_all(finished):
     assert len(table) == 3 and sum("★" in line for line in table) == 1
     assert last == "cache/tiny/results: 2 students, 1 trained now"
     shown = pipeline("results", "--csv", "found.csv")
-    assert shown.stdout.splitlines()[-1] == "cache/tiny/results: 6 students"
+    assert shown.stdout.splitlines()[-1] == "cache/tiny/results: 7 students"
     found = pd.read_csv("found.csv", dtype=str, keep_default_na=False)
     rows = found[["system", "alpha"]].itertuples(index=False, name=None)
     assert sorted(rows) == [
         ("aln", "0.5"),
         ("aln", "0.75"),
         ("aln", "1"),
+        ("aln_linguistic", "0.5"),  # and recommended
         ("aln_linguistic", "0.5"),
         ("aln_linguistic", "1"),
         ("baseline2", ""),
@@ -525,6 +529,7 @@ def test_bad_input_is_one_line_and_costs_nothing_computed(finished, snapshot, da
         (("train-student", "aln3"), "baseline2, aln_linguistic, aln"),
         (("train-student", "aln", "--alpha", "2"), "from 0 to 1"),
         (("train-student", "baseline2", "--alpha", "0.5"), "--alpha"),
+        (("train-student", "recommended", "--alpha", "0.5"), "recommended.alpha"),
         (("extract-acoustic", "--device", "tpu"), "auto, cpu, cuda"),
         (
             ("prepare-corpus", "--set", "corpus.adapter=other"),

@@ -87,7 +87,7 @@ def outs(stage: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_lists_exactly_the_folders_whose_code_it_runs(stage):
-    folder = "student" if stage == "baseline2" else stage
+    folder = "student" if stage in ("baseline2", "recommended") else stage
     reached = {path.parent.relative_to(REPOSITORY) for path in code_of(folder)}
     listed = [dep for dep in STAGES[stage]["deps"] if dep.startswith("stages/")]
     assert listed == sorted(map(str, reached - {Path("stages/core")}))
@@ -226,7 +226,7 @@ def test_expensive_outputs_survive_a_rerun_and_lie_on_disk_once():
 
 
 def test_teacher_and_students_are_kept_by_dvc():
-    for stage in ("teacher", "baseline2", "student"):
+    for stage in ("teacher", "baseline2", "student", "recommended"):
         assert all(options == {"persist": True} for options in outs(stage).values())
 
 
@@ -347,7 +347,7 @@ def change_params(text: str, other: str) -> None:
     path.write_text(before.replace(text, other))
 
 
-STUDENTS = {"baseline2"} | {
+STUDENTS = {"baseline2", "recommended"} | {
     f"student@{system}-{alpha}"
     for system in ("aln_linguistic", "aln")
     for alpha in ("0.5", "1")
@@ -436,8 +436,9 @@ def test_dvc_runs_the_line_once_and_an_experiment_beside_it(repository, monkeypa
     assert _ran("dvc", "repro") == set()
 
     change_params("learning_rate: 0.001", "learning_rate: 0.002")
-    assert _ran("dvc", "repro", "-s", "student") == STUDENTS - {"baseline2"}
-    assert _ran("dvc", "repro") == {"baseline2", "robustness", "rejection", "report"}
+    others = {"baseline2", "recommended"}
+    assert _ran("dvc", "repro", "-s", "student") == STUDENTS - others
+    assert _ran("dvc", "repro") == others | {"robustness", "rejection", "report"}
     change_params("learning_rate: 0.002", "learning_rate: 0.001")
     restored = _run("dvc", "repro")
     assert restored.count("up to date; seeds 1") == len(STUDENTS)

@@ -42,6 +42,7 @@ FEW = ("--set", "rejection.noises=2")
 INTENTS = Labels({INTENT: list("abcd")})
 SLOTS = Labels({"action": ["off", "on"], "room": ["hall", "none", "yard"]})
 NAMES = ["baseline2", "aln_linguistic-0.5", "aln_linguistic-1", "aln-0.5", "aln-1"]
+NAMES.append("recommended")
 
 
 def outputs(seed: int, scale: float = 3.0) -> tuple[np.ndarray, np.ndarray]:

@@ -293,6 +293,7 @@ def test_every_student_classifies_every_degradation(finished: Path) -> None:
         for kind in ("aln_linguistic", "aln")
         for alpha in ("0.5", "1")
     ]
+    systems.append("recommended")
     marks = [("clean", ""), *(("babble", ratio) for ratio in ("20", "10", "5", "0"))]
     marks.append(("reverberation, T60 0.5 s", ""))
     groups = table.groupby(["degradation", "snr", "system", "seed"], sort=False)
@@ -307,7 +308,7 @@ def test_every_student_classifies_every_degradation(finished: Path) -> None:
     assert not list(LAYOUT.robustness.rglob("*.wav"))
 
 
-@pytest.mark.parametrize("name", ["baseline2", "aln_linguistic-0.5", "aln-1"])
+@pytest.mark.parametrize("name", ["baseline2", "aln-1", "recommended"])
 def test_clean_is_what_training_found(finished: Path, name: str) -> None:
     own = pd.read_csv(LAYOUT.folder / "student" / name / "predictions.csv", dtype=str)
     own = own[own["split"] == "test"].set_index("id")["predicted"]

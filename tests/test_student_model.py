@@ -20,6 +20,7 @@ from stages.student.model import (
     save_student,
 )
 from stages.student.params import SYSTEMS, Architecture, StudentParams, Variant
+from stages.student.training import measure_attention
 
 D, H, INTENTS, WIDTH = 6, 9, 4, 5
 LENGTHS = torch.tensor([4, 7, 1, 5])
@@ -331,6 +332,34 @@ def test_alpha_0_ignores_the_teacher(system: str) -> None:
     assert loss.transfer != other.transfer and loss.total == other.total
 
 
+def test_sharpness_of_attention_is_that_of_each_real_frame() -> None:
+    model, features = make_model("aln"), make_features()
+    entropies, scores = [], []
+    with torch.no_grad():
+        for frames, length in zip(features, LENGTHS, strict=True):
+            real = frames[:length]
+            query, key = (
+                model.query(real),
+                model.key(model.mapping(model.transfer(real))),
+            )
+            scores.append((query @ key.T / np.sqrt(D)).numpy())
+            weights = np.exp(scores[-1]) / np.exp(scores[-1]).sum(1, keepdims=True)
+            entropies += list(-(weights * np.log(weights)).sum(1))
+    offsets = np.concatenate([[0], LENGTHS.cumsum(0).numpy()])
+    real = torch.cat(
+        [row[:length] for row, length in zip(features, LENGTHS, strict=True)]
+    )
+    labels = np.zeros((len(LENGTHS), 1), np.int64)
+    split = Utterances.from_arrays(real.numpy(), offsets, labels)
+    found = measure_attention(model, split)
+    assert found["attention_entropy"] == pytest.approx(np.mean(entropies), rel=1e-9)
+    # Without biases yet, scores are what folding compares.
+    largest = max(one.max() for one in scores)
+    assert found["largest_score"] == pytest.approx(largest, rel=1e-9)
+    none = measure_attention(make_model("aln", attention="none"), split)
+    assert np.isnan(list(none.values())).all()
+
+
 def test_dropout_applies_in_training_only() -> None:
     model = make_model("aln", dropout=0.5)
     features = make_features()
@@ -352,9 +381,9 @@ def test_each_frame_first_attends_to_itself(mapping: str) -> None:
         source = model.mapping(source)
     keys = model.key(source)
     scores = (model.query(features) @ keys.T).detach().numpy()
-    # W_q = W_k = 2 Q with Q orthogonal, and mapping inverts transfer: 4 x·x'.
+    # W_q = W_k, orthogonal, and mapping inverts transfer: x·x'.
     np.testing.assert_allclose(
-        scores, 4 * features.numpy() @ features.numpy().T, rtol=1e-4, atol=1e-4
+        scores, features.numpy() @ features.numpy().T, rtol=1e-4, atol=1e-4
     )
     assert (scores.argmax(1) == np.arange(5)).all()
 

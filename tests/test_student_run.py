@@ -33,12 +33,13 @@ from stages.core.errors import CacheError, InputError, PipelineError
 from stages.core.files import locked
 from stages.core.hashing import hash_bytes
 from stages.core.manifest import write_manifest, write_quarantine
-from stages.core.runtime import RunOptions
+from stages.core.runtime import RunOptions, seed_everything
 from stages.student import scheduling, training
-from stages.student.inputs import Inputs, Sources
-from stages.student.model import load_student
+from stages.student.inputs import TARGETED, Inputs, Sources
+from stages.student.model import build, load_student
 from stages.student.params import StudentParams, Variant
 from stages.student.run import Summary, run
+from stages.student.training import train_student
 
 FILES = [
     "embeddings.npz",
@@ -229,7 +230,8 @@ def test_the_best_epoch_on_valid_is_kept(noisy: Sources, tmp_path: Path) -> None
         assert other["valid_accuracy"] == pytest.approx(valid[8], abs=1e-5)
     assert any(entry["best_epoch"] < 8 for entry in best)
     columns = ["seed", "epoch", "loss", "transfer_loss", "intent_loss"]
-    columns += ["train_accuracy", "valid_accuracy", "valid_macro_f1"]
+    columns += ["train_accuracy", "attention_entropy", "largest_score"]
+    columns += ["valid_accuracy", "valid_macro_f1"]
     assert list(history) == columns
     halves = 0.5 * history["transfer_loss"] + 0.5 * history["intent_loss"]
     np.testing.assert_allclose(history["loss"], halves, atol=2e-6)
@@ -250,6 +252,54 @@ def test_test_labels_decide_nothing(noisy: Sources, tmp_path: Path) -> None:
         assert one["best_epoch"] == other["best_epoch"]
         assert one["valid_accuracy"] == other["valid_accuracy"]
         assert one["test_accuracy"] != other["test_accuracy"]
+
+
+@pytest.mark.parametrize(("fall", "messages"), [(1.9, 0), (2.1, 2)])
+def test_a_training_that_diverges_after_its_best_epoch_is_named(
+    corpus: Sources,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fall: float,
+    messages: int,
+) -> None:
+    train_student = scheduling.train_student
+
+    def falling(*args: Any, **kwargs: Any) -> Any:
+        student = train_student(*args, **kwargs)
+        accuracies = (50.0, 90.0, 95.0, 90.0 - fall)
+        for row, accuracy in zip(student.history, accuracies, strict=True):
+            row["train_accuracy"] = accuracy
+        return replace(student, epoch=2)
+
+    monkeypatch.setattr(scheduling, "train_student", falling)
+    train(corpus, tmp_path / "student")
+    assert len(caplog.messages) == messages
+    for seed, message in zip((8, 3), caplog.messages, strict=False):
+        assert f"seed {seed}: accuracy on train fell from 90.0% in epoch 2" in message
+        assert "87.9%" in message and "student.attention_rate" in message
+
+
+def test_the_maps_of_the_attention_learn_more_slowly(corpus: Sources) -> None:
+    variant = Variant("aln", 0.5, replace(PARAMS, epochs=1, batch_size=1000))
+    inputs = Inputs(corpus, [variant])
+    network = inputs.network(variant)
+    learnt, valid = (inputs.load(name, torch.device("cpu")) for name in TARGETED)
+    seed_everything(1)
+    before = build(network).state_dict()
+    student = train_student(
+        variant, 1, network=network, labels=inputs.labels, train=learnt, valid=valid
+    )
+    # Adam's first step moves each weight by its learning rate.
+    moved = {
+        name: np.abs(weight - before[name].numpy()).max()
+        for name, weight in student.weights.items()
+    }
+    moved.pop("key.bias")  # it has no gradient
+    for name, found in moved.items():
+        own = name.split(".")[0] in ("mapping", "query", "key", "value")
+        expected = PARAMS.learning_rate * (PARAMS.attention_rate if own else 1)
+        assert found == pytest.approx(expected, rel=0.01), name
 
 
 def test_test_is_read_once_and_after_training(

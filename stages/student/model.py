@@ -42,8 +42,8 @@ from stages.core.errors import CacheError
 from stages.core.labels import Labels, segments
 from stages.student.params import SYSTEMS, Architecture
 
-# Gain of query and key each: a frame of 256 values then scores about 30 with itself.
-_QUERY_GAIN = 2.0
+ATTENTION_LAYERS = ("mapping", "query", "key", "value")
+"""What only `aln` has."""
 
 
 class Output(NamedTuple):
@@ -155,7 +155,7 @@ class AcousticLinguisticNetwork(nn.Module):
         z_t is the mean of all values, the order of the frames is lost, and the intent
         layer learns from a bag of frames until attention sharpens. Here all maps keep
         lengths and angles, mapping undoes transfer, and query and key are equal. Each
-        frame then scores highest with itself, and the network starts as
+        frame then attends mostly to itself, and the network starts nearly as
         `aln_linguistic`. The paper leaves the initialisation open.
         """
         if self.system == "baseline2":
@@ -170,7 +170,7 @@ class AcousticLinguisticNetwork(nn.Module):
             nn.init.zeros_(self.mapping.bias)
         if self.attention == "none":
             return
-        nn.init.orthogonal_(self.query.weight, gain=_QUERY_GAIN)
+        nn.init.orthogonal_(self.query.weight)
         key, value = self.query.weight, torch.empty_like(self.query.weight)
         nn.init.orthogonal_(value)
         if self.attention == "cross" and self.mapping is None:
@@ -244,6 +244,20 @@ class AcousticLinguisticNetwork(nn.Module):
             present = frame_mask(lengths, features)
             features = attend(asked, features, features, present, self.scale)
         return self._answer(self._classify(features, lengths, before), mean)
+
+    def folded_scores(self, features: Tensor, lengths: Tensor) -> Tensor | None:
+        """The scores of eq. 2 as `folded` has them, without q_i · b.
+
+        Returns:
+            (real frames of all utterances, frames), -inf at padded frames; None without
+            attention.
+        """
+        queries, _ = self.fold()
+        if queries is None:
+            return None
+        asked = functional.linear(features, queries.weight, queries.bias)
+        present = frame_mask(lengths, features)
+        return score(asked, features, present, self.scale)[present]
 
     def fold(self) -> tuple[Affine | None, Map | None]:
         """The merged matrices of `folded`.
@@ -420,9 +434,13 @@ def attend(
     Returns:
         z (batch, frames, D), undefined at padded frames.
     """
-    scores = queries @ keys.mT / scale  # (batch, frames, frames)
-    scores = scores.masked_fill(~present[:, None], -math.inf)
-    return scores.softmax(-1) @ values
+    return score(queries, keys, present, scale).softmax(-1) @ values
+
+
+def score(queries: Tensor, keys: Tensor, present: Tensor, scale: float) -> Tensor:
+    """The scores of eq. 2 (batch, frames, frames), -inf at padded frames."""
+    scores = queries @ keys.mT / scale
+    return scores.masked_fill(~present[:, None], -math.inf)
 
 
 def compose(outer: Map, inner: Map) -> Affine:

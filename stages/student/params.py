@@ -87,6 +87,10 @@ class StudentParams(Architecture):
 
     learning_rate: float = 1e-3
     betas: tuple[float, ...] = (0.9, 0.999)  # of Adam
+    # Of learning_rate, the share at which ALN's own maps learn: mapping, query, key and
+    # value. With 1, the scores grow until all frames attend to the same one; see
+    # docs/results.md.
+    attention_rate: float = 0.1
     batch_size: int = 64
     epochs: int = 100
     seeds: tuple[int, ...] = (1, 2, 3)  # one model each; the report gives their mean
@@ -130,6 +134,7 @@ class StudentParams(Architecture):
                 lambda pair: len(pair) == 2 and all(map(beta.allows, pair)),
                 f"two numbers, each {beta.expected}",
             ),
+            "attention_rate": between(0, 1, above=True),
             "frame_dropout": between(0, 1, below=True),
             "feature_masking": between(0, 1),
             "epochs": between(1, 100_000),

@@ -8,9 +8,10 @@ Writes `output`, whole or not at all:
     predictions.csv            seed,id,split,intent,predicted,confidence of valid and
                                test; confidence is the predicted intent's probability
     history.csv                seed,epoch,loss,transfer_loss,intent_loss,
-                               train_accuracy,valid_accuracy,valid_macro_f1; those on
-                               train are means over the epoch's batches, each before
-                               its step
+                               train_accuracy,attention_entropy,largest_score,
+                               valid_accuracy,valid_macro_f1; those on train are means
+                               over the epoch's batches, each before its step; those of
+                               the attention are on valid, see `measure_attention`
     model-<seed>.safetensors   the selected epoch's weights, see model.py
     embeddings.npz             of valid, by the first seed, not for baseline2: ids,
                                teacher (E_lang), student_first and student_last (pooled

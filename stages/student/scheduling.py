@@ -5,6 +5,7 @@ on how many workers share the tasks. Several workers map the features from a fil
 does one that lacks memory; see `Inputs.load`.
 """
 
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,12 @@ from stages.student.batches import Utterances
 from stages.student.inputs import Inputs
 from stages.student.params import Variant
 from stages.student.training import Checkpoint, Student, classify, train_student
+
+log = logging.getLogger(__name__)
+
+# Points of accuracy on train from the kept epoch to the last. Trainings that did not
+# diverge lost up to 0.9.
+_FALL = 2.0
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,27 @@ def train_variants(
                     failed = True
                     yield result
             if not failed:
+                for one in trained:
+                    _check_fall(variant, one.student)
                 yield trained  # and the caller records it
             remove_checkpoints(unfinished, identity)
+
+
+def _check_fall(variant: Variant, student: Student) -> None:
+    """Warn if a training diverged after the epoch that is kept, which hides it."""
+    accuracies = [row["train_accuracy"] for row in student.history]
+    before, after = accuracies[student.epoch - 1], accuracies[-1]
+    if before - after > _FALL:
+        log.warning(
+            "%s, seed %d: accuracy on train fell from %.1f%% in epoch %d, which is "
+            "kept, to %.1f%% in the last; lower student.learning_rate%s",
+            variant,
+            student.seed,
+            before,
+            student.epoch,
+            after,
+            " or student.attention_rate" if variant.system == "aln" else "",
+        )
 
 
 def remove_checkpoints(unfinished: Path, identity: dict[str, Any]) -> None:

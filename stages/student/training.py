@@ -1,5 +1,6 @@
 """Training one student from tensors in memory, and classifying with it."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,13 @@ from stages.core.labels import Labels, segments
 from stages.core.runtime import seed_everything
 from stages.student.augmentation import augment
 from stages.student.batches import Batch, Utterances
-from stages.student.model import AcousticLinguisticNetwork, build, intent_loss, losses
+from stages.student.model import (
+    ATTENTION_LAYERS,
+    AcousticLinguisticNetwork,
+    build,
+    intent_loss,
+    losses,
+)
 from stages.student.params import StudentParams, Variant
 
 # Seconds between checkpoints: what a killed run loses at most.
@@ -84,7 +91,7 @@ def train_student(
     device = train.frames.device
     model = build(network).to(device)
     optimiser = torch.optim.Adam(
-        model.parameters(),
+        weight_groups(model, params),
         lr=params.learning_rate,
         betas=(float(params.betas[0]), float(params.betas[1])),  # 0 may be an int
         fused=True,
@@ -102,7 +109,7 @@ def train_student(
     for epoch in range(record.epochs + 1, params.epochs + 1):
         row = train_epoch(model, optimiser, train, variant, generator)
         logits, pooled = answer(model, valid)
-        row = {"seed": seed, "epoch": epoch, **row}
+        row = {"seed": seed, "epoch": epoch, **row, **measure_attention(model, valid)}
         if record.add(model.system, row, logits, actual, params):
             record.keep(model, logits)
         if pooled is not None and epoch in (1, params.epochs):
@@ -119,6 +126,23 @@ def train_student(
             saved = time.monotonic()
         count_epoch()
     return record.student(seed, network)
+
+
+def weight_groups(
+    model: AcousticLinguisticNetwork, params: StudentParams
+) -> list[dict[str, Any]]:
+    """The weights for the optimiser; ALN's own maps have a learning rate of their own.
+
+    Scores are a product of transfer, mapping, query and key. Adam moves every weight of
+    each by about the learning rate, so the four soon grow in one common direction, and
+    the scores with their product.
+    """
+    own: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, weight in model.named_parameters():
+        (own if name.split(".")[0] in ATTENTION_LAYERS else others).append(weight)
+    rate = params.attention_rate * params.learning_rate
+    return [{"params": others}, {"params": own, "lr": rate}]
 
 
 class Record:
@@ -322,6 +346,30 @@ def answer(
     logits = torch.cat([one.logits for one in parts]).cpu()[places]
     pooled = [one.pooled for one in parts if one.pooled is not None]
     return logits, torch.cat(pooled).cpu()[places] if pooled else None
+
+
+@torch.inference_mode()
+def measure_attention(
+    model: AcousticLinguisticNetwork, split: Utterances
+) -> dict[str, float]:
+    """How sharp the attention is.
+
+    Returns:
+        The mean entropy of a frame's weights in nats, from 0 (it attends to one frame)
+        to the logarithm of the frames (to all alike); and the largest score. NaN
+        without attention.
+    """
+    entropies, largest = [], []
+    for rows in split.by_length:
+        batch = split.gather(rows)
+        scores = model.folded_scores(batch.features, batch.lengths)
+        if scores is not None:
+            entropies.append(torch.special.entr(scores.softmax(-1)).sum(-1))
+            largest.append(scores.amax())
+    found = [math.nan, math.nan]
+    if entropies:
+        found = [float(torch.cat(entropies).mean()), float(torch.stack(largest).amax())]
+    return dict(zip(("attention_entropy", "largest_score"), found, strict=True))
 
 
 def classify(model: AcousticLinguisticNetwork, split: Utterances) -> Tensor:
