@@ -1,6 +1,7 @@
 """A corpus of sine waves, a tiny encoder and a tiny BERT: the whole line in seconds."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
-from stages.cache.digest import digest_path, write_digest
+from stages.cache.digest import digest_path, summary_path, write_digest
 from stages.cache.format import Header
 from stages.cache.store import CacheWriter
 from stages.core.checksums import read_sealed, write_sealed
@@ -420,6 +421,8 @@ def write_sources(
         rows = [(text, hash_bytes(text.encode())) for text in texts]
         digest = digest_path(sources.targets)
         write_digest(digest, sources.targets, TARGETS.fingerprint, rows)
+        about = hash_bytes(digest.read_bytes())
+        summary_path(sources.targets).write_text(json.dumps({"targets": about}))
     return sources
 
 

@@ -340,7 +340,7 @@ def test_baseline2_needs_no_targets(tmp_path: Path) -> None:
     assert metrics["alpha"] is None
     _, metadata = load_student(tmp_path / "student" / "model-3.safetensors")
     assert metadata["targets_fingerprint"] is metadata["targets_encoder"] is None
-    with pytest.raises(CacheError, match=r"targets\.digest: .*dvc repro"):
+    with pytest.raises(CacheError, match=r"targets\.json: .*dvc repro"):
         train(sources, tmp_path / "student")
 
 

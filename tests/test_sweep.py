@@ -189,7 +189,7 @@ def test_a_sweep_of_baseline2_needs_no_targets(
     sweep(without, tmp_path, VARIANTS[1:2])
     (path,) = (tmp_path / "results").iterdir()
     assert path.read_bytes() == (swept / path.name).read_bytes()
-    with pytest.raises(CacheError, match=r"targets\.digest: no such file.*dvc repro"):
+    with pytest.raises(CacheError, match=r"targets\.json: no such file.*dvc repro"):
         sweep(without, tmp_path)
 
 

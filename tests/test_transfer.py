@@ -23,6 +23,8 @@ from stages.cache.digest import digest_path, write_digest
 from stages.cache.store import CacheWriter
 from stages.core.errors import CacheError
 from stages.core.hashing import hash_bytes
+from stages.core.manifest import write_manifest
+from stages.core.results import identify, record
 from stages.core.runtime import RunOptions
 from stages.core.text import normalise_text, text_key
 from stages.student.batches import Batch
@@ -60,7 +62,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     folder = tmp_path_factory.mktemp("corpus")
     made = write_sources(folder)
     rows = [{"text": text, "intent": intent} for text, intent in MORE.items()]
-    pd.DataFrame(rows).to_csv(made.corpus.texts, index=False)
+    texts_given = pd.DataFrame(rows)
+    write_manifest(made.corpus.manifest, student_table(), texts=texts_given)
     every = [*student_table()["text"], *MORE, *UNLABELLED]
     texts = sorted(set(map(normalise_text, every)))
     pairs = [(text, text_key(text)) for text in texts]
@@ -96,6 +99,7 @@ def write_unlabelled(folder: Path) -> None:
     features = folder / "features"
     write_digest(digest_path(features), features, header.fingerprint, pairs)
     pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
+    record(folder, identify("unlabelled", 1, {}, {}), ["manifest.csv"])
 
 
 def train(
@@ -261,7 +265,6 @@ def test_features_of_another_encoder_are_refused(tmp_path: Path) -> None:
     made = write_sources(tmp_path)
     folder = tmp_path / "unlabelled"
     write_unlabelled(folder)
-    pd.DataFrame(columns=["text", "intent"]).to_csv(made.corpus.texts, index=False)
     header = replace(ACOUSTIC, kind="unlabelled", fingerprint="ef" * 32)
     with CacheWriter(folder / "features", header) as writer:
         writer.add("u/0", "00" * 32, np.zeros((3, STUDENT_DIM), np.float32))

@@ -42,6 +42,11 @@ def digest_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.digest")
 
 
+def summary_path(folder: Path) -> Path:
+    """What is written about the cache of targets in `folder`, next to it."""
+    return folder.with_name(f"{folder.name}.json")
+
+
 def write_digest(
     path: Path, directory: Path, fingerprint: str, rows: Iterable[tuple[str, str]]
 ) -> None:

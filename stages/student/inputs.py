@@ -19,18 +19,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from stages.cache.digest import Digest, digest_path, read_digest
+from stages.cache.digest import Digest, digest_path, read_digest, summary_path
 from stages.cache.format import Header, unwritable
 from stages.cache.store import CacheReader
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError
 from stages.core.files import atomic_path
-from stages.core.manifest import read_labels
-from stages.core.results import hash_input, identify
+from stages.core.manifest import read_labels, read_texts
+from stages.core.results import hash_input, identify, require
 from stages.core.text import text_key
 from stages.student.batches import Texts, Utterances
 from stages.student.params import REVISION, Variant
 
+_UNLABELLED = "run `aln-pipeline unlabelled`"
 TARGETED = ("train", "valid")  # test is never compared with the teacher
 
 
@@ -83,7 +84,7 @@ class Sources:
             "quarantine": self.corpus.quarantine,
         }
         if self.targets:
-            files["targets"] = digest_path(self.targets)
+            files["targets"] = summary_path(self.targets)
         if self.posteriors:
             files["posteriors"] = digest_path(self.posteriors)
         if self.unlabelled:
@@ -134,11 +135,13 @@ class Inputs:
             return
         assert sources.targets is not None
         if any(variant.reads_texts for variant in variants):
-            more = _read_strings(corpus.texts)
+            more = read_texts(corpus.texts)
             self._written = pd.concat([self._written, more], ignore_index=True)
         if any(variant.reads_unlabelled for variant in variants):
             assert sources.unlabelled is not None
-            self._said = _read_strings(sources.unlabelled / "manifest.csv")
+            require(sources.unlabelled, {}, fix=_UNLABELLED)
+            path = sources.unlabelled / "manifest.csv"
+            self._said = pd.read_csv(path, dtype=str, keep_default_na=False)
             self._unlabelled = _open_unlabelled(
                 sources.unlabelled / "features", self._said, self.acoustic.header
             )
@@ -290,10 +293,6 @@ def _memory() -> float:
     return min(there, int(allowed)) if allowed.isdecimal() else there
 
 
-def _read_strings(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
-
-
 def _mapped_file(folder: Path, split: str) -> Path:
     return folder / f"{split}.float32"
 
@@ -343,7 +342,7 @@ def _open_unlabelled(
     """
     if table.empty:
         return None
-    path, fix = digest_path(directory), "run `aln-pipeline unlabelled`"
+    path, fix = digest_path(directory), _UNLABELLED
     digest = read_digest(path)
     if digest.header.fingerprint != header.fingerprint:
         raise CacheError(

@@ -17,10 +17,13 @@ another order than one of many; one text at a time would also work, but is slowe
 
 Students learn from the targets of train, of texts without recordings and of unlabelled
 sentences only. Those of valid and test are for figures: the texts pass through a
-finished teacher and reach no training. One such figure is written next to the cache, to
-`targets.json`: `between_intents` is the share of E_lang's variance that lies between
-intents, over the distinct texts of `train`, and over those of valid and test that train
-lacks (`unseen`; null for fewer than two).
+finished teacher and reach no training. Next to the cache, `targets.json` has
+
+    between_intents   the share of E_lang's variance that lies between intents, over the
+                      distinct texts of `train`, and over those of valid and test that
+                      train lacks (`unseen`; null for fewer than two)
+    targets           the hash of the vectors of the manifest's texts, by which students
+                      know whether these changed; other texts do not matter to most
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,8 +36,8 @@ import pandas as pd
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.cache.digest import digest_path, write_digest
-from stages.cache.format import Header
+from stages.cache.digest import digest_path, read_digest, summary_path, write_digest
+from stages.cache.format import Header, describe_header
 from stages.cache.store import CacheReader, CacheWriter
 from stages.core.corpus_files import CorpusFiles
 from stages.core.files import write_json
@@ -126,11 +129,17 @@ def run(
                 writer.flush()
                 folder, code = writer.directory, writer.header.fingerprint
                 write_digest(digest_path(folder), folder, code, rows)
+    table = read_manifest(corpus.manifest)
     shares = _between_intents(
-        read_manifest(corpus.manifest),
-        CacheReader(cache, fingerprint=headers[0].fingerprint),
+        table, CacheReader(cache, fingerprint=headers[0].fingerprint)
     )
-    write_json(cache.with_name(f"{cache.name}.json"), {"between_intents": shares})
+    features = dict(read_digest(digest_path(cache)).rows.values())
+    own = {key: features[key] for key in table["text"].map(text_key)}
+    summary = {
+        "between_intents": shares,
+        "targets": fingerprint({**describe_header(headers[0]), "features": own}),
+    }
+    write_json(summary_path(cache), summary)
     return Summary(cache, len(by_key), len(missing), headers[0].dim, shares)
 
 
