@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from ruamel.yaml import YAML
 
 from pipeline.layout import Layout
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from stages.core.errors import PipelineError
 from stages.core.files import atomic_path
 from stages.core.results import name_of
@@ -33,47 +34,35 @@ from stages.core.runtime import RunOptions
 from stages.core.text import text_key
 from stages.report.markdown import format_table
 from stages.student.inputs import Inputs, Sources
-from stages.student.params import RecommendedParams, StudentParams, Variant
+from stages.student.params import RECOMMENDED, Variant
 from stages.student.scheduling import train_variants
 
-BASE = "Baseline-2"
-_PLAIN = RecommendedParams(
-    transfer="utterance", standardisation=True, teacher_classifier=True
+BASE = "baseline2"
+STUDENTS = (
+    "aln_linguistic alpha=0.5",
+    "aln_linguistic alpha=0.8",
+    "aln alpha=0.5",
+    "aln alpha=0.8",
+    "recommended",
+    "recommended unlabelled=false",
+    "recommended unlabelled=false alpha=0",
+    "recommended unlabelled=false soft_targets=0.5",
+    "recommended unlabelled=false standardisation=false",
+    "recommended unlabelled=false teacher_classifier=false",
+    "recommended alpha=0 teacher_classifier=false",
+    "recommended system=aln",
 )
-_NOTHING = replace(_PLAIN, alpha=0.0, teacher_classifier=False)
 
 
-def variants(params: StudentParams) -> dict[str, Variant]:
-    """The students, by what the table calls them."""
-    frames = replace(params, standardisation=True)
-    made = {
-        "utterance": _PLAIN,
-        "utterance, not standardised": replace(_PLAIN, standardisation=False),
-        "utterance, one classifier": replace(_PLAIN, teacher_classifier=False),
-        "utterance, α 0": replace(_PLAIN, alpha=0.0),
-        "utterance, α 0.2": replace(_PLAIN, alpha=0.2),
-        "utterance, α 0.8": replace(_PLAIN, alpha=0.8),
-        "utterance, soft 0.5": replace(_PLAIN, soft_targets=0.5),
-        "utterance, soft 1": replace(_PLAIN, soft_targets=1.0),
-        "utterance, unlabelled": replace(_PLAIN, unlabelled=True),
-        "utterance, unlabelled, soft 0.5": replace(
-            _PLAIN, unlabelled=True, soft_targets=0.5
-        ),
-        "utterance on ALN": replace(_PLAIN, system="aln"),
-        "soft 0.5 alone": replace(_NOTHING, soft_targets=0.5),
-        "unlabelled, soft 0.5 alone": replace(
-            _NOTHING, unlabelled=True, soft_targets=0.5
-        ),
-    }
-    return {
-        BASE: Variant("baseline2", None, params),
-        "ALN linguistic, α 0.5": Variant("aln_linguistic", 0.5, params),
-        "ALN linguistic, α 0.8": Variant("aln_linguistic", 0.8, params),
-        "ALN, α 0.5": Variant("aln", 0.5, params),
-        "ALN, α 0.8": Variant("aln", 0.8, params),
-        "ALN linguistic, α 0.8, standardised": Variant("aln_linguistic", 0.8, frames),
-        **{name: one.variant(params) for name, one in made.items()},
-    }
+def variant(name: str, params: Params) -> Variant:
+    """The student that `name` describes: a system, and what it changes."""
+    system, *changes = name.split()
+    given = dict(change.split("=") for change in changes)
+    values = {key: YAML(typ="safe").load(value) for key, value in given.items()}
+    if system == RECOMMENDED:
+        return replace(params.recommended, **values).variant(params.student)
+    alpha = values.pop("alpha", None)
+    return Variant(system, alpha, replace(params.student, **values))
 
 
 def predict(
@@ -176,16 +165,16 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--students", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--students", nargs="+", default=STUDENTS, metavar="NAME")
     parser.add_argument("--valid-only", action="store_true", help="do not show test")
     parser.add_argument("--work", type=Path, default=Path("/tmp/aln-transfer"))
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    params = load_params(arguments.params, arguments.set).student
-    known = variants(replace(params, seeds=tuple(arguments.seeds)))
-    names = [BASE, *arguments.students] if arguments.students else list(known)
-    chosen = {name: known[name] for name in dict.fromkeys(names)}
+    params = load_params(arguments.params, arguments.set)
+    student = replace(params.student, seeds=tuple(arguments.seeds))
+    params = replace(params, student=student)
+    chosen = {name: variant(name, params) for name in (BASE, *arguments.students)}
     options = RunOptions(device="cpu", workers=arguments.workers, force=False)
     folds = [
         predict(folder, chosen, arguments.work, options) for folder in arguments.caches
