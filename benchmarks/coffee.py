@@ -14,7 +14,7 @@ Every recording is tested clean and with babble, six other people of the benchma
 the benchmark's ratio: the largest energy of 2,048 samples of the speech against that of
 the noise. Systems: Baseline-1 with the encoder's own recogniser, whose transcripts are
 classified by the teacher, or searched for the grammar's values; Baseline-2; ALN
-linguistic; ALN. The mean of all seeds, and 95% intervals by bootstrap over recordings.
+linguistic; ALN. The mean of all seeds, and 95% intervals over recordings.
 
     git clone https://github.com/Picovoice/speech-to-intent-benchmark
     python -m benchmarks.coffee --root speech-to-intent-benchmark
@@ -51,7 +51,7 @@ from stages.core.runtime import RunOptions
 from stages.core.text import normalise_text
 from stages.corpus import run as corpus
 from stages.corpus.params import CorpusParams
-from stages.report.bootstrap import means, percentiles
+from stages.report.intervals import mean_intervals
 from stages.report.markdown import format_table
 from stages.speech.loading import SAMPLE_RATE
 from stages.speech.noise import choose_noise
@@ -481,9 +481,10 @@ def scored(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:
 
 def _share(hits: pd.Series) -> str:
     """Percent, with its interval."""
-    values, recordings = hits.to_numpy(float)[:, None], np.arange(len(hits))
-    ((low, high),) = percentiles(means(values), [recordings], seed=0)
-    return f"{100 * hits.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    recordings = pd.DataFrame({"speaker": None, "text": range(len(hits))})
+    ((low, high),) = mean_intervals(100 * hits.to_numpy(float)[:, None], recordings)
+    ends = f"{max(low, 0):.1f} to {min(high, 100):.1f}"
+    return f"{100 * hits.mean():.1f} ({ends})"
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ Takes folders of `cache/` in which all stages up to the targets are finished, an
 every variant with the same seeds. Several folders are folds of one corpus: their test
 splits are put together. The table has accuracies in percent, mean and standard
 deviation over seeds, on wordings of train and on others, and the difference from
-Baseline-2 with a 95% interval: paired by utterance and seed, and by a bootstrap over
-speakers and wordings.
+Baseline-2 with the report's 95% interval, paired by utterance and seed.
 
     python -m benchmarks.transfer_corpora fresh few      # write data/fresh, data/few
     aln-pipeline ... --set corpus.name=few               # up to the targets
@@ -21,7 +20,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
@@ -31,7 +29,8 @@ from stages.core.errors import PipelineError
 from stages.core.files import atomic_path
 from stages.core.results import name_of
 from stages.core.runtime import RunOptions
-from stages.core.text import text_key
+from stages.core.text import normalise_text, text_key
+from stages.report.intervals import mean_intervals
 from stages.report.markdown import format_table
 from stages.student.inputs import Inputs, Sources
 from stages.student.params import RECOMMENDED, Variant
@@ -113,28 +112,16 @@ def predict(
                     parts.append(part)
                 with atomic_path(files[name]) as temporary:
                     pd.concat(parts).to_csv(temporary, index=False)
-    return {name: pd.read_csv(path) for name, path in files.items()}
-
-
-def interval(values: np.ndarray, rows: pd.DataFrame) -> tuple[float, float]:
-    """The 95% interval of the mean of `values` (U): speakers and wordings are drawn."""
-    generator = np.random.default_rng(0)
-    weights = []
-    for name in ("speaker", "text"):
-        codes, names = pd.factorize(rows[name])
-        drawn = generator.multinomial(
-            len(names), np.full(len(names), 1 / len(names)), size=10_000
-        )
-        weights.append(drawn[:, codes])
-    weight = weights[0] * weights[1]
-    means = (weight @ values) / weight.sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    return {
+        name: pd.read_csv(path, keep_default_na=False, na_values={"speaker": [""]})
+        for name, path in files.items()
+    }
 
 
 def tabulate(found: dict[str, pd.DataFrame], splits: Sequence[str]) -> str:
     """A row per variant."""
     base = found[BASE]
+    utterances = base.assign(text=base["text"].map(normalise_text))
     seeds = [name for name in base if name.isdecimal()]
     parts = {
         f"{split}{', unseen wordings' * unseen}": (base["split"] == split)
@@ -151,7 +138,7 @@ def tabulate(found: dict[str, pd.DataFrame], splits: Sequence[str]) -> str:
             cell = f"{means.mean():.2f} ± {means.std(ddof=1):.2f}"
             if name != BASE:
                 own = (hits - 100 * base.loc[there, seeds].to_numpy(float)).mean(1)
-                low, high = interval(own, base[there])
+                ((low, high),) = mean_intervals(own[:, None], utterances[there])
                 cell += f" ({own.mean():+.2f}: {low:+.2f} to {high:+.2f})"
             row.append(cell)
         rows.append(row)

@@ -29,11 +29,16 @@ from stages.core.manifest import (
 from stages.core.results import identify, record
 from stages.core.runtime import RunOptions
 from stages.core.text import normalise_text
-from stages.report import bootstrap, figures, markdown
+from stages.report import figures, markdown
 from stages.report import run as stage
-from stages.report.bootstrap import clusters, intervals, means, percentiles
 from stages.report.corpus_table import corpus_table, table1_differences
 from stages.report.figures import confusion_figure, history_figure, styled
+from stages.report.intervals import (
+    f1_influences,
+    margins,
+    mean_intervals,
+    metric_margins,
+)
 from stages.report.params import ReportParams
 from stages.report.projection import capped_perplexity, project
 from stages.report.recognition import intent_word_errors
@@ -410,8 +415,10 @@ def check_measured(
     )
     table = read_manifest(given / "manifest.csv")[["id", "speaker", "text"]]
     rows = rows.merge(table, on="id")
-    for metric, ends in intervals(INTENTS_ALONE, {"": rows}, seed=0)[""].items():
-        assert row[f"{prefix}{metric}_interval"] == list(ends)
+    for metric, width in metric_margins(INTENTS_ALONE, rows).items():
+        mean = expected[metric]
+        ends = [max(0, mean - width), min(100, mean + width)]
+        assert row[f"{prefix}{metric}_interval"] == pytest.approx(ends, abs=1e-4)
 
 
 def on_test(given: Path, name: str) -> pd.DataFrame:
@@ -603,99 +610,118 @@ def crossed(speakers: int, wordings: int, number: int, seed: int) -> pd.DataFram
     )
 
 
-def test_intervals_are_those_of_drawing_speakers_and_wordings_one_by_one():
-    # Three runs with similar errors, some of them for an intent that never occurs; many
-    # draws lack the intent that has two utterances.
+def test_margins_are_those_of_all_pairs_that_share_a_speaker_or_a_wording():
     generator = np.random.default_rng(6)
-    table = crossed(8, 40, 150, seed=6)
-    actual = np.array(["a", "b", "c", "d"])[np.arange(150) % 4]
-    actual[:2] = "rare"
-    wrong = generator.random((150, 3)) < generator.random(150)[:, None] / 2
-    others = np.array(["a", "b", "rare", "never"])[generator.integers(4, size=(150, 3))]
-    predicted = np.where(wrong, others, actual[:, None])
+    slots = Labels({"action": ["a", "b", "never"], "object": ["x", "y"]})
+    table = crossed(5, 12, 60, seed=6)
+    table.loc[50:, "speaker"] = None
+    frames = generator.choice(["a|x", "a|y", "b|x", "b|y", "never|y"], (60, 4))
+    actual = np.where(frames[:, 0] == "never|y", "b|x", frames[:, 0])
+    # Some speakers and some wordings are hard.
+    hard = table["speaker"].isin(["0", "1"]) | (table["text"].astype(int) < 4)
+    right = generator.random((60, 3)) < np.where(hard, 0.2, 0.9)[:, None]
+    runs = np.where(right, actual[:, None], frames[:, 1:])
     rows = pd.concat(
-        table.assign(
-            id=range(150), seed=run, intent=actual, predicted=predicted[:, run]
-        )
+        table.assign(id=range(60), seed=run, intent=actual, predicted=runs[:, run])
         for run in range(3)
     )
-    labels = Labels({"intent": ["a", "b", "c", "d", "never", "rare"]})
-    found = intervals(labels, {"one": rows.iloc[::-1], "same": rows}, seed=0)
-    assert found["one"] == found["same"]
-    assert intervals(labels, {"one": rows}, seed=1) != {"one": found["one"]}
+    found = metric_margins(slots, rows.sample(frac=1, random_state=1))
 
-    speakers, wordings = (table[name].to_numpy() for name in ("speaker", "text"))
-    drawn: dict[str, list[float]] = {"accuracy": [], "macro_f1": []}
-    for _ in range(2000):
-        # Every utterance of a drawn speaker, once for each time its wording is drawn.
-        by_speaker = [
-            np.flatnonzero(speakers == one)
-            for one in generator.choice(np.unique(speakers), 8)
-        ]
-        by_wording = generator.choice(np.unique(wordings), len(np.unique(wordings)))
-        own = np.concatenate(by_speaker)
-        times = (wordings[own][:, None] == by_wording).sum(axis=1)
-        own = np.repeat(own, times)
-        runs = [(actual[own], run[own]) for run in predicted.T]
-        drawn["accuracy"].append(np.mean([metrics.accuracy(*run) for run in runs]))
-        drawn["macro_f1"].append(np.mean([metrics.macro_f1(*run) for run in runs]))
-    for name, values in drawn.items():
-        # Each end of the latter is uncertain by about 0.4 points.
-        expected = tuple(np.quantile(values, (0.025, 0.975)))
-        assert found["one"][name] == pytest.approx(expected, abs=1.3), name
+    def part(frames: np.ndarray, slot: int) -> np.ndarray:
+        return np.array([frame.split("|")[slot] for frame in frames])
+
+    def measure(weights: np.ndarray) -> dict[str, float]:
+        """The mean over runs, each utterance with a weight."""
+        right = {"accuracy": (runs == actual[:, None]).mean(1)}
+        f1 = []
+        for place, slot in enumerate(slots.slots):
+            true, guesses = part(actual, place), [part(run, place) for run in runs.T]
+            right[f"{slot}_accuracy"] = np.mean([true == guess for guess in guesses], 0)
+            kwargs = {"labels": np.unique(true), "average": "macro"}
+            f1 += [f1_score(true, g, sample_weight=weights, **kwargs) for g in guesses]
+        means = {name: np.average(one, weights=weights) for name, one in right.items()}
+        return means | {"macro_f1": np.mean(f1)}
+
+    up, down = (
+        pd.DataFrame(measure(1 + step * row) for row in np.eye(60))
+        for step in (1e-4, -1e-4)
+    )
+    influences = ((up - down) / 2e-4).to_numpy()
+    speakers = table["speaker"].fillna(pd.Series(range(60)).astype(str) + "?")
+    both = speakers + "/" + table["text"]
+    variance = 0.0
+    for sign, names in ((1, speakers), (1, table["text"]), (-1, both)):
+        count = names.nunique()
+        for one in range(60):
+            for other in range(60):
+                if names[one] == names[other]:
+                    product = influences[one] * influences[other]
+                    variance += sign * product * count / (count - 1)
+    # The quantile of t with 11 degrees of freedom, one less than the wordings.
+    expected = dict(zip(up.columns, 100 * 2.200985 * np.sqrt(variance), strict=True))
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_macro_f1_of_a_draw_is_that_of_its_utterances():
+def test_the_margin_of_macro_f1_is_that_of_drawing_wordings():
     generator = np.random.default_rng(3)
-    actual = generator.choice(["a", "b", "c"], size=(30, 2))
-    predicted = generator.choice(["a", "b", "z"], size=(30, 4, 2))
-    weights = generator.integers(3, size=(30, 5)) * generator.integers(2, size=(30, 5))
-    (found,) = bootstrap.macro_f1(actual, predicted)(weights.astype(float))
-    for draw, value in zip(weights.T, found, strict=True):
-        own = np.repeat(np.arange(30), draw)
-        runs = [
-            metrics.macro_f1(actual[own, slot], predicted[own, run, slot])
-            for run in range(4)
-            for slot in range(2)
-        ]
-        assert 100 * value == pytest.approx(np.mean(runs))
+    wordings = generator.integers(120, size=600)
+    true = wordings % 6
+    easy = generator.random(120)[wordings]
+    guess = np.where(
+        generator.random(600) < easy, true, generator.integers(6, size=600)
+    )
+    table = pd.DataFrame({"speaker": None, "text": wordings})
+    (found,) = margins(f1_influences(true, guess)[:, None], table)
+    members = [np.flatnonzero(wordings == one) for one in range(120)]
+    draws = [
+        np.concatenate([members[one] for one in generator.integers(120, size=120)])
+        for _ in range(1500)
+    ]
+    deviation = np.std([metrics.macro_f1(true[own], guess[own]) for own in draws])
+    # 1.98: of t with 119 degrees of freedom. The deviation is uncertain by 2%.
+    assert 100 * found == pytest.approx(1.98 * deviation, rel=0.05)
 
 
-def test_clusters_within_others_are_not_drawn_twice():
-    def drawn(speakers: list, texts: str) -> list[list[int]]:
-        table = pd.DataFrame({"speaker": speakers, "text": list(texts)})
-        return [numbers.tolist() for numbers in clusters(table)]
+def test_margins_where_speakers_or_wordings_do_not_vary():
+    def found(speakers: str, texts: str, values=(-3, -2, 0, 1, 1, 3)) -> float:
+        names = [None if name == "?" else name for name in speakers]
+        table = pd.DataFrame({"speaker": names, "text": list(texts)})
+        (width,) = margins(np.array(values)[:, None] / 6, table)
+        return pytest.approx(width)
 
-    texts = [[0, 0, 1, 1]]
-    assert drawn([None, None, None, None], "xxyy") == texts
-    assert drawn(["a", "b", "c", "d"], "xxyy") == texts
-    assert drawn(["a", "a", "b", "b"], "wxyz") == texts, "these are speakers"
-    assert drawn(["a", "a", "b", None], "wxyz") == [[0, 0, 1, 2]]
-    assert drawn(["a", "a", None, None], "xyxy") == [[0, 0, 1, 2], [0, 1, 0, 1]]
-    assert drawn(["a", "a", "a", "a"], "xxyz") == [[0, 0, 0, 0], [0, 0, 1, 2]]
-    assert drawn(["a", "b", "a", "b"], "xxxx") == [[0, 1, 0, 1], [0, 0, 0, 0]]
-    one = crossed(1, 30, 60, seed=2)
-    values = np.random.default_rng(2).random((60, 1))
-    expected = percentiles(means(values), [clusters(one)[1]], seed=0)
-    found = percentiles(means(values), clusters(one), seed=0)
-    assert np.allclose(found, expected, atol=0.01), "the wordings of a single speaker"
+    alone = 2.570582 * np.sqrt((9 + 4 + 0 + 1 + 1 + 9) * 6 / 5) / 6
+    in_pairs = 4.302653 * np.sqrt((25 + 1 + 16) * 3 / 2) / 6
+    assert found("??????", "uvwxyz") == alone
+    assert found("aaaaaa", "uvwxyz") == alone
+    assert found("abcdef", "uuuuuu") == alone
+    assert found("??????", "uuvvww") == in_pairs, "speakers within wordings"
+    assert found("aabbcc", "uvwxyz") == in_pairs, "wordings within speakers"
+    assert found("aabbcc", "uuvvww") == in_pairs
+    assert found("aaaaaa", "uuvvww") == in_pairs
+    assert found("aaaaaa", "uuuuuu") == 0, "a single cluster"
+    # No wording differs, and the sum of the variances is below that by speaker.
+    by_speaker = 12.706205 * np.sqrt((9 + 9) * 2) / 6
+    assert found("aaabbb", "uvwuvw", (1, 1, 1, -1, -1, -1)) == by_speaker
+    assert found("aabbcc", "uvwxyz", (0,) * 6) == 0
 
 
-def test_intervals_cover_other_speakers_and_other_wordings(monkeypatch):
-    monkeypatch.setattr(bootstrap, "DRAWS", 1000)
+def test_intervals_cover_other_speakers_and_other_wordings():
     generator = np.random.default_rng(7)
-    covered = {"clusters": 0, "utterances": 0}
-    for seed in range(150):
-        table = crossed(20, 40, 300, seed)
-        drawn = [pd.factorize(table[name])[0] for name in table]
-        value = sum(generator.normal(size=40)[numbers] for numbers in drawn)
-        value = (value + generator.normal(size=300))[:, None]  # its mean is 0
-        ways = {"clusters": clusters(table), "utterances": [np.arange(300)]}
-        for name, way in ways.items():
-            ((low, high),) = percentiles(means(value), way, seed=seed)
-            covered[name] += low <= 0 <= high
-    assert covered["clusters"] >= 0.93 * 150
-    assert covered["utterances"] < 0.7 * 150
+    hard, independent = [], []
+    for seed in range(20):
+        table = crossed(20, 247, 900, seed)
+        noise = generator.normal(size=(900, 100))
+        effects = sum(
+            generator.normal(size=(count, 100))[pd.factorize(table[name])[0]]
+            for name, count in (("speaker", 20), ("text", 247))
+        )
+        for values, covered in ((effects + noise, hard), (noise, independent)):
+            # Their means are 0.
+            ends = np.array(mean_intervals(values, table))
+            covered.append((ends[:, 0] <= 0) & (ends[:, 1] >= 0))
+    assert 0.93 <= np.mean(hard) <= 0.97
+    # As of the difference of two systems.
+    assert 0.93 <= np.mean(independent) <= 0.985
 
 
 def test_one_seed_has_no_deviation(copied, tmp_path):
@@ -717,20 +743,18 @@ def test_differences_are_paired_by_utterance_and_seed():
         {seed: generator.integers(2, size=40).tolist() for seed in (1, 2)}
     )
     run = system_of({0: [1] * 40})
-    found, same, single = differences([(one, other), (one, one), (one, run)], seed=0)
+    found, same, single = differences([(one, other), (one, one), (one, run)])
     hit = 100 * (hits(other).to_numpy() - hits(one).to_numpy().astype(float))
     test = one.test.drop_duplicates("id").sort_values("id")
     for prefix, rows in (("", slice(None)), ("unseen_", slice(20, None))):
         assert found[f"{prefix}difference"] == pytest.approx(hit[rows].mean(), abs=1e-4)
-        (ends,) = percentiles(
-            means(hit[rows].mean(1)[:, None]), clusters(test[rows]), seed=0
-        )
+        (ends,) = mean_intervals(hit[rows].mean(1)[:, None], test[rows])
         assert found[f"{prefix}difference_interval"] == pytest.approx(ends, abs=1e-4)
     assert same["difference_interval"] == same["unseen_difference_interval"] == (0, 0)
     errors = 100 - 100 * hits(one).to_numpy().mean()
     assert single["difference"] == pytest.approx(errors, abs=1e-4)
     seen = replace(one, predictions=one.predictions.assign(wording="seen"))
-    (none,) = differences([(seen, seen)], seed=0)
+    (none,) = differences([(seen, seen)])
     assert none["unseen_difference"] is none["unseen_difference_interval"] is None
 
 
@@ -745,10 +769,10 @@ def test_each_system_is_compared_with_baseline_2(written):
     found = results["systems"]["aln-0.8"]["against_baseline2"]
     assert found.items() <= pair.items() and found["difference"] == 20
     low, high = found["difference_interval"]
-    assert 0 < low < 20 < high
+    assert low < 0 and low + high == pytest.approx(40), "of three speakers only"
     # All errors are in the first utterances, whose wordings are seen.
     assert found["unseen_difference"] == 0
-    cell = f"+20.00 (+{low:.2f} to +{high:.2f})"
+    cell = f"+20.00 (−{-low:.2f} to +{high:.2f})"
     row, *_ = page_rows(page, "ALN, α 0.8")
     assert row[5] == cell
     row, *_ = page_rows(page, BASELINE2)
@@ -799,12 +823,12 @@ def test_systems_are_compared_seed_by_seed_and_one_run_with_every_seed():
         [True] * 5 + [False] * 3,
         [True] * 6 + [False] * 2,
     ]
-    found = compare(one, other, *differences([(one, other)], seed=0))
+    found = compare(one, other, *differences([(one, other)]))
     assert (found.first_alone, found.second_alone) == (5.5, 1.5)
     # 5 : 2 and 6 : 1, whose p are 58/128 and 16/128.
     assert found.p == pytest.approx((58 + 16) / 128, abs=1e-4)
     teacher = system_of({0: [1, 1, 1, 1, 1, 1, 1, 1]}, "baseline1_text")
-    found = compare(teacher, one, *differences([(teacher, one)], seed=0))
+    found = compare(teacher, one, *differences([(teacher, one)]))
     assert (found.first_alone, found.second_alone) == (2.5, 0)
     assert found.p == pytest.approx(2 * (2 / 4 + 2 / 8) / 2)
 

@@ -1,8 +1,8 @@
 """The page's first table of results: accuracy and macro-F1 by system, with notes."""
 
 from stages.core.markdown import code, escape
-from stages.report.bootstrap import DRAWS, INTERVAL
 from stages.report.findings import Findings
+from stages.report.intervals import INTERVAL
 from stages.report.markdown import (
     format_gain,
     format_interval,
@@ -24,10 +24,9 @@ def accuracy_section(found: Findings) -> str:
         *_recommended_note(found),
         f"The {INTERVAL} shows how the mean over seeds could vary with other speakers "
         "who say other sentences, the standard deviation how it varies with the seed. "
-        f"It is by the pigeonhole bootstrap (Owen 2007; {DRAWS:,} draws of the test "
-        "speakers, where they are known, and of the wordings), which makes it rather "
-        "too wide than too narrow. The difference from Baseline-2 is in points, paired "
-        "by utterance.",
+        "It is from the variance clustered by speaker, where known, and by wording "
+        "(Cameron, Gelbach and Miller 2011). The difference from Baseline-2 is in "
+        "points, paired by utterance.",
         _selection_note(found),
         _recognition_note(found),
     ]

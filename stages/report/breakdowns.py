@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from stages.core.markdown import code, escape
-from stages.report.bootstrap import INTERVAL
 from stages.report.findings import Findings
+from stages.report.intervals import INTERVAL
 from stages.report.markdown import (
     format_interval,
     format_short_table,

@@ -14,13 +14,13 @@ MOST_CONFUSED = 40
 
 @dataclass(frozen=True)
 class ReportParams:
-    """Parameters of Figure 2 and of the bootstrap.
+    """Parameters of Figure 2.
 
     Attributes:
         tsne_intents: how many intents Figure 2 shows, the most frequent ones of valid;
             the paper shows 6.
         tsne_perplexity: the effective number of neighbours of t-SNE.
-        seed: of t-SNE and of the bootstrap.
+        seed: of t-SNE.
     """
 
     tsne_intents: int = 6

@@ -51,8 +51,6 @@ def read_robustness(
     students: Sequence[System],
     labels: Labels,
     utterances: pd.DataFrame,
-    *,
-    seed: int,
 ) -> list[DegradedScores]:
     """The scores for every degradation in `path`, in its order.
 
@@ -61,7 +59,6 @@ def read_robustness(
         students: in the order to show them.
         labels: of the corpus.
         utterances: columns id, speaker and text.
-        seed: of the bootstrap.
     """
     table = read_table(path, _COLUMNS)
     table = table.merge(utterances[["id", "speaker", "text"]], on="id")
@@ -71,6 +68,6 @@ def read_robustness(
     ):
         own = {one.name: rows[rows["system"] == one.name] for one in students}
         snr = None if np.isnan(ratio) else float(ratio)
-        measured = measure(labels, own, seed=seed)
+        measured = measure(labels, own, intervals=True)
         found.append(DegradedScores(str(degradation), snr, measured))
     return found

@@ -233,14 +233,13 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
     systems = _read_systems(inputs, utterances, set_aside["id"])
     students = [system for system in systems if system.name in inputs.students]
 
-    rows = scores.evaluate(labels, systems, seed=params.seed)
+    rows = scores.evaluate(labels, systems)
     best = scores.best_by_valid(systems, rows)
     (chosen,) = (system for system in systems if system.name == best["aln"])
     valid, first = manifest[manifest["split"] == "valid"], next(iter(labels.slots))
     colours = dict(zip(valid["id"], labels.values(valid["intent"])[first], strict=True))
     embeddings = read_embeddings(inputs.students[chosen.name])
-    grouped = ("wording", "combination", "length", "condition")
-    bootstraps = {**dict.fromkeys(grouped, params.seed), "speaker": None}
+    grouped = ("wording", "combination", "length", "condition", "speaker")
     return Findings(
         corpus=inputs.name,
         labels=labels,
@@ -248,7 +247,7 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
         set_aside=dict(zip(set_aside["id"], set_aside["reason"], strict=True)),
         systems=systems,
         rows=rows,
-        comparisons=compare_all(systems, best, seed=params.seed),
+        comparisons=compare_all(systems, best),
         best=best,
         chosen=chosen,
         recommended=(
@@ -259,17 +258,17 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
         selection=selection,
         values=scores.value_scores(labels, chosen.test),
         groups={
-            column: scores.group(labels, systems, column, seed=seed)
-            for column, seed in bootstraps.items()
+            column: scores.group(labels, systems, column, intervals=column != "speaker")
+            for column in grouped
         },
-        valid_wording=scores.group(labels, systems, "wording", split="valid"),
+        valid_wording=scores.group(
+            labels, systems, "wording", split="valid", intervals=False
+        ),
         between_intents=_read_between_intents(inputs.targets),
         transfer_loss=embeddings.transfer_loss(),
         projection=project_embeddings(embeddings, colours, params),
         robustness=(
-            read_robustness(
-                inputs.robustness, students, labels, utterances, seed=params.seed
-            )
+            read_robustness(inputs.robustness, students, labels, utterances)
             if inputs.robustness
             else []
         ),

@@ -10,7 +10,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from stages.core import metrics
 from stages.core.labels import Labels
-from stages.report.bootstrap import intervals
+from stages.report.intervals import metric_margins
 from stages.report.statistics import calibrate, differences, spread
 from stages.report.systems import System
 
@@ -31,7 +31,7 @@ class Group:
 
 
 def measure(
-    labels: Labels, systems: Mapping[str, pd.DataFrame], *, seed: int | None = None
+    labels: Labels, systems: Mapping[str, pd.DataFrame], *, intervals: bool
 ) -> dict[str, dict[str, Any]]:
     """The metrics of `stages.core.metrics.measure`, in percent, by system.
 
@@ -40,25 +40,28 @@ def measure(
         systems: predictions of the same utterances, one row per seed and utterance, by
             system; columns seed, id, intent, predicted, and for intervals speaker and
             text.
-        seed: of the bootstrap; None for no intervals.
+        intervals: whether to add them.
 
     Returns:
         Keys seeds (how many), the metrics (means over seeds), and for each
-        `<metric>_std` (deviation over seeds) and `<metric>_interval` (lowest, highest).
+        `<metric>_std` (deviation over seeds) and `<metric>_interval` (lowest, highest;
+        from 0 to 100).
     """
     measured = {}
     for name, rows in systems.items():
         runs = pd.DataFrame(
             [metrics.measure_frames(labels, run) for _, run in rows.groupby("seed")]
         )
+        widths = metric_margins(labels, rows) if intervals else {}
         found: dict[str, Any] = {"seeds": len(runs)}
         for metric, values in runs.items():
             mean, deviation = spread(values.to_numpy())
             found |= {metric: round(mean, 4), f"{metric}_std": round(deviation, 4)}
+            if intervals:
+                low, high = mean - widths[str(metric)], mean + widths[str(metric)]
+                ends = round(max(low, 0.0), 4), round(min(high, 100.0), 4)
+                found[f"{metric}_interval"] = ends
         measured[name] = found
-    if seed is not None:
-        for name, ends in intervals(labels, systems, seed=seed).items():
-            measured[name] |= {f"{key}_interval": one for key, one in ends.items()}
     return measured
 
 
@@ -102,23 +105,20 @@ def intent_scores(test: pd.DataFrame, intents: Sequence[str]) -> pd.DataFrame:
     return table.assign(support=support)
 
 
-def evaluate(
-    labels: Labels, systems: Sequence[System], *, seed: int
-) -> dict[str, dict[str, Any]]:
+def evaluate(labels: Labels, systems: Sequence[System]) -> dict[str, dict[str, Any]]:
     """The systems' rows in the results, in percent, by name.
 
     Args:
         labels: of the corpus.
         systems: with the same utterances, `baseline2` among them.
-        seed: of the bootstrap.
 
     Returns:
         `measure` of valid and test with the split's name before each key, intervals
         for test only (`test_interval` is that of accuracy), `calibrate`, and for all
         but Baseline-2 `against_baseline2`, its `differences` from it.
     """
-    valid = measure(labels, {one.name: one.valid for one in systems})
-    test = measure(labels, {one.name: one.test for one in systems}, seed=seed)
+    valid = measure(labels, {one.name: one.valid for one in systems}, intervals=False)
+    test = measure(labels, {one.name: one.test for one in systems}, intervals=True)
     rows: dict[str, dict[str, Any]] = {}
     for system in systems:
         name = system.name
@@ -133,7 +133,7 @@ def evaluate(
         }
     (base,) = (system for system in systems if system.name == "baseline2")
     others = [system for system in systems if system is not base]
-    found = differences([(base, other) for other in others], seed=seed)
+    found = differences([(base, other) for other in others])
     for system, difference in zip(others, found, strict=True):
         rows[system.name]["against_baseline2"] = difference
     return rows
@@ -162,7 +162,7 @@ def group(
     column: str,
     *,
     split: str = "test",
-    seed: int | None = None,
+    intervals: bool,
 ) -> list[Group]:
     """A split by the values of a column of the predictions, in their order.
 
@@ -172,7 +172,7 @@ def group(
         column: utterances without a value are in no group; without the column there
             are no groups.
         split: `valid` or `test`.
-        seed: of the bootstrap; None for no intervals.
+        intervals: whether to add them.
     """
     parts: dict[str, dict[str, pd.DataFrame]] = {}
     for system in systems:
@@ -184,7 +184,7 @@ def group(
         Group(
             name,
             next(iter(part.values()))["id"].nunique(),
-            measure(labels, part, seed=seed),
+            measure(labels, part, intervals=intervals),
         )
         for name, part in parts.items()
     ]

@@ -6,8 +6,8 @@ from typing import Any
 
 from stages.core.markdown import code, escape
 from stages.core.word_errors import WordErrors
-from stages.report.bootstrap import INTERVAL
 from stages.report.findings import Findings
+from stages.report.intervals import INTERVAL
 from stages.report.markdown import (
     format_gain,
     format_p,

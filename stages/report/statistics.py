@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from stages.core.metrics import calibration_error
-from stages.report.bootstrap import Interval, clusters, means, percentiles
+from stages.report.intervals import Interval, mean_intervals
 from stages.report.systems import System
 
 
@@ -85,9 +85,7 @@ def combine(p_values: Sequence[float]) -> float:
     return min(1.0, 2 * float(np.median(p_values)))
 
 
-def differences(
-    pairs: Sequence[tuple[System, System]], *, seed: int
-) -> list[dict[str, Any]]:
+def differences(pairs: Sequence[tuple[System, System]]) -> list[dict[str, Any]]:
     """How much more accurate the second system of each pair is, in points.
 
     Seeds are paired by their place; a system with a single run is paired with every
@@ -95,7 +93,6 @@ def differences(
 
     Args:
         pairs: systems with predictions of the same utterances.
-        seed: of the bootstrap.
 
     Returns:
         Keys difference, difference_interval, and the same on the wordings unseen in
@@ -119,7 +116,7 @@ def differences(
                 row |= dict.fromkeys(keys)
             continue
         own = values[chosen]
-        ends = percentiles(means(own), clusters(test[chosen]), seed=seed)
+        ends = mean_intervals(own, test[chosen])
         for row, mean, interval in zip(found, own.mean(axis=0), ends, strict=True):
             low, high = interval
             shown = round(float(mean), 4), (round(low, 4), round(high, 4))
@@ -156,15 +153,12 @@ def compare(first: System, second: System, difference: Mapping[str, Any]) -> Com
     )
 
 
-def compare_all(
-    systems: Sequence[System], best: Mapping[str, str], *, seed: int
-) -> list[Comparison]:
+def compare_all(systems: Sequence[System], best: Mapping[str, str]) -> list[Comparison]:
     """Compare every pair of systems, those with an α only at their best one.
 
     Args:
         systems: in the order to show them.
         best: the name of the system with the better α, by kind.
-        seed: of the bootstrap.
     """
     compared = [
         system
@@ -172,7 +166,7 @@ def compare_all(
         if system.alpha is None or system.name in best.values()
     ]
     pairs = list(combinations(compared, 2))
-    measured = differences(pairs, seed=seed)
+    measured = differences(pairs)
     return [compare(*pair, found) for pair, found in zip(pairs, measured, strict=True)]
 
 
