@@ -43,7 +43,7 @@ from stages.report.params import ReportParams
 from stages.report.projection import capped_perplexity, project
 from stages.report.recognition import intent_word_errors
 from stages.report.run import Inputs, Summary, run
-from stages.report.scores import best_by_valid, intent_scores
+from stages.report.scores import best_by_valid, intent_scores, measure
 from stages.report.statistics import (
     calibrate,
     combine,
@@ -703,6 +703,13 @@ def test_margins_where_speakers_or_wordings_do_not_vary():
     by_speaker = 12.706205 * np.sqrt((9 + 9) * 2) / 6
     assert found("aaabbb", "uvwuvw", (1, 1, 1, -1, -1, -1)) == by_speaker
     assert found("aabbcc", "uvwxyz", (0,) * 6) == 0
+
+
+def test_intervals_of_accuracy_end_at_0_and_100():
+    rows = pd.DataFrame({"id": ["1", "2"], "seed": 1, "intent": "stop", "text": "stop"})
+    rows = rows.assign(speaker=["a", "b"], predicted=["stop", INTENTS[0]])
+    found = measure(INTENTS_ALONE, {"": rows}, intervals=True)[""]
+    assert found["accuracy_interval"] == (0, 100)
 
 
 def test_intervals_cover_other_speakers_and_other_wordings():
