@@ -41,7 +41,7 @@ from pipeline.options import (
 )
 from pipeline.params import PARAMS_FILE, load_params
 from stages.baseline1.params import RECOGNISERS
-from stages.core.errors import PipelineError
+from stages.core.errors import ConfigurationError, PipelineError
 from stages.corpus.params import ON_ERROR, WRITES_AUDIO
 from stages.student.params import RECOMMENDED, SYSTEMS, Variant
 
@@ -456,7 +456,11 @@ def train_student(
 
     params, layout = settings.params.student, settings.layout
     if system == RECOMMENDED and alpha is not None:
-        raise click.UsageError("its α is recommended.alpha in params.yaml")
+        raise ConfigurationError(
+            "recommended has an α of its own",
+            found=f"alpha {alpha}",
+            fix="leave --alpha out, or set recommended.alpha",
+        )
     _check_encoder(settings)
     given = alpha is not None or system not in _TRANSFER_SYSTEMS
     for value in (alpha,) if given else params.alpha:

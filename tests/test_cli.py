@@ -655,7 +655,7 @@ def test_help_names_every_command():
 @pytest.mark.parametrize(
     ("arguments", "allowed"),
     [
-        (("gc", "--kind", "other"), "'targets', 'robustness', 'rejection'"),
+        (("gc", "--kind", "other"), "'robustness', 'rejection', 'unlabelled'"),
         (("export", "x", "--kind", "other"), "'acoustic', 'targets'"),
         (("export", "x", "--split", "other"), ", ".join(map(repr, SPLITS))),
     ],

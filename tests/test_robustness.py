@@ -380,7 +380,7 @@ def test_a_second_run_reads_nothing_and_extracts_nothing(
 ) -> None:
     before = digests()
     shutil.rmtree(AUDIO / "test")
-    line = "5 students on 6 recordings, clean and under 5 degradations"
+    line = "6 students on 6 recordings, clean and under 5 degradations"
     assert f"up to date; {line}\n" in robustness()
     assert f"{line}, 0 extracted now, 30 kept" in robustness("--force")
     assert encoded == [] and digests() == before

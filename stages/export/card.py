@@ -17,6 +17,7 @@ _EXPLANATIONS = {
     "aln_linguistic": ", features mapped to a text teacher's vectors, then a GRU",
     "aln": ", the acoustic-linguistic network of the paper: cross-attention between "
     "acoustic features and features mapped to a text teacher's vectors, then a GRU",
+    "recommended": ", whose summary of an utterance learnt a text teacher's vectors",
 }
 
 

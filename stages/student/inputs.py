@@ -59,30 +59,41 @@ class Sources:
         Raises:
             CacheError: one is missing.
         """
-        every = self._every()
-        names = ["manifest", "intents", "acoustic", "quarantine"]
-        names += ["targets"] * variant.transfers
-        names += ["texts"] * variant.reads_texts
-        names += ["posteriors"] * variant.reads_posteriors
-        names += ["unlabelled"] * variant.reads_unlabelled
-        for name in names:
-            if not every[name].is_file():
-                fix = "run `dvc repro acoustic targets`"
-                raise CacheError("no such file", path=every[name], fix=fix)
-        return {name: every[name] for name in names}
+        files = self._audible()
+        taught = self._taught()
+        if variant.transfers:
+            files["targets"] = taught["targets"]
+        if variant.reads_texts:
+            files["texts"] = taught["texts"]
+        if variant.reads_posteriors:
+            files["posteriors"] = taught["posteriors"]
+        if variant.reads_unlabelled:
+            files["unlabelled"] = taught["unlabelled"]
+        return _check(files)
 
     def hashes(self) -> dict[str, str | None]:
-        """The hashes of all files that students are trained from; None for none."""
-        return {name: hash_input(path) for name, path in self._every().items()}
+        """The hashes of all files that students are trained from.
 
-    def _every(self) -> dict[str, Path]:
-        files = {
+        None for what only students of a teacher need and is missing.
+
+        Raises:
+            CacheError: a file is missing that every student needs.
+        """
+        files = {**_check(self._audible()), **self._taught()}
+        return {name: hash_input(path) for name, path in files.items()}
+
+    def _audible(self) -> dict[str, Path]:
+        """What every student is trained from."""
+        return {
             "manifest": self.corpus.manifest,
             "intents": self.corpus.intents,
-            "texts": self.corpus.texts,
             "acoustic": digest_path(self.acoustic),
             "quarantine": self.corpus.quarantine,
         }
+
+    def _taught(self) -> dict[str, Path]:
+        """What a student of a teacher may also be trained from."""
+        files = {"texts": self.corpus.texts}
         if self.targets:
             files["targets"] = summary_path(self.targets)
         if self.posteriors:
@@ -99,6 +110,14 @@ class Sources:
         """
         files = self.files(variant)
         return identify("student", REVISION, variant.parameters(), files)
+
+
+def _check(files: dict[str, Path]) -> dict[str, Path]:
+    for path in files.values():
+        if not path.is_file():
+            fix = "run `dvc repro acoustic targets`"
+            raise CacheError("no such file", path=path, fix=fix)
+    return files
 
 
 class Inputs:
