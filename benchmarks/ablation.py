@@ -58,6 +58,7 @@ def _rows(params: StudentParams) -> dict[str, Variant]:
         "keys and values from e_acoust": aln(attention="self"),
         "f_k and f_v take ê_lang unmapped": aln(mapping="none"),
         "scores not scaled": aln(scaling=False),
+        "one learning rate for all layers": aln(attention_rate=1.0),
         "PyTorch's initialisation": aln(initialisation="pytorch"),
         "mean over frames, not maximum": aln(frame_pooling="mean"),
         "GRU in one direction": aln(gru_bidirectional=False),
