@@ -11,8 +11,8 @@
     python -m benchmarks.transfer_corpora coffee --root speech-to-intent-benchmark
     python -m benchmarks.transfer_corpora atis --root atis
 
-For fresh and few take the demo's parameters; the others have `corpus.adapter: table`.
-Commands up to `cache-targets` then make `cache/<name>/`.
+For fresh and few take the demo's parameters; the others have `corpus.adapter: table`,
+and coffee `corpus.outside_paths: allow`, since it links to the recordings. Commands up to `cache-targets` then make `cache/<name>/`.
 """
 
 import argparse
