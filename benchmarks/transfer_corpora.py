@@ -12,7 +12,8 @@
     python -m benchmarks.transfer_corpora atis --root atis
 
 For fresh and few take the demo's parameters; the others have `corpus.adapter: table`,
-and coffee `corpus.outside_paths: allow`, since it links to the recordings. Commands up to `cache-targets` then make `cache/<name>/`.
+and coffee `corpus.outside_paths: allow`, since it links to the recordings. Commands up
+to `cache-targets` then make `cache/<name>/`.
 """
 
 import argparse
