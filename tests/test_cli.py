@@ -209,8 +209,8 @@ def test_a_sweep_trains_what_was_not_trained_and_results_shows_all(finished):
         ("aln", "0.5"),
         ("aln", "0.75"),
         ("aln", "1"),
-        ("aln_linguistic", "0.5"),  # and recommended
         ("aln_linguistic", "0.5"),
+        ("aln_linguistic", "0.8"),  # recommended
         ("aln_linguistic", "1"),
         ("baseline2", ""),
     ]

@@ -140,7 +140,6 @@ LEARNS_ALL = {
         "student.teacher_classifier=true",
         "student.unlabelled=true",
     ],
-    "recommended": ["recommended.unlabelled=true"],
 }
 # The shipped encoder's scores, which the encoder of the tests lacks; the texts and
 # voices of the demo, read for `rejection.speech: general`; and a file that safetensors

@@ -152,12 +152,12 @@ class RecommendedParams:
     """
 
     system: str = "aln_linguistic"
-    alpha: float = 0.5
+    alpha: float = 0.8
     transfer: str = "utterance"
     standardisation: bool = True
     teacher_classifier: bool = True
     soft_targets: float = 0.0
-    unlabelled: bool = False
+    unlabelled: bool = True
 
     def __post_init__(self) -> None:
         """Check the values.
