@@ -183,8 +183,9 @@ def configure(
 ) -> None:
     """Write params.yaml for a corpus; show what was found and what to do next.
 
-    PRESET is demo, fsc, atis, slurp, timers-and-such, snips, or, for your own corpus,
-    table, lhotse or datasets, or phrases if you have sentences and no recordings.
+    PRESET is demo, recommended (the demo with a pretrained teacher), fsc, atis, slurp,
+    timers-and-such, snips, or, for your own corpus, table, lhotse or datasets, or
+    phrases if you have sentences and no recordings.
     """
     from pipeline.configure import configure
 
@@ -499,7 +500,8 @@ def sweep(settings: Settings, options: "RunOptions") -> None:
         unfinished=layout.unfinished("sweep"),
         options=options,
     )
-    click.echo(results_table(summary.entries, params.student).to_string(index=False))
+    table = results_table(summary.entries, params.student, params.recommended)
+    click.echo(table.to_string(index=False))
     click.echo(summary)
 
 
@@ -520,10 +522,10 @@ def results(settings: Settings, csv: Path | None) -> None:
     from stages.core.files import write_text
     from stages.student.ledger import of_inputs, read_ledger, results_table
 
-    layout = settings.layout
+    params, layout = settings.params, settings.layout
     entries = read_ledger(layout.results)
     shown = of_inputs(entries, _sources(layout).hashes())
-    table = results_table(shown, settings.params.student)
+    table = results_table(shown, params.student, params.recommended)
     if shown:
         click.echo(table.to_string(index=False))
     if csv is not None:

@@ -2,19 +2,24 @@
 
 A preset has the corpus's own section; the other sections, with the paper's values, are
 in `presets/paper.yaml`. The demo's preset has all sections, because its models are
-small; the preset for sentences takes them from there.
+small; the preset for sentences takes them from there, and `recommended` changes it.
 """
 
 import io
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 from pipeline.layout import Layout
 from pipeline.params import Params, parse_override, parse_params
 from stages.core.errors import ConfigurationError, InputError
 from stages.core.files import write_text
 from stages.core.manifest import SPLITS
+from stages.student.params import RECOMMENDED
 
 _FOLDER = Path(__file__).with_name("presets")
 _SHARED = "paper"
@@ -29,6 +34,10 @@ def preset_text(name: str, overrides: Sequence[str] = ()) -> str:
         overrides: `section.key=value`, to apply.
     """
     text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    if name == RECOMMENDED:
+        changes = YAML(typ="safe").load(text)
+        text = preset_text("demo")
+        overrides = [*_listed(changes), *overrides]
     if "\nacoustic:" not in text:
         preset = "demo" if name == "phrases" else _SHARED
         shared = (_FOLDER / f"{preset}.yaml").read_text(encoding="utf-8")
@@ -37,8 +46,6 @@ def preset_text(name: str, overrides: Sequence[str] = ()) -> str:
         text = f"{text}\n{shared}"
     if not overrides:
         return text
-    from ruamel.yaml import YAML
-
     # A round trip, which keeps the comments.
     yaml = YAML()
     yaml.width = 88
@@ -52,6 +59,15 @@ def preset_text(name: str, overrides: Sequence[str] = ()) -> str:
     stream = io.StringIO()
     yaml.dump(sections, stream)
     return stream.getvalue()
+
+
+def _listed(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The keys of sections as overrides, `section.key=value`."""
+    return [
+        f"{section}.{key}={json.dumps(value)}"
+        for section, keys in sections.items()
+        for key, value in keys.items()
+    ]
 
 
 def configure(

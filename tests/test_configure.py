@@ -31,7 +31,7 @@ def test_every_preset_is_written_with_the_next_step(empty: Path, name: str) -> N
     assert lines[0] == f"params.yaml: preset {name}"
     assert lines[-1] == "next: dvc repro"
     params = load_params(FILE)
-    corpus = name.removesuffix("-slots")
+    corpus = "demo" if name == "recommended" else name.removesuffix("-slots")
     assert params.corpus.name == corpus
     assert FILE.read_text() == preset_text(name)
     assert lines[1].startswith(f"not found yet: data/{corpus}")
@@ -172,3 +172,14 @@ def test_table_1_is_compared_to_the_papers(tmp_path: Path) -> None:
     assert "train, utterances: 1, the paper has 23,132 (−23,131)" in text
     assert "test, mean seconds" not in text  # equal
     assert "paper" not in describe_manifest("mine", path)
+
+
+def test_recommended_is_the_demo_with_another_teacher_and_more_speech() -> None:
+    demo, own = (
+        parse_params(FILE, preset_text(one)) for one in ("demo", "recommended")
+    )
+    assert own.teacher.head == "mean" and own.teacher.mlm_epochs == 0
+    assert own.unlabelled.sentences == "recombined"
+    for name in vars(demo):
+        same = getattr(demo, name) == getattr(own, name)
+        assert same == (name not in ("teacher", "unlabelled")), name
