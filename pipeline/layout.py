@@ -142,7 +142,10 @@ class Layout:
     def caches(self, kind: str) -> list[Path]:
         """The caches of a kind, which is one of `ALL_KINDS`."""
         if kind in _FOLDERS:
-            return sorted((self.folder / kind).glob("*/"))
+            home = self.folder / kind
+            # Also where features are missing.
+            named = [one.with_suffix("") for one in home.glob("*.digest")]
+            return sorted({*home.glob("*/"), *named})
         return [self.folder / kind]
 
     def student(self, system: str, alpha: float | None) -> Path:

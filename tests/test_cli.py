@@ -210,9 +210,9 @@ def test_a_sweep_trains_what_was_not_trained_and_results_shows_all(finished):
         ("aln", "0.75"),
         ("aln", "1"),
         ("aln_linguistic", "0.5"),
-        ("aln_linguistic", "0.8"),  # recommended
         ("aln_linguistic", "1"),
         ("baseline2", ""),
+        ("recommended", "0.8"),
     ]
     assert not any(path.is_file() for path in (CACHE / "unfinished").rglob("*"))
 
@@ -526,7 +526,7 @@ def test_bad_input_is_one_line_and_costs_nothing_computed(finished, snapshot, da
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("train-student", "aln3"), "baseline2, aln_linguistic, aln"),
+        (("train-student", "aln3"), "aln_linguistic, aln, recommended"),
         (("train-student", "aln", "--alpha", "2"), "from 0 to 1"),
         (("train-student", "baseline2", "--alpha", "0.5"), "--alpha"),
         (("train-student", "recommended", "--alpha", "0.5"), "recommended.alpha"),

@@ -569,6 +569,18 @@ def test_texts_without_recordings_are_added_to_train(
         read_texts(output / "texts.csv")
 
 
+def test_texts_are_in_the_root_of_a_corpus_that_is_spoken(
+    copied: Demo, speeches: list[str]
+) -> None:
+    copied.params = replace(PARAMS, texts="more.csv")
+    (copied.data / "demo" / "more.csv").write_text(
+        "text,intent\nshine,activate|lights|none\n"
+    )
+    copied.run()
+    assert list(read_texts(copied.output / "texts.csv")["text"]) == ["shine"]
+    assert speeches == []
+
+
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [

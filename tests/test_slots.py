@@ -34,7 +34,7 @@ from stages.corpus.splits import make_splits
 from stages.student.inputs import Inputs, Sources
 from stages.student.ledger import read_ledger, results_table
 from stages.student.model import intent_loss, load_student
-from stages.student.params import StudentParams, Variant
+from stages.student.params import RecommendedParams, StudentParams, Variant
 from stages.student.run import run
 
 SLOTS = {"action": ["off", "on"], "room": ["hall", "none", "yard"]}
@@ -294,7 +294,7 @@ def test_a_student_predicts_combinations_that_train_lacks(tmp_path: Path) -> Non
     for slot in GRID.slots:
         same = np.array(values[0][slot]) == np.array(values[1][slot])
         assert scores[f"test_{slot}_accuracy"] == pytest.approx(100 * same.mean())
-    table = results_table(read_ledger(tmp_path / "ledger"), params)
+    table = results_table(read_ledger(tmp_path / "ledger"), params, RecommendedParams())
     (shown,) = table[["test", "test action accuracy"]].to_numpy().tolist()
     means = [scores["test_accuracy"], scores["test_action_accuracy"]]
     assert [text.split(" ± ")[0] for text in shown] == [f"{one:.2f}" for one in means]

@@ -230,7 +230,7 @@ def test_an_unusable_grid_is_refused(values: dict[str, Any], complaint: str) -> 
 
 def test_the_table_is_sorted_by_valid_and_names_what_differs(swept: Path) -> None:
     entries = read_ledger(swept)
-    table = results_table(entries, replace(PARAMS, epochs=9))
+    table = results_table(entries, replace(PARAMS, epochs=9), RecommendedParams())
     rows = {row["system"]: row for row in table.to_dict("records")}
     assert sorted(rows) == sorted(one.system for one in VARIANTS)
     assert rows["aln_linguistic"]["changes"] == "epochs 4, learning_rate 0.003"
@@ -244,14 +244,43 @@ def test_the_table_is_sorted_by_valid_and_names_what_differs(swept: Path) -> Non
         row = rows[entry["parameters"]["system"]]
         assert row["test macro-F1"] == f"{mean:.2f} ± {deviation:.2f}"
     worse = {**entries[0], "valid_accuracy": entries[0]["valid_accuracy"] - 1}
-    again = results_table([worse, *entries], PARAMS)
+    again = results_table([worse, *entries], PARAMS, RecommendedParams())
     assert again["best"].tolist().count("") == 1
     assert again[again["best"] == ""]["system"].item() == worse["parameters"]["system"]
     removed = {**entries[0]["parameters"], "momentum": 0.5}
-    (row,) = results_table([{**entries[0], "parameters": removed}], PARAMS).to_dict(
-        "records"
-    )
+    changed = [{**entries[0], "parameters": removed}]
+    (row,) = results_table(changed, PARAMS, RecommendedParams()).to_dict("records")
     assert "momentum 0.5" in row["changes"]
+
+
+def test_the_table_names_the_recommended_student(swept: Path) -> None:
+    entry = read_ledger(swept)[0]
+    recommended = RecommendedParams(system="aln")
+    variants = [
+        recommended.variant(PARAMS),
+        replace(recommended, alpha=0.1).variant(replace(PARAMS, epochs=9)),
+        replace(recommended, standardisation=False).variant(PARAMS),
+    ]
+    entries = [
+        {
+            **entry,
+            "parameters": json.loads(json.dumps(variant.parameters())),
+            "valid_accuracy": 9.0 - place,
+        }
+        for place, variant in enumerate(variants)
+    ]
+    table = results_table(entries, PARAMS, recommended)
+    named = table[["system", "alpha", "changes", "best"]]
+    assert list(named.itertuples(index=False, name=None)) == [
+        ("recommended", "0.8", "", "★"),
+        ("recommended", "0.1", "epochs 9", ""),
+        (
+            "aln",
+            "0.8",
+            "transfer utterance, teacher_classifier True, unlabelled True",
+            "★",
+        ),
+    ]
 
 
 def test_entries_of_other_inputs_are_left_out(

@@ -263,6 +263,18 @@ def test_features_and_table_have_the_same_keys(prepared: Path) -> None:
     assert digest.header == replace(other, kind="unlabelled")
 
 
+def test_missing_features_are_found_and_made_again(prepared: Path) -> None:
+    unlabelled()
+    whole = (FOLDER / "features.digest").read_bytes()
+    verified = ("cache", "verify", "--kind", "unlabelled")
+    for lost in (*parts(FOLDER / "features"), FOLDER / "features"):
+        shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+        assert pipeline(*verified).exit_code == 1
+        assert "2 extracted now, 0 kept" in unlabelled()
+        assert pipeline(*verified).exit_code == 0
+    assert (FOLDER / "features.digest").read_bytes() == whole
+
+
 def test_without_sentences_there_is_an_empty_table(prepared: Path) -> None:
     unlabelled()
     none = ("--set", 'unlabelled.sentences=""')

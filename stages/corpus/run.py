@@ -104,6 +104,7 @@ def run(
     root = _check_root(params, root)
     corpus = read_corpus(params, root)
     table = corpus.table
+    texts = read_texts(params, root, table)
     if corpus.unmatched is not None:
         _write_csv(output / "unmatched.csv", corpus.unmatched)
     if corpus.contents is not None:
@@ -115,7 +116,6 @@ def run(
         for path in table["path"]
     ]
     _check(root, table)
-    texts = read_texts(params, root, table)
     _warn(table, params.slots)
     recordings = inspect_recordings(
         root,

@@ -10,6 +10,7 @@ repository.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ import pandas as pd
 from stages.core.checksums import read_sealed, write_sealed
 from stages.core.errors import CacheError
 from stages.core.results import name_of
-from stages.student.params import REVISION, StudentParams, Variant
+from stages.student.params import (
+    RECOMMENDED,
+    REVISION,
+    RecommendedParams,
+    StudentParams,
+    Variant,
+)
 
 _IDENTITY = ("stage", "revision", "parameters", "inputs")
 # Columns of the table, and the scores they show.
@@ -28,6 +35,7 @@ _SCORES = {
     "test": "test_accuracy",
     "test macro-F1": "test_macro_f1",
 }
+_OWN_COLUMNS = {"system", "alpha", "seeds"}
 _OF_SLOT = re.compile("test_(.+)_accuracy")
 
 
@@ -73,17 +81,24 @@ def of_inputs(
 
 
 def results_table(
-    entries: Sequence[Mapping[str, Any]], params: StudentParams
+    entries: Sequence[Mapping[str, Any]],
+    params: StudentParams,
+    recommended: RecommendedParams,
 ) -> pd.DataFrame:
     """One row per student, the best on valid first.
 
-    Columns: system, alpha, changes (parameters that differ from `params`), seeds (how
-    many), accuracy and macro-F1 on valid and test as `mean ± deviation` in percent
-    (with slots, accuracy is that of whole frames, and `test <slot> accuracy` follows),
-    and best: ★ for the student of each system that is best on valid.
+    Columns: system (`recommended` for what `recommended` describes, with any α), alpha,
+    changes (parameters that differ from `params`, or from those of `recommended`),
+    seeds (how many), accuracy and macro-F1 on valid and test as `mean ± deviation` in
+    percent (with slots, accuracy is that of whole frames, and `test <slot> accuracy`
+    follows), and best: ★ for the student of each system that is best on valid.
     """
-    usual = json.loads(json.dumps(Variant("baseline2", None, params).parameters()))
-    own_columns = {"system", "alpha", "seeds"}
+    paper = Variant("baseline2", None, params)
+    usual, ours = (
+        json.loads(json.dumps(one.parameters()))
+        for one in (paper, recommended.variant(params))
+    )
+    described = {field.name for field in fields(recommended)} - {"alpha"}
     keys = {key: _OF_SLOT.fullmatch(key) for entry in entries for key in entry}
     own = {f"test {slot[1]} accuracy": key for key, slot in keys.items() if slot}
     scores = _SCORES | own
@@ -92,16 +107,20 @@ def results_table(
         entries, key=lambda entry: (-entry["valid_accuracy"], json.dumps(entry))
     ):
         parameters = entry["parameters"]
+        system, expected = parameters["system"], usual
+        if all(parameters.get(name) == ours[name] for name in described):
+            system, expected = RECOMMENDED, ours
         changes = [
             f"{name} {value}"
             for name, value in parameters.items()
             # A parameter that this code does not have is a change, too.
-            if name not in own_columns and (name not in usual or value != usual[name])
+            if name not in _OWN_COLUMNS
+            and (name not in expected or value != expected[name])
         ]
         alpha = parameters["alpha"]
         rows.append(
             {
-                "system": parameters["system"],
+                "system": system,
                 "alpha": "" if alpha is None else f"{alpha:g}",
                 "changes": ", ".join(changes),
                 "seeds": len(entry["seeds"]),

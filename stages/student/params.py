@@ -199,7 +199,9 @@ class Variant:
         """Check system and α."""
         if self.system not in SYSTEMS:
             raise ConfigurationError(
-                "unknown system", found=repr(self.system), expected=one_of(SYSTEMS)
+                "unknown system",
+                found=repr(self.system),
+                expected=one_of((*SYSTEMS, RECOMMENDED)),
             )
         if self.system == "baseline2":
             if self.alpha is not None:

@@ -10,7 +10,9 @@ from stages.core.results import require
 from stages.core.rules import shown
 from stages.student.model import AcousticLinguisticNetwork, load_student
 
-_FIX = "run `dvc repro -s student baseline2`, or `aln-pipeline train-student`"
+_FIX = (
+    "run `dvc repro -s student baseline2 recommended`, or `aln-pipeline train-student`"
+)
 
 Network = tuple[str, int, AcousticLinguisticNetwork]
 """The name of a student, a seed, and the network."""

@@ -29,7 +29,9 @@ from stages.acoustic.encoding import (
     load_encoder,
 )
 from stages.acoustic.params import AcousticParams
-from stages.cache.digest import digest_path
+from stages.cache.digest import digest_path, read_digest
+from stages.cache.store import CacheReader
+from stages.core.errors import CacheError
 from stages.core.files import atomic_path
 from stages.core.hashing import fingerprint
 from stages.core.results import identify, is_finished, model_files, record
@@ -112,19 +114,30 @@ def run(
     }
     model = model_files(Path(acoustic.encoder))
     identity = identify("unlabelled", REVISION, parameters, model)
-    digest = digest_path(output / _FEATURES)
-    complete = is_finished(output, identity) and (table.empty or digest.is_file())
+    complete = is_finished(output, identity) and _is_cached(output, table)
     if complete and not options.force:
         return Summary(output, table, left_out)
     extracted = 0
     if utterances is None:
-        digest.unlink(missing_ok=True)
+        digest_path(output / _FEATURES).unlink(missing_ok=True)
     else:
         extracted = _extract(utterances, table, acoustic, output, options)
     with atomic_path(output / _MANIFEST) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
     record(output, identity, [_MANIFEST])
     return Summary(output, table, left_out, extracted)
+
+
+def _is_cached(output: Path, table: pd.DataFrame) -> bool:
+    """Whether the features of all utterances are there."""
+    if table.empty:
+        return True
+    try:
+        digest = read_digest(digest_path(output / _FEATURES))
+        reader = CacheReader(output / _FEATURES, fingerprint=digest.header.fingerprint)
+    except CacheError:
+        return False
+    return all(key in reader for key in table["key"])
 
 
 def _extract(
