@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from stages.core.manifest import write_manifest
 from stages.core.results import identify, record
 from stages.core.runtime import RunOptions
 from stages.core.text import normalise_text, text_key
+from stages.student import training
 from stages.student.batches import Batch
 from stages.student.inputs import Inputs, Sources
 from stages.student.model import load_student
@@ -103,7 +105,12 @@ def write_unlabelled(folder: Path) -> None:
 
 
 def train(
-    sources: Sources, output: Path, variant: Variant, *, workers: int = 1
+    sources: Sources,
+    output: Path,
+    variant: Variant,
+    *,
+    workers: int = 1,
+    force: bool = True,
 ) -> dict[str, bytes]:
     run(
         variant,
@@ -111,7 +118,7 @@ def train(
         output=output,
         unfinished=output.with_name("unfinished"),
         ledger=output.with_name("results"),
-        options=RunOptions(device="cpu", workers=workers, force=True),
+        options=RunOptions(device="cpu", workers=workers, force=force),
     )
     return files_in(output)
 
@@ -199,9 +206,7 @@ def test_labels_and_probabilities_are_mixed(weight: float) -> None:
     assert torch.equal(plain, labels)
 
 
-def test_it_learns_and_resumes_alike_whatever_the_workers(
-    sources: Sources, tmp_path: Path
-) -> None:
+def test_it_learns_alike_whatever_the_workers(sources: Sources, tmp_path: Path) -> None:
     params = replace(PARAMS, epochs=15)
     variant = EVERYTHING.variant(params)
     once = train(sources, tmp_path / "a" / "student", variant)
@@ -217,6 +222,24 @@ def test_it_learns_and_resumes_alike_whatever_the_workers(
     model, metadata = load_student(tmp_path / "a" / "student" / "model-8.safetensors")
     assert model.teacher_classifier is not None
     assert metadata["parameters"]["transfer"] == "utterance"
+
+
+def test_a_killed_training_resumes_to_the_same_bits(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = replace(PARAMS, dropout=0.3, frame_dropout=0.3, frame_pooling="attention")
+    variant = EVERYTHING.variant(replace(params, seeds=(8,)))
+    whole = train(sources, tmp_path / "whole" / "student", variant)
+    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
+    epochs = Mock(wraps=training.train_epoch)
+    epochs.side_effect = [DEFAULT, DEFAULT, KeyboardInterrupt]
+    monkeypatch.setattr(training, "train_epoch", epochs)
+    output = tmp_path / "broken" / "student"
+    with pytest.raises(KeyboardInterrupt):
+        train(sources, output, variant)
+    epochs.side_effect = None
+    assert train(sources, output, variant, force=False) == whole
+    assert epochs.call_count == 3 + 2
 
 
 @pytest.mark.parametrize(
