@@ -242,6 +242,7 @@ def test_posteriors_are_what_the_teacher_answers_slot_by_slot(
     assert set(digest.rows) == set(read_digest(tmp_path / "targets.digest").rows)
     vectors, found = (CacheReader(tmp_path / n) for n in ("targets", "posteriors"))
     labels = read_labels(corpus.intents)
+    assert found.header.parameters["intents"] == labels.fingerprint
     model, tokenizer = load_classifier(teacher, CPU)
     numbers, confidences = predict(model, tokenizer, TEXTS, labels)
     for text, number, confidence in zip(TEXTS, numbers, confidences, strict=True):

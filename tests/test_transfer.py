@@ -24,6 +24,7 @@ from stages.cache.digest import digest_path, write_digest
 from stages.cache.store import CacheWriter
 from stages.core.errors import CacheError
 from stages.core.hashing import hash_bytes
+from stages.core.labels import Labels
 from stages.core.manifest import write_manifest
 from stages.core.results import identify, record
 from stages.core.runtime import RunOptions
@@ -70,7 +71,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     texts = sorted(set(map(normalise_text, every)))
     pairs = [(text, text_key(text)) for text in texts]
     posteriors = folder / "posteriors"
-    headers = replace(TARGETS, kind="posteriors", dim=len(STUDENT_INTENTS))
+    headers = replace(
+        TARGETS,
+        kind="posteriors",
+        dim=len(STUDENT_INTENTS),
+        parameters={"intents": Labels.of(STUDENT_INTENTS, ()).fingerprint},
+    )
     for path, header, of in (
         (made.targets, TARGETS, target_of),
         (posteriors, headers, posterior_of),
@@ -282,6 +288,19 @@ def test_the_papers_students_read_nothing_of_it(
     # Nor does baseline2, whatever the parameters are.
     changed = Variant("baseline2", None, ours.params)
     assert set(sources.files(changed)) == base
+
+
+def test_posteriors_of_other_intents_are_refused(
+    sources: Sources, tmp_path: Path
+) -> None:
+    table = student_table()
+    table["intent"] = table["intent"].replace("dim", "up")
+    other = write_sources(tmp_path, table=table)
+    given = replace(sources, corpus=other.corpus, unlabelled=None)
+    soft = replace(PARAMS, soft_targets=0.5)
+    Inputs(given, [Variant("aln", 0.5, PARAMS)])
+    with pytest.raises(CacheError, match=r"posteriors.*other intents.*train-teacher"):
+        Inputs(given, [Variant("aln", 0.5, soft)])
 
 
 def test_features_of_another_encoder_are_refused(tmp_path: Path) -> None:

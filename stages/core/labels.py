@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from stages.core.hashing import fingerprint
+
 INTENT = "intent"
 """The only slot of a corpus without slots."""
 NONE = "none"
@@ -46,6 +48,11 @@ class Labels:
         if not self.has_slots:
             return self.slots[INTENT]
         return [{"slot": name, "values": own} for name, own in self.slots.items()]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all of them."""
+        return fingerprint({"labels": self.to_json()})
 
     @property
     def has_slots(self) -> bool:

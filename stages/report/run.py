@@ -167,7 +167,9 @@ def _check_inputs(inputs: Inputs) -> dict[str, dict[str, Any]]:
     require(inputs.teacher, manifest, fix="run `dvc repro teacher`")
     require(inputs.baseline1, usable, fix="run `dvc repro baseline1`")
     students = {
-        name: require(folder, usable, fix="run `dvc repro student`")
+        name: require(
+            folder, usable, fix="run `dvc repro student baseline2 recommended`"
+        )
         for name, folder in inputs.students.items()
     }
     folders = {f"student {name}": path for name, path in inputs.students.items()}
@@ -184,7 +186,7 @@ def _check_inputs(inputs: Inputs) -> dict[str, dict[str, Any]]:
                     f"{name} and {first} differ in student.{what}",
                     found=found,
                     expected=expected,
-                    fix="run `dvc repro student`",
+                    fix="run `dvc repro student baseline2 recommended`",
                 )
     return students
 

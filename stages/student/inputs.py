@@ -25,6 +25,7 @@ from stages.cache.store import CacheReader
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError
 from stages.core.files import atomic_path
+from stages.core.labels import Labels
 from stages.core.manifest import read_labels, read_texts
 from stages.core.results import hash_input, identify, require
 from stages.core.text import text_key
@@ -171,6 +172,7 @@ class Inputs:
         if any(variant.reads_posteriors for variant in variants):
             assert sources.posteriors is not None
             self._posteriors = _open_targets(sources.posteriors, texts)
+            _check_intents(self._posteriors, self.labels)
 
     def load(
         self, split: str, device: torch.device, mapped: Path | None = None
@@ -349,6 +351,24 @@ def _open_targets(directory: Path, texts: pd.Series) -> CacheReader:
                 fix="run `aln-pipeline cache-targets`",
             )
     return _open(directory, digest, texts.map(text_key))
+
+
+def _check_intents(posteriors: CacheReader, labels: Labels) -> None:
+    """Check that probabilities are those of the corpus's intents.
+
+    Raises:
+        CacheError: they are of a teacher of others.
+    """
+    own = labels.fingerprint
+    found = posteriors.header.parameters.get("intents", own)
+    if found != own:
+        raise CacheError(
+            "probabilities of other intents",
+            path=posteriors.directory,
+            found=found[:12],
+            expected=f"{own[:12]}, those of intents.json",
+            fix="run `aln-pipeline train-teacher`, then `aln-pipeline cache-targets`",
+        )
 
 
 def _open_unlabelled(

@@ -42,7 +42,7 @@ from stages.cache.store import CacheReader, CacheWriter
 from stages.core.corpus_files import CorpusFiles
 from stages.core.files import write_json
 from stages.core.hashing import fingerprint
-from stages.core.labels import segments
+from stages.core.labels import Labels, segments
 from stages.core.manifest import read_labels, read_manifest
 from stages.core.results import require
 from stages.core.runtime import RunOptions, choose_device, progress, quiet_transformers
@@ -103,10 +103,10 @@ def run(
         InputError: an unusable table or teacher.
     """
     where = choose_device(options.device)
-    sizes = read_labels(corpus.intents).sizes
+    labels = read_labels(corpus.intents)
     by_key = {text_key(text): text for text in corpus.read_all_texts()}
     with quiet_transformers():
-        headers = _headers(teacher, params.pooling, corpus, sizes)
+        headers = _headers(teacher, params.pooling, corpus, labels)
         with (
             CacheWriter(cache, headers[0]) as vectors,
             CacheWriter(posteriors, headers[1]) as probabilities,
@@ -115,7 +115,7 @@ def run(
             if missing:
                 texts = [text for key, text in by_key.items() if key in missing]
                 model, tokenizer = load_classifier(teacher, where)
-                found = embed(model, tokenizer, texts, sizes, params.pooling)
+                found = embed(model, tokenizer, texts, labels.sizes, params.pooling)
                 bar = progress(
                     found, total=len(texts), description="targets", unit="text"
                 )
@@ -228,7 +228,7 @@ def _between_intents(
 
 
 def _headers(
-    teacher: Path, pooling: str, corpus: CorpusFiles, sizes: Sequence[int]
+    teacher: Path, pooling: str, corpus: CorpusFiles, labels: Labels
 ) -> tuple[Header, Header]:
     """The headers of targets and posteriors from the teacher in the folder `teacher`.
 
@@ -252,8 +252,13 @@ def _headers(
         dtype="float32",
         frame_step=0,
     )
-    code = fingerprint({**made_by, "pooling": None})
+    # Students check that what they learn are probabilities of their own intents.
+    intents = {"intents": labels.fingerprint}
     posteriors = replace(
-        targets, kind="posteriors", fingerprint=code, parameters=limits, dim=sum(sizes)
+        targets,
+        kind="posteriors",
+        fingerprint=fingerprint({**made_by, "pooling": None, **intents}),
+        parameters={**limits, **intents},
+        dim=sum(labels.sizes),
     )
     return targets, posteriors
