@@ -303,6 +303,23 @@ def test_posteriors_of_other_intents_are_refused(
         Inputs(given, [Variant("aln", 0.5, soft)])
 
 
+def test_unlabelled_sentences_that_are_now_in_test_are_refused(
+    sources: Sources, tmp_path: Path
+) -> None:
+    table = student_table()
+    for split, accepted in (("train", True), ("valid", False), ("test", False)):
+        last = table.index[table["split"] == split][-1]
+        changed = table.copy()
+        changed.loc[last, "text"] = UNLABELLED[0].upper()
+        other = write_sources(tmp_path / split, table=changed)
+        given = replace(sources, corpus=other.corpus)
+        if accepted:
+            Inputs(given, [EVERYTHING.variant(PARAMS)])
+            continue
+        with pytest.raises(CacheError, match=r"manifest\.csv.*valid or test"):
+            Inputs(given, [EVERYTHING.variant(PARAMS)])
+
+
 def test_features_of_another_encoder_are_refused(tmp_path: Path) -> None:
     made = write_sources(tmp_path)
     folder = tmp_path / "unlabelled"

@@ -162,6 +162,7 @@ class Inputs:
             require(sources.unlabelled, {}, fix=_UNLABELLED)
             path = sources.unlabelled / "manifest.csv"
             self._said = pd.read_csv(path, dtype=str, keep_default_na=False)
+            _check_held_out(path, self._said, table)
             self._unlabelled = _open_unlabelled(
                 sources.unlabelled / "features", self._said, self.acoustic.header
             )
@@ -368,6 +369,23 @@ def _check_intents(posteriors: CacheReader, labels: Labels) -> None:
             found=found[:12],
             expected=f"{own[:12]}, those of intents.json",
             fix="run `aln-pipeline train-teacher`, then `aln-pipeline cache-targets`",
+        )
+
+
+def _check_held_out(path: Path, said: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Check that no unlabelled sentence is one of valid or test.
+
+    Raises:
+        CacheError: one is, since the manifest changed.
+    """
+    held_out = table.loc[table["split"] != "train", "text"].map(text_key)
+    leaks = said.loc[said["text"].map(text_key).isin(held_out), "text"]
+    if len(leaks):
+        raise CacheError(
+            "older than the manifest: has sentences of valid or test",
+            path=path,
+            found=repr(leaks.iloc[0]),
+            fix=_UNLABELLED,
         )
 
 

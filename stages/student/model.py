@@ -245,16 +245,14 @@ class AcousticLinguisticNetwork(nn.Module):
             features = attend(asked, features, features, present, self.scale)
         return self._answer(self._classify(features, lengths, before), mean)
 
-    def folded_scores(self, features: Tensor, lengths: Tensor) -> Tensor | None:
-        """The scores of eq. 2 as `folded` has them, without q_i · b.
+    def folded_scores(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """The scores of eq. 2, of a network that attends, without q_i · b.
 
         Returns:
-            (real frames of all utterances, frames), -inf at padded frames; None without
-            attention.
+            (real frames of all utterances, frames), -inf at padded frames.
         """
         queries, _ = self.fold()
-        if queries is None:
-            return None
+        assert queries is not None
         asked = functional.linear(features, queries.weight, queries.bias)
         present = frame_mask(lengths, features)
         return score(asked, features, present, self.scale)[present]

@@ -359,17 +359,17 @@ def measure_attention(
         to the logarithm of the frames (to all alike); and the largest score. NaN
         without attention.
     """
+    names = ("attention_entropy", "largest_score")
+    if model.fold()[0] is None:
+        return dict.fromkeys(names, math.nan)
     entropies, largest = [], []
     for rows in split.by_length:
         batch = split.gather(rows)
         scores = model.folded_scores(batch.features, batch.lengths)
-        if scores is not None:
-            entropies.append(torch.special.entr(scores.softmax(-1)).sum(-1))
-            largest.append(scores.amax())
-    found = [math.nan, math.nan]
-    if entropies:
-        found = [float(torch.cat(entropies).mean()), float(torch.stack(largest).amax())]
-    return dict(zip(("attention_entropy", "largest_score"), found, strict=True))
+        entropies.append(torch.special.entr(scores.softmax(-1)).sum(-1))
+        largest.append(scores.amax())
+    found = float(torch.cat(entropies).mean()), float(torch.stack(largest).amax())
+    return dict(zip(names, found, strict=True))
 
 
 def classify(model: AcousticLinguisticNetwork, split: Utterances) -> Tensor:
