@@ -146,6 +146,14 @@ def test_a_file_that_cannot_be_used_is_refused_by_its_line(
         plan(tmp_path, sentences=name)
 
 
+@pytest.mark.parametrize("name", ["../more.txt", "/etc/hosts"])
+def test_a_file_outside_the_corpus_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "more.txt").write_text("go, now\n")
+    (root := tmp_path / "root").mkdir()
+    with pytest.raises(ConfigurationError, match="unlabelled.sentences leaves"):
+        plan(root, sentences=name)
+
+
 # ---------------------------------------------------------------------- utterances
 
 

@@ -83,13 +83,7 @@ def find_table(root: Path, name: str, parameter: str) -> tuple[Path, pd.DataFram
             is not installed.
         InputError: it is missing or not a table.
     """
-    given = Path(name)
-    if given.is_absolute() or ".." in given.parts:
-        raise ConfigurationError(
-            f"corpus.{parameter} leaves the corpus root",
-            found=repr(name),
-            expected="a path relative to the root, below it",
-        )
+    check_below_root(name, f"corpus.{parameter}")
     file = root / path_on_disk(root, name)
     if not os.path.isfile(file):
         raise InputError(
@@ -99,6 +93,21 @@ def find_table(root: Path, name: str, parameter: str) -> tuple[Path, pd.DataFram
             ".jsonl or .parquet",
         )
     return file, read_table(file)
+
+
+def check_below_root(name: str, parameter: str) -> None:
+    """Check that the file `name`, as `parameter` gives it, is below the corpus root.
+
+    Raises:
+        ConfigurationError: it is not, and DVC would not notice its changes.
+    """
+    given = Path(name)
+    if given.is_absolute() or ".." in given.parts:
+        raise ConfigurationError(
+            f"{parameter} leaves the corpus root",
+            found=repr(name),
+            expected="a path relative to the root, below it",
+        )
 
 
 def first_row(file: Path) -> int:

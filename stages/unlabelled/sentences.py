@@ -18,6 +18,7 @@ import pandas as pd
 from stages.core.errors import InputError
 from stages.core.table import CONTROL, clean_text, not_utf8, read_columns
 from stages.core.text import normalise_text
+from stages.corpus.table import check_below_root
 from stages.unlabelled.params import RECOMBINED, UnlabelledParams
 
 # For each sentence, on average; few train texts allow few new sentences.
@@ -36,6 +37,7 @@ def read_sentences(
         root: the corpus root.
 
     Raises:
+        ConfigurationError: a file outside the root.
         InputError: a file that cannot be used, or train texts that allow too few new
             sentences.
     """
@@ -54,6 +56,7 @@ def read_sentences(
             )
         rows = [f"sentence {place + 1}" for place in range(len(texts))]
         return pd.DataFrame({"text": texts, "file": manifest, "row": rows}), 0
+    check_below_root(params.sentences, "unlabelled.sentences")
     given = _read_file(root / params.sentences)
     said = given["text"].map(normalise_text)
     kept = given[~(said.isin(known) | said.duplicated())].reset_index(drop=True)
