@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_used_is_refused_by_its_line(
 def test_a_file_outside_the_corpus_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "more.txt").write_text("go, now\n")
     (root := tmp_path / "root").mkdir()
-    with pytest.raises(ConfigurationError, match="unlabelled.sentences leaves"):
+    with pytest.raises(ConfigurationError, match=r"unlabelled\.sentences leaves"):
         plan(root, sentences=name)
 
 
