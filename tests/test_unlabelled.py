@@ -277,7 +277,10 @@ def test_missing_features_are_found_and_made_again(prepared: Path) -> None:
     verified = ("cache", "verify", "--kind", "unlabelled")
     for lost in (*parts(FOLDER / "features"), FOLDER / "features"):
         shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
-        assert pipeline(*verified).exit_code == 1
+        found = pipeline(*verified)
+        assert (
+            found.exit_code == 1 and "run `aln-pipeline unlabelled`\n" in found.stderr
+        )
         assert "2 extracted now, 0 kept" in unlabelled()
         assert pipeline(*verified).exit_code == 0
     assert (FOLDER / "features.digest").read_bytes() == whole

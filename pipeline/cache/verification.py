@@ -101,7 +101,8 @@ def verify_cache(
     """
     paths = part_paths(directory)
     if not paths:
-        return [f"{directory}: no features; fix: run {command(directory)}"]
+        kind = digest.header.kind if digest else None
+        return [f"{directory}: no features; fix: run {command(directory, kind)}"]
     problems: list[str] = []
     headers: dict[str, Header] = {}
     holders: set[tuple[str, str]] = set()

@@ -43,8 +43,8 @@ COMMANDS = {
     "acoustic": "`aln-pipeline extract-acoustic`",
     "targets": "`aln-pipeline cache-targets`",
     "posteriors": "`aln-pipeline cache-targets`",
-    "robustness": "`aln-pipeline robustness`",
-    "rejection": "`aln-pipeline rejection`",
+    "robustness": "`aln-pipeline robustness --force`",
+    "rejection": "`aln-pipeline rejection --force`",
     "unlabelled": "`aln-pipeline unlabelled`",
 }
 OF_TEXTS = ("targets", "posteriors")
@@ -307,7 +307,8 @@ def unwritable(path: Path, why: Exception) -> CacheError:
 
 def command(directory: Path, kind: str | None = None) -> str:
     """The command that fills a cache; without `kind`, by its folder's name."""
-    return COMMANDS.get(kind or directory.name, " or ".join(COMMANDS.values()))
+    every = " or ".join(dict.fromkeys(COMMANDS.values()))
+    return COMMANDS.get(kind or directory.name, every)
 
 
 def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
