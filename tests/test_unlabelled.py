@@ -321,10 +321,13 @@ def test_the_cache_commands_know_the_features(
     assert "1 utterances removed" in pipeline("cache", "gc").stdout
     assert "complete" in pipeline(*verified).stdout
     (part,) = parts(FOLDER / "features")
-    content = bytearray(part.read_bytes())
-    content[-1] ^= 1
-    part.write_bytes(content)
-    assert pipeline(*verified).exit_code == 1
+    for path in (part, FOLDER / "features.digest"):
+        content = bytearray(whole := path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        found = pipeline(*verified)
+        assert found.exit_code == 1 and "run `aln-pipeline unlabelled`" in found.stderr
+        path.write_bytes(whole)
 
 
 def test_a_missing_file_of_sentences_is_one_line(prepared: Path) -> None:

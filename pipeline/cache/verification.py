@@ -101,8 +101,7 @@ def verify_cache(
     """
     paths = part_paths(directory)
     if not paths:
-        kind = digest.header.kind if digest else None
-        return [f"{directory}: no features; fix: run {command(directory, kind)}"]
+        return [f"{directory}: no features; fix: run {command(directory)}"]
     problems: list[str] = []
     headers: dict[str, Header] = {}
     holders: set[tuple[str, str]] = set()

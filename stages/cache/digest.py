@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.cache.format import (
-    COMMANDS,
     Header,
     check_id,
+    command,
     damaged,
     describe_header,
     no_features,
@@ -85,7 +85,7 @@ def read_digest(path: Path) -> Digest:
     Raises:
         CacheError: the file is missing, damaged or not a digest.
     """
-    fix = f"run {COMMANDS.get(path.stem, 'the stage that writes it')}"
+    fix = f"run {command(path.with_suffix(''))}"
     try:
         first, text = path.read_bytes().split(b"\n", 1)
         sealed = json.loads(first)

@@ -306,9 +306,10 @@ def unwritable(path: Path, why: Exception) -> CacheError:
 
 
 def command(directory: Path, kind: str | None = None) -> str:
-    """The command that fills a cache; without `kind`, by its folder's name."""
-    every = " or ".join(dict.fromkeys(COMMANDS.values()))
-    return COMMANDS.get(kind or directory.name, every)
+    """The command that fills a cache; without `kind`, by its place in `cache/`."""
+    names = (kind, directory.name, directory.parent.name)
+    known = (COMMANDS[name] for name in names if name in COMMANDS)
+    return next(known, "the stage that writes it")
 
 
 def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
