@@ -361,7 +361,7 @@ def _check_intents(posteriors: CacheReader, labels: Labels) -> None:
         CacheError: they are of a teacher of others.
     """
     own = labels.fingerprint
-    found = posteriors.header.parameters.get("intents", own)
+    found = posteriors.header.parameters["intents"]
     if found != own:
         raise CacheError(
             "probabilities of other intents",
