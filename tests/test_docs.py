@@ -22,6 +22,7 @@ SYSTEMS = {
     "ALN linguistic, α 0.8": "aln_linguistic-0.8",
     "ALN, α 0.5": "aln-0.5",
     "ALN, α 0.8": "aln-0.8",
+    "Recommended": "recommended",
 }
 
 
@@ -80,7 +81,7 @@ def test_rejection_is_that_of_the_report(report: dict[str, Any], name: str) -> N
 def test_the_exported_accuracy_is_that_of_the_report(report: dict[str, Any]) -> None:
     accuracy = f"{report['rejection']['export']['test_accuracy']:.2f}"
     text = Path("docs/using.md").read_text("utf-8")
-    assert f"4.96 | {accuracy} |" in text and f"This prints {accuracy}%" in text
+    assert f"5.23 | {accuracy} |" in text and f"This prints {accuracy}%" in text
 
 
 def test_degradations_are_those_of_the_report(report: dict[str, Any]) -> None:
