@@ -26,10 +26,13 @@ ablation: .venv/installed
 	$(BIN)/dvc repro targets
 	$(BIN)/python -m benchmarks.ablation
 
+# Those that need more than the demo, and the ablation, which is long.
+ASIDE = $(patsubst %,benchmarks/%.py,ablation coffee transfer transfer_corpora)
+
 bench: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/dvc repro
-	for script in $(filter-out benchmarks/ablation.py benchmarks/coffee.py,$(wildcard benchmarks/*.py)); do \
+	for script in $(filter-out $(ASIDE),$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" || exit 1; \
 	done
 
