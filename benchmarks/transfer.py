@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--students", nargs="+", default=STUDENTS, metavar="NAME")
     parser.add_argument("--valid-only", action="store_true", help="do not show test")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/aln-transfer"))
+    parser.add_argument("--work", type=Path, default=Path("cache/transfer"))
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
