@@ -8,7 +8,8 @@
                    teacher/                      the fine-tuned BERT
                    teacher.work/                 its checkpoints while it is trained
                    targets/, targets.digest      the teacher's vectors of the texts
-                   targets.json                  how much intents explain of them
+                   targets.json                  how much intents explain of them, and
+                                                 their hash, by which students know them
                    posteriors/, posteriors.digest   and its probabilities
                    transcripts/                  transcripts of recognisers
                    baseline1/                    the teacher's intents for them
@@ -111,7 +112,7 @@ class Layout:
 
     @property
     def target_shares(self) -> Path:
-        """How much intents explain of the teacher's vectors."""
+        """How much intents explain of the teacher's vectors, and their hash."""
         return self.folder / "targets.json"
 
     @property
