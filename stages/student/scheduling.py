@@ -217,7 +217,7 @@ def _begin(splits: _Splits) -> None:
 def _for_variant(
     utterances: Utterances, variant: Variant, splits: _Splits
 ) -> Utterances:
-    """Of the utterances and their texts what a variant learns from."""
+    """Of train's utterances and their texts what a variant learns from."""
     if not variant.reads_unlabelled:
         utterances = utterances.labelled
     if not variant.transfers or not variant.params.standardisation:
@@ -243,7 +243,7 @@ def _train(task: Task, splits: _Splits, count_epoch: Any) -> Trained | PipelineE
                 network=splits.inputs.network(task.variant),
                 labels=splits.inputs.labels,
                 train=_for_variant(train, task.variant, splits),
-                valid=_for_variant(valid, task.variant, splits),
+                valid=valid,
                 checkpoint=task.checkpoint,
                 count_epoch=count_epoch,
             )
