@@ -1,6 +1,5 @@
 """The report: figures computed by hand, choices, figures, identity, bad input."""
 
-import io
 import json
 import shutil
 import statistics
@@ -29,10 +28,9 @@ from stages.core.manifest import (
 from stages.core.results import identify, record
 from stages.core.runtime import RunOptions
 from stages.core.text import normalise_text
-from stages.report import figures, markdown
+from stages.report import markdown
 from stages.report import run as stage
 from stages.report.corpus_table import corpus_table, table1_differences
-from stages.report.figures import confusion_figure, history_figure, styled
 from stages.report.intervals import (
     f1_influences,
     margins,
@@ -1329,24 +1327,6 @@ def test_joint_projection_keeps_near_what_is_near():
     assert (distances.argmin(axis=1) // 15 == np.arange(45) // 15).all()
 
 
-def test_a_confusion_matrix_of_31_intents_fits_its_picture():
-    intents = [f"change language|number {i:02d}|washroom" for i in range(31)]
-    table = pd.DataFrame(
-        {
-            "split": "test",
-            "intent": intents * 4,
-            "predicted": intents * 3 + intents[1:] + intents[:1],
-        }
-    )
-    with styled():
-        figure = confusion_figure({"Confusion": (table, intents)})
-    picture = imread(io.BytesIO(figure))
-    height, width = picture.shape[:2]
-    assert 31 * 35 < min(height, width) <= max(height, width) < 2200
-    edges = [picture[:3], picture[-3:], picture[:, :3], picture[:, -3:]]
-    assert all((edge == 1).all() for edge in edges), "something is cut off"
-
-
 HOSTILE = [
     *("$x$ $\\frac{1$", "a`b", "``", "<script>alert(1)</script>", "[x](http://a.b)"),
     *("a|b", "**bold**", "\u202e\u0627\u0628\u200f", "back\\", "# head", "_silence_"),
@@ -1472,37 +1452,6 @@ def test_values_are_listed_and_never_frames(slotted, tmp_path, monkeypatch):
     found = stage._measure(ReportParams(), inputs_of(slotted), "best_valid")
     assert found.projection.shown == ["off", "on"]
     assert "Colours are values of action." in page
-
-
-def test_the_confusion_of_slots_has_a_panel_for_each_and_the_worst_values(monkeypatch):
-    values = [f"value {number}" for number in range(9)]
-    rows = pd.DataFrame({"intent": values, "predicted": values[:7] + values[8:6:-1]})
-    monkeypatch.setattr(figures, "MOST_CONFUSED", 2)
-    assert figures._most_confused(rows, values) == values[7:]
-    with styled():
-        heights = [
-            imread(io.BytesIO(confusion_figure(panels))).shape[0]
-            for panels in (
-                {"one": (rows, values)},
-                {"one": (rows, values), "other": (rows, values)},
-            )
-        ]
-    assert heights[1] > 1.9 * heights[0]
-
-
-def test_pictures_do_not_follow_a_users_settings():
-    history = pd.DataFrame(
-        [
-            (1, 1, 1.0, 1.0, 1.0, 10.0, 20.0, 20.0),
-            (1, 2, 0.5, 0.5, 0.5, 30.0, 40.0, 40.0),
-        ],
-        columns=list(HISTORY_COLUMNS),
-    )
-    systems = [System("aln-0.5", "aln", 0.5, history, history)]
-    with styled():
-        plain = history_figure(systems, "accuracy")
-    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 20}), styled():
-        assert history_figure(systems, "accuracy") == plain
 
 
 def test_published_corpora_are_compared_with_table_1():
