@@ -88,8 +88,7 @@ def combine(p_values: Sequence[float]) -> float:
 def differences(pairs: Sequence[tuple[System, System]]) -> list[dict[str, Any]]:
     """How much more accurate the second system of each pair is, in points.
 
-    Seeds are paired by their place; a system with a single run is paired with every
-    seed of the other.
+    All seeds of both count.
 
     Args:
         pairs: systems with predictions of the same utterances.
@@ -127,7 +126,8 @@ def differences(pairs: Sequence[tuple[System, System]]) -> list[dict[str, Any]]:
 def compare(first: System, second: System, difference: Mapping[str, Any]) -> Comparison:
     """McNemar's test between two systems, seed by seed.
 
-    A system with a single run is compared with every seed of the other.
+    Seeds are paired by their place. A system with a single run is compared with every
+    seed of the other; else the seeds that one has more of are not compared.
 
     Args:
         first: a system.
@@ -136,6 +136,9 @@ def compare(first: System, second: System, difference: Mapping[str, Any]) -> Com
     """
     one, other = hits(first), hits(second)
     assert one.index.equals(other.index)
+    if 1 not in (one.shape[1], other.shape[1]):
+        seeds = min(one.shape[1], other.shape[1])
+        one, other = one.iloc[:, :seeds], other.iloc[:, :seeds]
     one, other = np.broadcast_arrays(one.to_numpy(), other.to_numpy())
     alone = (one & ~other).sum(axis=0), (other & ~one).sum(axis=0)  # (seeds,) each
     p = combine([mcnemar(int(a), int(b)) for a, b in zip(*alone, strict=True)])
