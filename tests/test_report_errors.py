@@ -115,16 +115,17 @@ def test_a_waveform_has_an_impulse_where_it_is():
 
 def test_an_mp3_is_small_and_sounds_like_the_recording():
     time = np.arange(2 * RATE) / RATE
-    wave = np.sin(2 * np.pi * 440 * time) * np.sin(np.pi * time / 2)
+    wave = 0.8 * np.sin(2 * np.pi * 440 * time) * np.sin(np.pi * time / 2)
+    wave += np.random.default_rng(0).normal(scale=0.1, size=len(wave))
     wave = wave.astype(np.float32)
     data = to_mp3(wave)
     assert data == to_mp3(wave)
-    assert len(data) < 2 * 4000
+    assert len(data) < 2 * 3000  # bytes a second
     sound, rate = soundfile.read(io.BytesIO(data), dtype="float32")
     assert rate == RATE
     assert len(sound) == pytest.approx(len(wave), rel=0.01)
     size = min(len(sound), len(wave))
-    assert np.corrcoef(sound[:size], wave[:size])[0, 1] > 0.99
+    assert np.corrcoef(sound[:size], wave[:size])[0, 1] > 0.97
     # Clipped, not wrapped.
     assert to_mp3(4 * wave) == to_mp3(np.clip(4 * wave, -1, 1))
 
