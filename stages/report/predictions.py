@@ -23,7 +23,8 @@ def predictions_csv(systems: Sequence[System]) -> bytes:
     columns = [utterances]
     for system in systems:
         runs = system.test.pivot(index="id", columns="seed", values="predicted")
-        columns.append(runs.rename(columns=lambda seed: f"{system.name}/{seed}"))
+        runs.columns = [f"{system.name}/{seed}" for seed in runs.columns]
+        columns.append(runs)
     table = pd.concat(columns, axis=1).sort_index()
     return table.to_csv(lineterminator="\n").encode()
 
