@@ -47,6 +47,7 @@ from stages.student.params import RECOMMENDED, SYSTEMS, Variant
 
 if TYPE_CHECKING:
     from stages.core.runtime import RunOptions
+    from stages.report.comparison import Summary as ComparisonSummary
     from stages.student.inputs import Sources
 
 log = logging.getLogger(__name__)
@@ -596,9 +597,24 @@ def rejection(settings: Settings, root: Path | None, options: "RunOptions") -> N
     metavar="DIR",
     help="Write to DIR instead of report/.",
 )
+@click.option(
+    "--compare",
+    nargs=2,
+    metavar="A B",
+    help="Compare two runs, each the folder of a report or a revision (of git, or an "
+    "experiment of DVC), and write comparison.html only.",
+)
 @run_options("force")
-def report(settings: Settings, output: Path | None, options: "RunOptions") -> None:
+def report(
+    settings: Settings,
+    output: Path | None,
+    compare: tuple[str, str] | None,
+    options: "RunOptions",
+) -> None:
     """Compare all systems; write tables, figures and results.md."""
+    if compare:
+        click.echo(_compare(compare, settings.layout.report, output))
+        return
     from stages.report.run import Inputs, run
 
     params, layout = settings.params, settings.layout
@@ -686,6 +702,17 @@ def status() -> None:
 
     # Without --params and --set: DVC, which decides, reads params.yaml.
     click.echo(describe(Layout(load_params(PARAMS_FILE).corpus.name)))
+
+
+def _compare(
+    names: tuple[str, str], report: Path, output: Path | None
+) -> "ComparisonSummary":
+    """Compare two runs, each the folder of a report or a revision."""
+    from pipeline.revisions import report_of
+    from stages.report.comparison import run
+
+    with report_of(names[0], report) as first, report_of(names[1], report) as second:
+        return run(names, (first, second), output=output or report)
 
 
 _TRANSFER_SYSTEMS = [name for name in SYSTEMS if name != "baseline2"]
