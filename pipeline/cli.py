@@ -209,9 +209,13 @@ def prepare_corpus(
     Prints the corpus statistics next to those of the paper's Table 1.
     """
     from pipeline.table1 import describe_manifest
+    from stages.core.manifest import CORPUS_SUMS
+    from stages.core.results import hash_input
     from stages.corpus.run import run
 
     params, layout = settings.params.corpus, settings.layout
+    sums = layout.folder / CORPUS_SUMS
+    before = hash_input(sums)
     summary = run(
         replace(params, on_error=on_error) if on_error else params,
         root=_corpus_root(settings, root),
@@ -222,6 +226,7 @@ def prepare_corpus(
         click.echo(note)
     click.echo(describe_manifest(params.name, layout.corpus_files.manifest))
     click.echo(summary)
+    settings.stopwatch.stop("corpus", computed=hash_input(sums) != before)
 
 
 @main.command()
@@ -295,6 +300,7 @@ def extract_acoustic(
         options=options,
     )
     click.echo(summary)
+    settings.stopwatch.stop("acoustic", computed=summary.extracted > 0)
 
 
 @main.command()
@@ -319,6 +325,7 @@ def unlabelled(settings: Settings, root: Path | None, options: "RunOptions") -> 
         options=options,
     )
     click.echo(summary)
+    settings.stopwatch.stop("unlabelled", computed=summary.extracted is not None)
 
 
 @main.command("train-teacher")
@@ -359,6 +366,7 @@ def train_teacher(
         options=options,
     )
     click.echo(summary)
+    settings.stopwatch.stop("teacher", computed=not summary.up_to_date)
 
 
 @main.command("cache-targets")
@@ -378,6 +386,7 @@ def cache_targets(settings: Settings, options: "RunOptions") -> None:
         options=options,
     )
     click.echo(summary)
+    settings.stopwatch.stop("targets", computed=summary.computed > 0)
 
 
 @main.command()
@@ -423,6 +432,7 @@ def baseline1(
         options=options,
     )
     click.echo(summary)
+    settings.stopwatch.stop("baseline1", computed=summary.computed is not None)
 
 
 class _Alpha(click.ParamType):
@@ -470,15 +480,17 @@ def train_student(
             variant = settings.params.recommended.variant(params)
         else:
             variant = Variant(system, value, params)
+        name = student_name(system, value)
         summary = run(
             variant,
             _sources(layout),
             output=layout.student(system, value),
-            unfinished=layout.unfinished(student_name(system, value)),
+            unfinished=layout.unfinished(name),
             ledger=layout.results,
             options=options,
         )
         click.echo(summary)
+        settings.stopwatch.stop(name, computed=not summary.found)
 
 
 @main.command()
@@ -561,6 +573,7 @@ def robustness(settings: Settings, root: Path | None, options: "RunOptions") -> 
         options=options,
     )
     click.echo(summary)
+    settings.stopwatch.stop("robustness", computed=summary.extracted is not None)
 
 
 @main.command()
@@ -587,6 +600,7 @@ def rejection(settings: Settings, root: Path | None, options: "RunOptions") -> N
         options=options,
     )
     click.echo(summary)
+    settings.stopwatch.stop("rejection", computed=summary.extracted is not None)
 
 
 @main.command()

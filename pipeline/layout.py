@@ -21,6 +21,7 @@
                    results/                      scores of all students trained so far
                    unfinished/<student>/         its checkpoints while it is trained
                    kept/                         results that others replaced
+                   durations.json                how long each stage took
     report/                                      the report, in git
 
 A folder that a command wrote as a whole has an `identity.json`, which says what it was
@@ -79,6 +80,11 @@ class Layout:
     def recordings(self) -> Path:
         """Durations and hashes of the recordings, cached between runs."""
         return self.folder / "recordings.json"
+
+    @property
+    def durations(self) -> Path:
+        """How long each stage took on this machine."""
+        return self.folder / "durations.json"
 
     @property
     def audio(self) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from pipeline.durations import Stopwatch
 from pipeline.layout import Layout
 from pipeline.params import PARAMS_FILE, Params, load_params
 
@@ -22,6 +23,7 @@ class Settings:
 
     params: Params
     layout: Layout
+    stopwatch: Stopwatch
 
 
 overrides_option = click.option(
@@ -51,7 +53,7 @@ def configured(command: Command) -> Command:
         params = load_params(file, overrides)
         layout = Layout(params.corpus.name)
         layout.link_shared()
-        command(Settings(params, layout), **values)
+        command(Settings(params, layout, Stopwatch(layout.durations)), **values)
 
     return wrapped
 
