@@ -46,7 +46,7 @@ def read_predictions(path: Path) -> dict[str, System]:
         }
     except (OSError, ValueError, KeyError) as error:
         raise CacheError(
-            f"not the predictions of a report ({error})",
+            f"not the predictions of a report ({error!r})",
             path=path,
             expected=f"columns {', '.join(_UTTERANCE)}, and system/seed of every run",
             fix="run `dvc repro report`, or `aln-pipeline report --force`",
@@ -58,7 +58,7 @@ def _check(table: pd.DataFrame) -> None:
     names = list(table.columns)
     if names[: len(_UTTERANCE)] != _UTTERANCE or len(names) == len(_UTTERANCE):
         raise ValueError(f"columns {', '.join(names)}")
-    if table.empty or table.drop(columns="speaker").isna().any(axis=None):
+    if table.empty or table.drop(columns=["speaker", "text"]).eq("").any(axis=None):
         raise ValueError("fields are missing")
     repeated = table["id"][table["id"].duplicated()]
     if len(repeated):
