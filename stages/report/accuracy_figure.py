@@ -12,12 +12,13 @@ from stages.report.style import GROUND, INK, KIND_COLOURS, RULE, SOFT, shown
 from stages.report.systems import System
 
 _PAPER: dict[str, Any] = {
+    "color": INK,
     "marker": "D",
     "markersize": 5,
     "markerfacecolor": GROUND,
-    "markeredgecolor": INK,
     "linestyle": "none",
     "label": "the paper, test",
+    "clip_on": False,
 }
 
 
@@ -56,9 +57,13 @@ def accuracy_chart(
         axes.grid(visible=False)
         ticks = axes.get_xticks()
         for place in range(len(systems)):  # a ruler for each
-            axes.plot(
-                ticks, len(ticks) * [place], "|-", color=RULE, linewidth=0.8, zorder=1
-            )
+            ruler: dict[str, Any] = {
+                "color": RULE,
+                "linewidth": 0.8,
+                "zorder": 1,
+                "clip_on": False,
+            }
+            axes.plot(ticks, len(ticks) * [place], "|-", **ruler)
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.set_xlabel("accuracy (%)")
         axes.legend(
@@ -89,22 +94,25 @@ def _draw_system(
         color=colour,
         linewidth=2.4,
         solid_capstyle="round",
+        clip_on=False,
     )
     axes.plot(
         row["valid_accuracy"],
         place,
         "o",
+        color=colour,
         markersize=5,
         markerfacecolor=GROUND,
-        markeredgecolor=colour,
+        clip_on=False,
     )
     axes.plot(
         row["test_accuracy"],
         place,
         "o",
+        color=colour,
         markersize=7.5,
-        markerfacecolor=colour,
         markeredgecolor=GROUND,
+        clip_on=False,
     )
     number = f"{row['test_accuracy']:.1f}"
     if row["seeds"] > 1:

@@ -18,6 +18,13 @@ _HISTORY = {
     "intent_loss": "Intent loss on train",
     "valid_accuracy": "Accuracy on valid (%)",
 }
+_FEWEST = 5  # utterances of a bin that is shown
+_PERFECT: dict[str, Any] = {
+    "label": "confidence = accuracy",
+    "color": SOFT,
+    "linewidth": 0.9,
+    "linestyle": (0, (4, 3)),
+}
 
 
 def history_chart(students: Sequence[System]) -> Chart:
@@ -42,7 +49,7 @@ def _draw_history(
         # Markers of different lines on different epochs.
         step = max(1, len(curve) // 5)
         axes.plot(
-            curve.index, curve, markevery=(place * step // 6, step), **styles[name]
+            curve.index, curve, markevery=(place % 6 * step // 6, step), **styles[name]
         )
     if "loss" in str(curve.name) and all((one > 0).all() for one in curves.values()):
         axes.set_yscale("log")
@@ -67,8 +74,12 @@ def calibration_chart(
         detailed: of the students, the one with a line in full, and bars at the bottom:
             its utterances in each bin.
     """
-    styles = {one.name: line_style(one, students) for one in students}
     thin = {"linewidth": 0.9, "marker": None}
+    styles = {
+        one.name: line_style(one, students)
+        | (thin if one.name != detailed.name else {})
+        for one in students
+    }
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 100], [0, 100], **_PERFECT)
@@ -89,59 +100,41 @@ def calibration_chart(
                 for each in calibration[one.name]
                 if each["utterances"] >= _FEWEST
             ]
-            own = {} if one.name == detailed.name else thin
-            axes.plot(*np.reshape(points, (-1, 2)).T, **styles[one.name] | own)
+            axes.plot(*np.reshape(points, (-1, 2)).T, **styles[one.name])
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 101)
         axes.set_xlabel(f"confidence (%), where at least {_FEWEST} utterances have it")
 
-    keys = [
-        styles[one.name] | ({} if one.name == detailed.name else thin)
-        for one in students
-    ]
     bars = {"label": f"utterances, {detailed.title}", "color": RULE, "linewidth": 7}
     panel = Panel("Accuracy on test (%) by confidence", draw, height=3.6)
-    return Chart([panel], [*keys, _PERFECT, bars])
+    return Chart([panel], [*styles.values(), _PERFECT, bars])
 
 
-_FEWEST = 5
-_PERFECT: dict[str, Any] = {
-    "label": "confidence = accuracy",
-    "color": SOFT,
-    "linewidth": 0.9,
-    "linestyle": (0, (4, 3)),
-}
-
-
-def rejection_chart(
-    students: Sequence[System], rejection: Rejection, curves: Mapping[str, Any]
-) -> Chart:
+def rejection_chart(students: Sequence[System], rejection: Rejection) -> Chart:
     """False accepts against the accepted commands of test, a panel for each kind.
 
     Args:
         students: in the order to show them.
         rejection: with the operating points, which are marked.
-        curves: {student: {kind: [[accepted, false accepts], …]}}, in percent.
     """
-    panels = []
     styles = {one.name: line_style(one, students) for one in students}
-    lines = {
-        name: style | {"marker": None, "label": None} for name, style in styles.items()
-    }
-    for kind in rejection.others:
+    accepted = {name: 100 - rejection.rows[name]["test_rejected"] for name in styles}
 
-        def draw(axes: Axes, kind: str = kind) -> None:
-            for name, style in styles.items():
-                axes.plot(*zip(*curves[name][kind], strict=True), **lines[name])
-                own = rejection.rows[name]
-                axes.plot(
-                    100 - own["test_rejected"],
-                    own[f"{kind}_false_accepts"],
-                    **style | {"markersize": 6.5, "markeredgecolor": INK},
-                )
-            axes.set_xlim(50, 100.5)
-            axes.set_ylim(-1, 101)
-            axes.set_xlabel("accepted commands (%)")
+    def draw(kind: str, axes: Axes) -> None:
+        for name, style in styles.items():
+            curve = rejection.curves[name][kind]
+            axes.plot(*zip(*curve, strict=True), **style | {"marker": None})
+            axes.plot(
+                accepted[name],
+                rejection.rows[name][f"{kind}_false_accepts"],
+                **style | {"markersize": 6.5, "markeredgecolor": INK},
+            )
+        axes.set_xlim(min(50, *accepted.values()) - 0.5, 100.5)
+        axes.set_ylim(-1, 101)
+        axes.set_xlabel("accepted commands (%)")
 
-        panels.append(Panel(f"False accepts (%): {kind}", draw))
+    panels = [
+        Panel(f"False accepts (%): {kind}", partial(draw, kind))
+        for kind in rejection.others
+    ]
     return Chart(panels, list(styles.values()))

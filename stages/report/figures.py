@@ -16,46 +16,45 @@ from stages.report.projection_figure import projection_chart
 from stages.report.robustness_figure import robustness_chart
 from stages.report.style import shown, styled
 
+_FILES = ("accuracy", "figure2", "robustness")
+
 
 def draw(found: Findings) -> dict[str, bytes]:
     """The files of figures, by name."""
-    figures = _files(found)
+    figures = charts(found)
     labels = [found.corpus, *map(shown, found.projection.shown)]
     labels += [scores.degradation for scores in found.robustness]
     with styled(families(labels)):
-        files = {f"{name}.png": panels.png(own) for name, own in figures.items()}
+        files = {
+            f"{name}.png": panels.png(figures[name])
+            for name in _FILES
+            if name in figures
+        }
     with styled():
         files["figure2.svg"] = panels.svg(figures["figure2"], "figure2")
     return files
 
 
 def inline(found: Findings) -> dict[str, str]:
-    """Each figure for the HTML page, by name."""
-    figures = {
-        **_files(found),
-        "history": history_chart(found.students),
-        "calibration": calibration_chart(
-            found.students, found.calibration, found.detailed
-        ),
-    }
-    if found.rejection:
-        figures["rejection"] = rejection_chart(
-            found.students, found.rejection, found.rejection.curves
-        )
+    """Every figure for the HTML page, by name."""
     with styled():
-        return {name: panels.html(own, name) for name, own in figures.items()}
+        return {name: panels.html(one, name) for name, one in charts(found).items()}
 
 
-def _files(found: Findings) -> dict[str, Chart]:
-    """The figures that are files too."""
-    what = "Frame" if found.labels.has_slots else "Intent"
-    title = f"{what} accuracy"
+def charts(found: Findings) -> dict[str, Chart]:
+    """Every figure, by name; without those that were not measured."""
+    title = f"{'Frame' if found.labels.has_slots else 'Intent'} accuracy"
+    students = found.students
     figures = {
         "accuracy": accuracy_chart(title, found.corpus, found.systems, found.rows),
+        "history": history_chart(students),
         "figure2": projection_chart(found.projection),
+        "calibration": calibration_chart(students, found.calibration, found.detailed),
     }
+    if found.rejection:
+        figures["rejection"] = rejection_chart(students, found.rejection)
     if found.robustness:
         figures["robustness"] = robustness_chart(
-            found.students, found.robustness, found.accuracy
+            students, found.robustness, found.accuracy
         )
     return figures

@@ -86,8 +86,9 @@ def _warn(characters: str) -> None:
         for script in scripts
     }
     log.warning(
-        "no installed font has %d characters of the figures' labels (%s: %s); they are "
-        "drawn as boxes; fix: apt install %s, then aln-pipeline report --force",
+        "no installed font has %d characters of the figures' labels (%s: %s); pictures "
+        "show boxes (index.html and figure2.svg show them in the reader's fonts); "
+        "fix: apt install %s, then aln-pipeline report --force",
         len(characters),
         ", ".join(sorted(scripts)),
         characters[:20],
