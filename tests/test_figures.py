@@ -174,7 +174,9 @@ def test_the_page_gets_svg_in_its_own_fonts_and_colours(found):
     for one in panels:
         assert one.get("role") == "img" and one.get("aria-label")
         assert "width" not in one.attrib and one.get("viewBox")
-    drawn = " ".join(one.get("style", "") for one in root.iter())
+    styles = [one.get("style", "") for one in root.iter()]
+    assert "fill: var(--card)" not in styles, "a ground of its own"
+    drawn = " ".join(styles)
     ours = {*KIND_COLOURS.values(), *INTENT_COLOURS}
     assert set(re.findall(r"#[0-9a-f]{6}", drawn)) <= ours
     assert set(re.findall(r"var\((.*?)\)", drawn)) == {
@@ -200,7 +202,7 @@ def test_pictures_have_every_label_whole_and_svg_has_it_as_text(found):
 
 def test_figures_follow_the_data_alone_not_a_users_settings(found):
     plain = figures.draw(found), figures.inline(found)
-    user = {"axes.facecolor": "red", "font.size": 20, "svg.fonttype": "path"}
+    user = {"axes.linewidth": 5, "font.size": 20, "svg.fonttype": "path"}
     with matplotlib.rc_context(user | {"font.family": "monospace"}):
         assert (figures.draw(found), figures.inline(found)) == plain
 

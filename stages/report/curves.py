@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from stages.report.panels import Chart, Panel
 from stages.report.rejection import Rejection
-from stages.report.style import GROUND, INK, RULE, SOFT, line_style
+from stages.report.style import GROUND, RULE, SOFT, line_style
 from stages.report.systems import System
 
 _HISTORY = {
@@ -127,7 +127,7 @@ def rejection_chart(students: Sequence[System], rejection: Rejection) -> Chart:
             axes.plot(
                 accepted[name],
                 rejection.rows[name][f"{kind}_false_accepts"],
-                **style | {"markersize": 6.5, "markeredgecolor": INK},
+                **style | {"markersize": 7},
             )
         axes.set_xlim(min(50, *accepted.values()) - 0.5, 100.5)
         axes.set_ylim(-1, 101)

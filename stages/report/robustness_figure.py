@@ -36,7 +36,7 @@ def robustness_chart(
         noisy = [s for s in scores if s.degradation == noise]
         title = f"Test {accuracy} (%), {shown(noise)}"
         draw = partial(_noise_lines, students, clean, noisy, limits)
-        panels.append(Panel(title, draw))
+        panels.append(Panel(title, draw, width=3.7))
     if others:
         title = "Without noise" if noises else f"Test {accuracy} (%)"
         draw = partial(_points_without_noise, students, others, limits)
