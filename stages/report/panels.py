@@ -95,7 +95,7 @@ def html(chart: Chart, name: str) -> str:
     )
     keys = [
         f"<span>{_element(_sample(style), f'{name} key {number}')} "
-        f"{escape(style['label'])}</span>"
+        f"<bdi>{escape(style['label'])}</bdi></span>"
         for number, style in enumerate(chart.keys)
     ]
     found = f'<div class="panels">\n{panels}\n</div>'
