@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cache.commands import cache
+from pipeline.durations import read_durations
 from pipeline.inference.listen import listen
 from pipeline.inference.predict import predict
 from pipeline.inference.serve import serve
@@ -611,6 +612,7 @@ def rejection(settings: Settings, root: Path | None, options: "RunOptions") -> N
     metavar="DIR",
     help="Write to DIR instead of report/.",
 )
+@_root
 @click.option(
     "--compare",
     nargs=2,
@@ -622,10 +624,11 @@ def rejection(settings: Settings, root: Path | None, options: "RunOptions") -> N
 def report(
     settings: Settings,
     output: Path | None,
+    root: Path | None,
     compare: tuple[str, str] | None,
     options: "RunOptions",
 ) -> None:
-    """Compare all systems; write tables, figures and results.md."""
+    """Compare all systems; write the page index.html, results and figures."""
     if compare:
         click.echo(_compare(compare, settings.layout.report, output))
         return
@@ -642,6 +645,9 @@ def report(
         targets=layout.target_shares,
         baseline1=layout.baseline1,
         students=_students(settings),
+        acoustic=layout.acoustic,
+        audio=_audio(settings, root),
+        durations=read_durations(layout.durations),
         encoder_scores=scores if scores.is_file() else None,
         robustness=predictions if predictions.is_file() else None,
         rejection=rejected if rejected.is_file() else None,

@@ -29,10 +29,15 @@ class Findings:
         rows: `evaluate` of each system, by name.
         comparisons: the significance tests.
         best: the name of the system with the better α, by kind.
-        chosen: ALN with the better α, which is shown in detail.
+        chosen: ALN with the better α, which Figure 2 shows.
+        detailed: the student that `export` takes, which is shown in detail.
+        seed: of its best run on valid, whose errors are listed.
+        errors: of `find_errors`.
         recommended: `read_recommended`; None without that student.
         selection: which epoch a student keeps, a key of `SELECTIONS`.
-        values: its `value_scores`, by slot.
+        values: `value_scores` of the detailed student, by slot.
+        confusions: its `confusions`.
+        calibration: `calibration_bins` of each system, by name.
         groups: test by wording, combination, length, speaker and condition. Speakers
             have no intervals; without conditions or slots there are no such groups.
         valid_wording: valid by wording, without intervals.
@@ -44,6 +49,9 @@ class Findings:
         rejection: the students' calibration and rejection; None if not measured.
         encoder: the scores of the encoder; empty if not measured.
         recogniser: the name of Baseline-1's.
+        provenance: of each result that was read: result, fingerprint of its identity,
+            stage, revision, parameters and inputs.
+        encoder_runs: recordings encoded, and how often training read their features.
         word_errors: its errors by split.
         value_word_errors: its errors on test by slot and value, the highest rate
             first.
@@ -58,9 +66,14 @@ class Findings:
     comparisons: Sequence[Comparison]
     best: Mapping[str, str]
     chosen: System
+    detailed: System
+    seed: int
+    errors: Sequence[Mapping[str, Any]]
     recommended: Mapping[str, Any] | None
     selection: str
     values: Mapping[str, pd.DataFrame]
+    confusions: Sequence[Mapping[str, Any]]
+    calibration: Mapping[str, Sequence[Mapping[str, Any]]]
     groups: Mapping[str, Sequence[Group]]
     valid_wording: Sequence[Group]
     between_intents: Mapping[str, float | None]
@@ -69,6 +82,8 @@ class Findings:
     robustness: Sequence[DegradedScores]
     rejection: Rejection | None
     encoder: Mapping[str, Any]
+    provenance: Sequence[Mapping[str, Any]]
+    encoder_runs: Mapping[str, int]
     recogniser: str
     word_errors: Mapping[str, WordErrors]
     value_word_errors: Mapping[str, Mapping[str, WordErrors]]

@@ -17,7 +17,7 @@ from stages.core.runtime import one_thread
 from stages.speech.loading import SAMPLE_RATE, load_audio
 from stages.student.model import AcousticLinguisticNetwork, load_student
 
-WIDTH = 160
+WIDTH = 100
 """Columns of a waveform."""
 _WITHOUT = "set report.audio=none for a report without recordings"
 

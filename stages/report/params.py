@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
-from stages.core.rules import SEED, between, check_rules
+from stages.core.rules import SEED, among, between, check_rules
 
 # Bump it when the same inputs and parameters give another result.
-REVISION = 4
+REVISION = 5
+EMBEDDED, LINKED, NONE = "embedded", "linked", "none"
+AUDIO = (EMBEDDED, LINKED, NONE)
 MOST_INTENTS = 10
 """As many colours as a reader can distinguish in one scatter plot."""
 MOST_CONFUSED = 40
@@ -14,15 +16,18 @@ MOST_CONFUSED = 40
 
 @dataclass(frozen=True)
 class ReportParams:
-    """Parameters of Figure 2.
+    """Parameters of the page and of Figure 2.
 
     Attributes:
+        audio: how the page has the recordings of errors: `embedded` in it, `linked` as
+            files in `audio/`, or `none`.
         tsne_intents: how many intents Figure 2 shows, the most frequent ones of valid;
             the paper shows 6.
         tsne_perplexity: the effective number of neighbours of t-SNE.
         seed: of t-SNE.
     """
 
+    audio: str = EMBEDDED
     tsne_intents: int = 6
     tsne_perplexity: float = 30.0
     seed: int = 0
@@ -34,6 +39,7 @@ class ReportParams:
             ConfigurationError: names the parameter, its value and what is allowed.
         """
         rules = {
+            "audio": among(AUDIO),
             "tsne_intents": between(1, MOST_INTENTS),
             "tsne_perplexity": between(0, 10_000, above=True),
             "seed": SEED,

@@ -4,7 +4,7 @@ Anything too long for a table of metrics is a list, since `dvc metrics show` lea
 lists out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,7 +24,6 @@ def results(found: Findings) -> dict[str, Any]:
     combinations = found.groups["combination"]
     of_slots = {
         "slots": list(found.labels.slots),
-        "values": _values(found),
         "combinations": _group_table(combinations, "accuracy"),
     }
     return {
@@ -32,11 +31,20 @@ def results(found: Findings) -> dict[str, Any]:
         "corpus": found.corpus,
         "table1": found.table1,
         "set_aside": len(found.set_aside),
+        "quarantine": [
+            {"id": id, "reason": reason} for id, reason in found.set_aside.items()
+        ],
         "systems": {system.name: _system(found, system) for system in found.systems},
         "selection": found.selection,
         "best": found.best,
+        "detailed": {"system": found.detailed.name, "seed": found.seed},
         **({"recommended": found.recommended} if found.recommended else {}),
         "significance": [asdict(comparison) for comparison in found.comparisons],
+        "values": _values(found),
+        "confusions": found.confusions,
+        "calibration": [
+            {"system": name, "bins": bins} for name, bins in found.calibration.items()
+        ],
         "lengths": _group_list("length", found.groups["length"]),
         "speakers": _group_list("speaker", found.groups["speaker"]),
         "wording": _group_table(wording, "accuracy"),
@@ -54,8 +62,12 @@ def results(found: Findings) -> dict[str, Any]:
             for one in found.robustness
         ],
         "rejection": _rejection(found.rejection),
+        "encoder_runs": found.encoder_runs,
+        "encoder": _encoder(found.encoder),
         "between_intents": found.between_intents,
+        "perplexity": [found.projection.asked, found.projection.perplexity],
         "transfer_loss": found.transfer_loss,
+        "provenance": found.provenance,
     }
 
 
@@ -70,7 +82,7 @@ def _recognition(found: Findings) -> dict[str, Any]:
         "recogniser": found.recogniser,
         **{split: _errors(errors) for split, errors in found.word_errors.items()},
         "intents": [
-            {**_name(found, slot, value), **_errors(errors)}
+            {"slot": slot, "value": value, **_errors(errors)}
             for slot, values in found.value_word_errors.items()
             for value, errors in values.items()
         ],
@@ -82,11 +94,37 @@ def _recognition(found: Findings) -> dict[str, Any]:
     }
 
 
+def _encoder(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The scores of the encoder, a row each; empty if they were not measured."""
+    conditions = sorted(scores.get("conditions", {}).items())
+    pretraining = _flatten(scores.get("pretraining_scores", {}))
+    return [
+        *({"condition": name, **row} for name, row in conditions),
+        *({"pretraining": name, "percent": value} for name, value in pretraining),
+    ]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """The numbers in nested mappings, sorted, nested names joined by commas."""
+    found: list[tuple[str, float]] = []
+    for name, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            found += _flatten(value, f"{prefix}{name}, ")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((f"{prefix}{name}", float(value)))
+    return found
+
+
 def _values(found: Findings) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of every slot's values; null without test utterances."""
+    """Precision, recall and F1 of every slot's values; null without test utterances.
+
+    Without slots there is one, `intent`.
+    """
     return [
         {
-            **_name(found, slot, value),
+            "slot": slot,
+            "value": value,
+            "seeds": len(found.detailed.seeds),
             **{
                 key: None if pd.isna(one) else round(one, 4) for key, one in row.items()
             },
@@ -95,13 +133,6 @@ def _values(found: Findings) -> list[dict[str, Any]]:
         for slot, table in found.values.items()
         for value, row in table.to_dict("index").items()
     ]
-
-
-def _name(found: Findings, slot: str, value: str) -> dict[str, str]:
-    """An intent, or a slot and its value."""
-    if found.labels.has_slots:
-        return {"slot": slot, "value": value}
-    return {"intent": value}
 
 
 def _rejection(found: Rejection | None) -> dict[str, Any]:

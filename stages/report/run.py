@@ -1,56 +1,62 @@
-"""Write the report: `results.json`, `results.md`, figures, and data for DVC's plots.
+"""Write the report: `results.json`, `results.md`, the page, figures, DVC's plots.
 
 Reads the corpus' tables, how much intents explain of the teacher's vectors, the
 predictions of the teacher, of Baseline-1 and of the students, the students' histories
 and embeddings, the recogniser's transcripts, the predictions on degraded recordings,
-the students' calibration and rejection, and the scores of the encoder. Everything is
-computed before the first file is written, so a report that fails leaves the previous
-one intact.
+the students' calibration and rejection, and the scores of the encoder; for the errors
+to listen to also recordings, features and a student. Everything is computed before the
+first file is written, so a report that fails leaves the previous one intact.
 
     results.json          every figure, for programs
-    results.md            the page; shows the figures below
+    results.md            a summary, for a pull request
+    predictions.csv       every system's prediction of each test utterance
     accuracy.png          accuracy by system
-    confusion.png         actual against predicted intents, or values of each slot, of
-                          the best ALN
-    figure2.png           t-SNE of E_lang and ê_lang
-    history.png           valid accuracy by epoch
+    figure2.png, .svg     t-SNE of E_lang and ê_lang
     robustness.png        accuracy by degradation, if it was measured
     plots/accuracy.csv    system, split, accuracy, std, macro_f1
-    plots/confusion.csv   actual, predicted: test, every seed of the best ALN; with
-                          slots, `slot: value` of each
+    plots/confusion.csv   actual, predicted: test, every seed of the student in detail;
+                          with slots, `slot: value` of each
     plots/history.csv     system and the students' histories
     identity.json         what the report was made from
+    index.html            the page; also says how long the stages took
+    audio/                its recordings, if they are linked
 
-`page.py` has the page's sections in order.
+The student in detail is the best on valid, which `export` takes. `templates/` has the
+page and `results.md`.
 """
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError, InputError
 from stages.core.files import atomic_path
+from stages.core.hashing import fingerprint
 from stages.core.manifest import read_labels, read_quarantine
 from stages.core.results import identify, is_finished, record, require
 from stages.core.runtime import RunOptions
 from stages.report import scores
+from stages.report.confusions import confusions
 from stages.report.corpus_table import describe_corpus
-from stages.report.figures import draw
+from stages.report.errors import find_errors
+from stages.report.figures import draw, inline
 from stages.report.findings import Findings
-from stages.report.page import page
-from stages.report.params import REVISION, ReportParams
+from stages.report.page import AUDIO_FOLDER, page_files
+from stages.report.params import LINKED, NONE, REVISION, ReportParams
 from stages.report.plots import plots
+from stages.report.predictions import predictions_csv
 from stages.report.projection import project_embeddings, read_embeddings
 from stages.report.recognition import read_transcripts, value_word_errors, word_errors
 from stages.report.rejection import read_rejection
+from stages.report.rendering import render
 from stages.report.results_json import results
 from stages.report.robustness import read_robustness
-from stages.report.statistics import compare_all
+from stages.report.statistics import calibration_bins, compare_all
 from stages.report.systems import (
     System,
     read_baseline1,
@@ -62,6 +68,10 @@ from stages.report.utterances import describe_utterances
 from stages.student.params import RECOMMENDED
 from stages.student.selection import choose_student
 
+if TYPE_CHECKING:
+    from stages.report.listening import Clip
+
+_PROVENANCE = ("stage", "revision", "parameters", "inputs")
 _ENCODER_COLUMNS = ("trained", "random", "log_mel")
 
 
@@ -77,6 +87,9 @@ class Inputs:
         baseline1: folder of its predictions from recognised text.
         students: folder by name, `baseline2`, `aln-0.8` or `recommended`, in the order
             to show them.
+        acoustic: the cache of the recordings' features.
+        audio: the folder that the manifest's paths are relative to.
+        durations: seconds by stage; the page shows them.
         encoder_scores: JSON next to the encoder's weights with `conditions`: {name:
             {trained, random, log_mel}} in percent, and optionally `pretraining_scores`:
             nested names with numbers. None without.
@@ -90,6 +103,9 @@ class Inputs:
     targets: Path
     baseline1: Path
     students: Mapping[str, Path]
+    acoustic: Path
+    audio: Path
+    durations: Mapping[str, float]
     encoder_scores: Path | None
     robustness: Path | None
     rejection: Path | None
@@ -97,11 +113,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Summary:
-    """The best ALN of a report.
+    """The best student of a report.
 
     Attributes:
-        page: `results.md`.
-        chosen: the system, its α chosen on valid.
+        page: `index.html`.
+        chosen: the student that is best on valid.
         valid_accuracy: in percent, mean over seeds.
         test_accuracy: in percent, mean over seeds.
         up_to_date: nothing had to be done.
@@ -137,16 +153,17 @@ def run(
         InputError: the corpus' tables or the encoder's scores cannot be used.
         CacheError: a result is missing, damaged or from another manifest.
     """
-    students = _check_inputs(inputs)
+    identities = _check_inputs(inputs)
     identity = _identify(params, inputs)
-    up_to_date = is_finished(output, identity) and not options.force
+    page = output / "index.html"
+    finished = is_finished(output, identity) and page.is_file()
+    up_to_date = finished and not options.force
     if not up_to_date:
-        selection = next(iter(students.values()))["parameters"]["selection"]
-        _write(output, _make(params, inputs, selection), identity)
+        _write(output, *_make(params, inputs, identities), identity)
     found = json.loads((output / "results.json").read_text(encoding="utf-8"))
-    best = found["best"]["aln"]
+    best = found["detailed"]["system"]
     return Summary(
-        page=output / "results.md",
+        page=page,
         chosen=title_of(best),
         valid_accuracy=found["systems"][best]["valid_accuracy"],
         test_accuracy=found["systems"][best]["test_accuracy"],
@@ -155,7 +172,7 @@ def run(
 
 
 def _check_inputs(inputs: Inputs) -> dict[str, dict[str, Any]]:
-    """Check every result that is read; returns the students' identities by name.
+    """Check every result that is read; returns their identities by name.
 
     Raises:
         CacheError: a result is missing, changed, or made from another manifest or other
@@ -164,31 +181,31 @@ def _check_inputs(inputs: Inputs) -> dict[str, dict[str, Any]]:
     corpus = inputs.corpus
     manifest = {"manifest": corpus.manifest}
     usable = manifest | {"quarantine": corpus.quarantine}
-    require(inputs.teacher, manifest, fix="run `dvc repro teacher`")
-    require(inputs.baseline1, usable, fix="run `dvc repro baseline1`")
-    students = {
-        name: require(
-            folder, usable, fix="run `dvc repro student baseline2 recommended`"
-        )
-        for name, folder in inputs.students.items()
+    found = {
+        "teacher": require(inputs.teacher, manifest, fix="run `dvc repro teacher`"),
+        "baseline1": require(inputs.baseline1, usable, fix="run `dvc repro baseline1`"),
     }
+    fix = "run `dvc repro student baseline2 recommended`"
+    for name, folder in inputs.students.items():
+        found[name] = require(folder, usable, fix=fix)
     folders = {f"student {name}": path for name, path in inputs.students.items()}
     for stage in ("robustness", "rejection"):
         path = getattr(inputs, stage)
         if path:
-            require(path.parent, usable | folders, fix=f"run `dvc repro {stage}`")
-    first, *others = students
+            own = usable | folders
+            found[stage] = require(path.parent, own, fix=f"run `dvc repro {stage}`")
+    first, *others = inputs.students
     for name in others:
         for what in ("seeds", "selection"):
-            found, expected = (students[n]["parameters"][what] for n in (name, first))
-            if found != expected:
+            own, expected = (found[n]["parameters"][what] for n in (name, first))
+            if own != expected:
                 raise CacheError(
                     f"{name} and {first} differ in student.{what}",
-                    found=found,
+                    found=own,
                     expected=expected,
-                    fix="run `dvc repro student baseline2 recommended`",
+                    fix=fix,
                 )
-    return students
+    return found
 
 
 def _identify(params: ReportParams, inputs: Inputs) -> dict[str, Any]:
@@ -213,19 +230,52 @@ def _identify(params: ReportParams, inputs: Inputs) -> dict[str, Any]:
     )
 
 
-def _make(params: ReportParams, inputs: Inputs, selection: str) -> dict[str, bytes]:
-    """Every file of the report, by name; the page is the last."""
-    found = _measure(params, inputs, selection)
-    text = json.dumps(results(found), indent=2, sort_keys=True, ensure_ascii=False)
-    return {
+def _make(
+    params: ReportParams, inputs: Inputs, identities: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The results, and the page with what it links, by name."""
+    found = _measure(params, inputs, identities)
+    values = results(found)
+    text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
+    written = {
         **draw(found),
         **plots(found),
+        "predictions.csv": predictions_csv(found.systems),
         "results.json": f"{text}\n".encode(),
-        "results.md": page(found).encode(),
+        "results.md": render("results.md", found=values).encode(),
     }
+    shown = page_files(
+        values,
+        inline(found),
+        found.errors,
+        _clips(params, inputs, found),
+        inputs.durations,
+        linked=params.audio == LINKED,
+    )
+    return written, shown
 
 
-def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
+def _clips(
+    params: ReportParams, inputs: Inputs, found: Findings
+) -> "Iterable[Clip]":
+    """What is heard and seen of each error; nothing without recordings."""
+    if params.audio == NONE:
+        return []
+    # Imported here: it needs torch.
+    from stages.report.listening import clips
+
+    return clips(
+        [error["id"] for error in found.errors],
+        inputs.corpus.read_usable(),
+        audio=inputs.audio,
+        features=inputs.acoustic,
+        student=inputs.students[found.detailed.name] / f"model-{found.seed}.safetensors",
+    )
+
+
+def _measure(
+    params: ReportParams, inputs: Inputs, identities: Mapping[str, Mapping[str, Any]]
+) -> Findings:
     """Read everything, measure all systems, and choose α on valid."""
     manifest = inputs.corpus.read_usable()
     set_aside = read_quarantine(inputs.corpus.quarantine)
@@ -233,14 +283,18 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
     utterances = describe_utterances(manifest, inputs.corpus, labels)
     recogniser, transcripts = read_transcripts(inputs.baseline1, utterances)
     systems = _read_systems(inputs, utterances, set_aside["id"])
-    students = [system for system in systems if system.name in inputs.students]
+    named = {system.name: system for system in systems}
+    students = [named[name] for name in inputs.students]
 
     rows = scores.evaluate(labels, systems)
     best = scores.best_by_valid(systems, rows)
-    (chosen,) = (system for system in systems if system.name == best["aln"])
+    chosen = named[best["aln"]]
+    name, seed = choose_student(inputs.students)
+    detailed = named[name]
     valid, first = manifest[manifest["split"] == "valid"], next(iter(labels.slots))
     colours = dict(zip(valid["id"], labels.values(valid["intent"])[first], strict=True))
     embeddings = read_embeddings(inputs.students[chosen.name])
+    texts = dict(zip(manifest["id"], manifest["text"], strict=True))
     grouped = ("wording", "combination", "length", "condition", "speaker")
     return Findings(
         corpus=inputs.name,
@@ -252,13 +306,21 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
         comparisons=compare_all(systems, best),
         best=best,
         chosen=chosen,
+        detailed=detailed,
+        seed=seed,
+        errors=[
+            {**error, "text": texts[error["id"]]}
+            for error in find_errors(detailed, seed, systems, transcripts)
+        ],
         recommended=(
             read_recommended(inputs.students[RECOMMENDED])
             if RECOMMENDED in inputs.students
             else None
         ),
-        selection=selection,
-        values=scores.value_scores(labels, chosen.test),
+        selection=identities[name]["parameters"]["selection"],
+        values=scores.value_scores(labels, detailed.test),
+        confusions=confusions(labels, detailed),
+        calibration={system.name: calibration_bins(system) for system in systems},
         groups={
             column: scores.group(labels, systems, column, intervals=column != "speaker")
             for column in grouped
@@ -275,11 +337,17 @@ def _measure(params: ReportParams, inputs: Inputs, selection: str) -> Findings:
             else []
         ),
         rejection=(
-            read_rejection(inputs.rejection, students, choose_student(inputs.students))
+            read_rejection(inputs.rejection, students, (name, seed))
             if inputs.rejection
             else None
         ),
         encoder=_read_encoder_scores(inputs.encoder_scores),
+        provenance=[
+            {"result": name, "fingerprint": fingerprint(one)}
+            | {key: one[key] for key in _PROVENANCE}
+            for name, one in identities.items()
+        ],
+        encoder_runs=_count_encoder_runs(manifest, students),
         recogniser=recogniser,
         word_errors=word_errors(transcripts),
         value_word_errors=value_word_errors(labels, transcripts),
@@ -297,6 +365,18 @@ def _read_systems(
     asr = read_baseline1("baseline1_asr", inputs.baseline1, utterances)
     students = inputs.students.items()
     return [text, asr, *(read_student(*one, utterances) for one in students)]
+
+
+def _count_encoder_runs(
+    manifest: pd.DataFrame, students: Iterable[System]
+) -> dict[str, int]:
+    """The recordings that were encoded, and the runs that cached features replaced.
+
+    Without the cache every epoch would encode train to learn from, and valid to score.
+    """
+    each_epoch = int((manifest["split"] != "test").sum())
+    epochs = sum(len(student.history) for student in students)
+    return {"done": len(manifest), "replaced": epochs * each_epoch}
 
 
 def _read_between_intents(path: Path) -> dict[str, float | None]:
@@ -335,12 +415,19 @@ def _read_encoder_scores(path: Path | None) -> dict[str, Any]:
 
 
 def _write(
-    output: Path, files: Mapping[str, bytes], identity: Mapping[str, Any]
+    output: Path,
+    written: Mapping[str, bytes],
+    shown: Mapping[str, bytes],
+    identity: Mapping[str, Any],
 ) -> None:
-    """Write the report, its identity last; remove a figure that it no longer has."""
-    for name, data in files.items():
+    """Write the report, its identity last; remove what it no longer has.
+
+    The page is not in the identity: it also shows how long the stages took.
+    """
+    for name, data in {**written, **shown}.items():
         with atomic_path(output / name) as temporary:
             temporary.write_bytes(data)
-    if "robustness.png" not in files:
-        (output / "robustness.png").unlink(missing_ok=True)
-    record(output, identity, files)
+    former = {output / "robustness.png", *(output / AUDIO_FOLDER).glob("*.mp3")}
+    for path in former - {output / name for name in (*written, *shown)}:
+        path.unlink(missing_ok=True)
+    record(output, identity, written)
