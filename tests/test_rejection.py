@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from conftest import change_identity, pipeline, refused_by, write_encoder
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from pipeline.layout import Layout
 from pipeline.params import load_params
@@ -29,6 +30,9 @@ from stages.rejection import calibration
 from stages.rejection.measurement import measure
 from stages.rejection.others import Clip, general_sentences, make_clips
 from stages.rejection.params import NOISES, RejectionParams
+from stages.report.rejection import read_rejection
+from stages.report.statistics import calibration_bins
+from stages.report.systems import System
 from stages.robustness.params import NOISES as KNOWN_NOISES
 from stages.speech.loading import load_audio
 from stages.speech.recording import read_sentences, read_voices
@@ -174,6 +178,35 @@ def test_auroc_is_that_of_sklearn() -> None:
     assert calibration.auroc(commands, others) == pytest.approx(expected)
 
 
+def test_the_curve_by_hand() -> None:
+    silent = -np.inf
+    commands = np.array([3.0, 1.0, silent, 2.0])
+    others = np.array([2.5, 2.0, 1.0, 0.5, silent])
+    curve = calibration.curve(commands, others)
+    assert [share for share, _ in curve] == list(range(101))
+    # One command in four has 3, two have 2 or more, three 1 or more.
+    by_hand = [0] + 25 * [0] + 25 * [40] + 25 * [60] + 25 * [100]
+    assert [accepts for _, accepts in curve] == by_hand
+
+
+@pytest.mark.parametrize("size", [1, 7, 250])
+@pytest.mark.parametrize("decimals", [1, 9])
+def test_the_curve_is_the_lowest_of_the_roc(size: int, decimals: int) -> None:
+    generator = np.random.default_rng(size)
+    commands = generator.normal(1, size=size).round(decimals)
+    others = generator.normal(size=60).round(decimals)
+    curve = np.array(calibration.curve(commands, others))
+    labels = [1] * size + [0] * 60
+    false, true, _ = roc_curve(
+        labels, np.concatenate([commands, others]), drop_intermediate=False
+    )
+    for share, accepts in curve[1:-1]:
+        lowest = false[100 * true >= share - 1e-9].min()
+        assert accepts == pytest.approx(100 * lowest, abs=1e-6)
+    assert (np.diff(curve, axis=0) >= 0).all()
+    assert curve[[0, -1]].tolist() == [[0, 0], [100, 100]]
+
+
 def test_an_entry_is_measured_on_test_with_what_was_fitted_on_valid() -> None:
     (valid, valid_labels), (test, test_labels) = outputs(1), outputs(2)
     parts = {"valid": valid, "test": test}
@@ -225,6 +258,13 @@ def test_an_entry_is_measured_on_test_with_what_was_fitted_on_valid() -> None:
     noise = found["others"]["noise"]
     accepts = int((score("noise/test") >= found["threshold"]).sum())
     assert (noise["utterances"], noise["false_accepts"]) == (10, 10 * accepts)
+    for kind, other in found["others"].items():
+        curve = found["curve"][kind]
+        assert curve == calibration.curve(score("test"), score(f"{kind}/test"))
+        # The threshold is on it.
+        share = 100 - found["test_rejected"]
+        low, high = curve[int(share)][1], curve[min(int(share) + 1, 100)][1]
+        assert low <= other["false_accepts"] <= high
 
 
 # -------------------------------------------------------------------------- others
@@ -321,6 +361,7 @@ def test_every_student_has_an_entry_per_seed_and_one_of_all(finished: Path) -> N
         assert one["ensemble"] == entry  # of one seed
         others = {kind: part["utterances"] for kind, part in entry["others"].items()}
         assert others == {"noise": 40, "silence": 20}
+        assert entry["curve"].keys() == others.keys()
     assert not list(LAYOUT.rejection.rglob("*.wav"))
 
 
@@ -474,3 +515,51 @@ def test_the_best_student_on_valid_is_chosen(tmp_path: Path) -> None:
     (tmp_path / "c" / "metrics.json").unlink()
     with pytest.raises(CacheError, match="train-student"):
         choose_student(students)
+
+
+# ----------------------------------------------------------------------- the report
+
+
+def test_curves_are_means_over_seeds_at_the_same_share(finished: Path) -> None:
+    path = LAYOUT.rejection / "rejection.json"
+    found = json.loads(path.read_text())
+    (first,) = found["students"]["aln-1"]["seeds"].values()
+    second = {**first, "curve": {kind: [[0, 4], [9, 8]] for kind in first["curve"]}}
+    first["curve"] = {kind: [[0, 0], [9, 5]] for kind in first["curve"]}
+    found["students"]["aln-1"]["seeds"] = {"1": first, "2": second}
+    path.write_text(json.dumps(found))
+    empty = pd.DataFrame()
+    read = read_rejection(path, [System("aln-1", "aln", 1, empty, empty)], ("aln-1", 2))
+    mean = [[0, 2], [9, 6.5]]
+    assert read.curves == {"aln-1": {"noise": mean, "silence": mean}}
+
+
+def test_the_bins_are_those_of_the_calibration_error() -> None:
+    generator = np.random.default_rng(4)
+    confidence = generator.uniform(0.3, 1, 400)
+    bounds = np.linspace(0, 1, metrics.BINS + 1)
+    confidence[:3] = bounds[[15, 12, 8]]
+    rows = pd.DataFrame({"seed": np.repeat([1, 2], 200), "split": "test"})
+    rows["intent"] = "on"
+    rows["predicted"] = np.where(generator.random(400) < confidence**2, "on", "off")
+    rows["confidence"] = confidence
+    for seeds in ([1], [2], [1, 2]):
+        own = rows[rows["seed"].isin(seeds)]
+        system = System("aln-1", "aln", 1, own, pd.DataFrame())
+        bins = calibration_bins(system)
+        assert [one["low"] for one in bins[1:]] == [one["high"] for one in bins[:-1]]
+        full = [one for one in bins if one["utterances"]]
+        assert 0 < len(full) < len(bins) == metrics.BINS
+        found = own["confidence"].to_numpy()
+        for one, low, high in zip(bins, bounds[:-1], bounds[1:], strict=True):
+            count = ((low < found) & (found <= high)).sum()
+            assert one["utterances"] == count / len(seeds)
+        gaps = [
+            one["utterances"] * abs(one["confidence"] - one["accuracy"]) for one in full
+        ]
+        right = (own["intent"] == own["predicted"]).to_numpy(float)
+        error = metrics.calibration_error(found, right)
+        assert sum(gaps) / 200 == pytest.approx(100 * error, abs=1e-3)
+        for one in bins:
+            if one not in full:
+                assert one["confidence"] is one["accuracy"] is None

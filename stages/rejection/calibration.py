@@ -122,6 +122,25 @@ def auroc(commands: np.ndarray, others: np.ndarray) -> float:
     return float((below + not_above).mean() / (2 * len(others)))
 
 
+def curve(commands: np.ndarray, others: np.ndarray) -> list[list[float]]:
+    """False accepts against accepted commands, [[percent, percent], …].
+
+    From 0, where nothing is accepted, over the highest threshold that accepts at least
+    1, 2, …, 99% of the commands, to 100, where everything is.
+
+    Args:
+        commands: their scores (U).
+        others: scores of other recordings (V).
+    """
+    shares = np.arange(1, 100)
+    least = -(-shares * len(commands) // 100)  # rounded up
+    thresholds = np.sort(commands)[len(commands) - least]
+    below = np.searchsorted(np.sort(others), thresholds)
+    accepted = np.round(100 * (1 - below / len(others)), 6)
+    middle = np.column_stack([shares, accepted]).tolist()
+    return [[0.0, 0.0], *middle, [100.0, 100.0]]
+
+
 def _logsumexp(logits: np.ndarray) -> np.ndarray:
     """Over the last axis."""
     highest = logits.max(axis=-1)

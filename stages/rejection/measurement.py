@@ -48,8 +48,8 @@ def measure(
     )
     quietest = calibration.quietest(levels["valid"])
     scores = {
-        part: calibration.scores(logits, energy, labels, temperature)
-        for part, (logits, energy) in both.items()
+        part: calibration.scores(*outputs, labels, temperature)
+        for part, outputs in both.items()
     }
     for part, found in levels.items():
         for values in scores[part].values():
@@ -69,7 +69,9 @@ def measure(
     # Of what is not silent, so that it is a number.
     heard = kept["valid"][np.isfinite(kept["valid"])]
     threshold = max(calibration.threshold(kept["valid"], share), float(heard.min()))
-    accepted = kept["test"] >= threshold
+    commands = kept["test"]
+    others = {kind: kept[f"{kind}/test"] for kind in kinds}
+    accepted = commands >= threshold
     right = (labels.choose(both["test"][0]) == numbers["test"]).all(axis=1)
     figures = {
         **_accuracies(both, labels, numbers, temperature),
@@ -84,10 +86,11 @@ def measure(
         **_rounded(figures),
         "valid_auroc": _rounded(aurocs),
         "others": {
-            kind: _false_accepts(
-                kept["test"], kept[f"{kind}/test"], threshold, seconds[f"{kind}/test"]
-            )
-            for kind in kinds
+            kind: _false_accepts(commands, other, threshold, seconds[f"{kind}/test"])
+            for kind, other in others.items()
+        },
+        "curve": {
+            kind: calibration.curve(commands, other) for kind, other in others.items()
         },
     }
 

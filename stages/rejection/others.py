@@ -22,7 +22,7 @@ import pandas as pd
 from stages.core.errors import InputError
 from stages.core.hashing import fingerprint, hash_file
 from stages.core.text import normalise_text
-from stages.rejection.params import GENERAL, NOISES, NONE, REVISION, RejectionParams
+from stages.rejection.params import GENERAL, NOISES, NONE, SAMPLES, RejectionParams
 from stages.speech import synthesis
 from stages.speech.engines import speak
 from stages.speech.loading import SAMPLE_RATE, load_audio
@@ -72,7 +72,7 @@ class Clip:
     @cached_property
     def key(self) -> str:
         """A hash of everything that decides its samples."""
-        place = {"revision": REVISION, "kind": self.kind, "side": self.side}
+        place = {"revision": SAMPLES, "kind": self.kind, "side": self.side}
         return fingerprint({**place, **self.identity})
 
     @property

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 from stages.core.rules import SEED, between, check_rules
 
-REVISION = 1
+REVISION = 2
 """Bump it when the same inputs and parameters give another result."""
+
+SAMPLES = 1
+"""Bump it when a recording that is none of the intents gets other samples."""
 
 GENERAL, NONE = "general", "none"
 NOISES = ("white", "pink", "speech", "babble")

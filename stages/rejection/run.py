@@ -22,6 +22,8 @@ An entry has, in percent unless stated:
     valid_auroc      of each score, 0 to 1: mean over the kinds of others
     others           on test, for speech, noise and silence: utterances, seconds (whole
                      frames), false_accepts, false_accepts_per_hour, auroc (0 to 1)
+    curve            on test, for the same, instead of at the threshold: [[accepted
+                     commands, false accepts], …], see `calibration.curve`
 
 The ensemble is all seeds together, see `calibration.combine`. No recording is written:
 it goes from memory into the encoder. Its features are keyed by all that decides it, so

@@ -37,6 +37,8 @@ class Rejection:
             used), and of each figure the mean and `<name>_std` over seeds. Those on
             others are called `speech_auroc`.
         ensembles: the same figures of all seeds together, without deviations.
+        curves: of each student, by name, and kind: [[accepted commands, false accepts],
+            …] in percent, the mean over seeds where as many commands are accepted.
         exported: name, seed and test accuracies of the student that `export` takes.
     """
 
@@ -44,6 +46,7 @@ class Rejection:
     others: Mapping[str, Mapping[str, float]]
     rows: Mapping[str, Mapping[str, Any]]
     ensembles: Mapping[str, Mapping[str, Any]]
+    curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]
     exported: Mapping[str, Any]
 
 
@@ -72,6 +75,7 @@ def read_rejection(
         },
         rows={name: _over_seeds(one["seeds"]) for name, one in entries.items()},
         ensembles={name: _flat(one["ensemble"]) for name, one in entries.items()},
+        curves={name: _mean_curves(one["seeds"]) for name, one in entries.items()},
         exported={"student": name, "seed": seed, **{k: entry[k] for k in measured}},
     )
 
@@ -85,6 +89,17 @@ def _over_seeds(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             mean, deviation = spread(np.array([one[name] for one in flat]))
             row |= {name: round(mean, 4), f"{name}_std": round(deviation, 4)}
     return row
+
+
+def _mean_curves(
+    entries: Mapping[str, Mapping[str, Any]],
+) -> dict[str, list[list[float]]]:
+    curves = [entry["curve"] for entry in entries.values()]
+    return {
+        kind: np.mean([one[kind] for one in curves], axis=0).round(4).tolist()
+        for kind in KINDS
+        if kind in curves[0]
+    }
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from stages.core.metrics import calibration_error
+from stages.core.metrics import BINS, calibration_error
 from stages.report.intervals import Interval, mean_intervals
 from stages.report.systems import System
 
@@ -197,3 +197,33 @@ def calibrate(system: System) -> dict[str, float]:
         "test_calibration_error": round(error[0], 4),
         "test_calibration_error_std": round(error[1], 4),
     }
+
+
+def calibration_bins(system: System) -> list[dict[str, float | None]]:
+    """The reliability diagram on test (Guo et al. 2017), over all seeds together.
+
+    Returns:
+        For each bin of `calibration_error`: low and high (0 to 1), utterances (mean
+        over seeds), and their mean confidence and accuracy in percent, None in an empty
+        bin.
+    """
+    test = system.test
+    bounds = np.linspace(0, 1, BINS + 1)
+    places = np.digitize(test["confidence"], bounds[1:-1], right=True)
+    rows = pd.DataFrame(
+        {
+            "confidence": 100 * test["confidence"],
+            "accuracy": 100.0 * (test["intent"] == test["predicted"]),
+        }
+    ).groupby(places)
+    sizes, means = rows.size(), rows.mean().round(4)
+    return [
+        {
+            "low": round(float(bounds[place]), 4),
+            "high": round(float(bounds[place + 1]), 4),
+            "utterances": round(int(sizes.get(place, 0)) / len(system.seeds), 4),
+            "confidence": float(means["confidence"][place]) if place in sizes else None,
+            "accuracy": float(means["accuracy"][place]) if place in sizes else None,
+        }
+        for place in range(BINS)
+    ]
