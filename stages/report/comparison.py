@@ -7,25 +7,20 @@ differ; the utterances on which they differ; and the parameters that differ.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stages.core.errors import CacheError, InputError
 from stages.core.files import write_text
 from stages.core.text import name_some
 from stages.report.intervals import INTERVAL
-from stages.report.markdown import (
-    format_count,
-    format_gain,
-    format_p,
-    format_percent,
-)
+from stages.report.markdown import format_gain, format_p
 from stages.report.predictions import read_predictions
-from stages.report.statistics import Comparison, compare, differences, hits
+from stages.report.rendering import render
+from stages.report.statistics import compare, differences, hits
 from stages.report.systems import System
 
 
@@ -62,14 +57,14 @@ class Pair:
         first: the system of A.
         second: the system of B.
         accuracies: of both on the utterances compared, in percent, mean over seeds.
-        compared: the difference and its significance.
+        compared: the `statistics.Comparison` of both.
         flips: of `find_flips`.
     """
 
     first: System
     second: System
     accuracies: tuple[float, float]
-    compared: Comparison
+    compared: dict[str, Any]
     flips: list[dict[str, Any]]
 
     @property
@@ -107,8 +102,8 @@ class Summary:
 
     def __str__(self) -> str:
         """One line for the end of a command."""
-        gain = format_gain(vars(self.best.compared))
-        p = format_p(self.best.compared.p)
+        gain = format_gain(self.best.compared)
+        p = format_p(self.best.compared["p"])
         return f"{self.page}: {self.best.title}: {gain} points; McNemar's p {p}"
 
 
@@ -124,7 +119,7 @@ def read_run(name: str, folder: Path) -> Run:
         found = json.loads(path.read_text("utf-8"))
         labels = {
             one["intent"] if "intent" in one else f"{one['slot']}: {one['value']}"
-            for one in found["recognition"]["intents"]
+            for one in found["values"]
         }
         best, parameters = found["best"]["aln"], dict(found["parameters"])
         systems[best]
@@ -205,7 +200,7 @@ def _pair(first: System, second: System, difference: Mapping[str, Any]) -> Pair:
         first,
         second,
         (float(one), float(other)),
-        compare(first, second, difference),
+        asdict(compare(first, second, difference)),
         find_flips(first, second),
     )
 
@@ -259,27 +254,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
 
 
-def comparison_page(found: RunComparison) -> str:
-    """`comparison.html`: a page without other files, scripts or network."""
-    environment = Environment(
-        loader=PackageLoader("stages.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "gain": lambda compared: format_gain(vars(compared)),
-        "p": format_p,
-        "percent": format_percent,
-        "count": format_count,
-        "name_some": name_some,
-    }
-    template = environment.get_template("comparison.html")
-    return template.render(found=found, interval=INTERVAL)
-
-
 def run(names: tuple[str, str], folders: tuple[Path, Path], *, output: Path) -> Summary:
     """Compare two reports and write `comparison.html` into `output`.
 
@@ -295,5 +269,5 @@ def run(names: tuple[str, str], folders: tuple[Path, Path], *, output: Path) -> 
     first, second = (read_run(*one) for one in zip(names, folders, strict=True))
     found = compare_runs(first, second)
     page = output / "comparison.html"
-    write_text(page, comparison_page(found))
+    write_text(page, render("comparison.html", found=found, interval=INTERVAL))
     return Summary(page, found.pairs[0])
