@@ -45,7 +45,6 @@ def _environment() -> Environment:
         "code": text.code,
         "count": markdown.format_count,
         "gain": markdown.format_gain,
-        "duration": _duration,
         "interval": markdown.format_interval,
         "label": _label,
         "md": text.escape,
@@ -74,13 +73,3 @@ def _finalize(value: Any) -> Any:
 def _label(intent: str) -> str:
     """An intent, its slots apart."""
     return intent.replace(SEPARATOR, " · ")
-
-
-def _duration(seconds: float) -> str:
-    """`4.2 s`, `3 min 20 s` or `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
