@@ -111,14 +111,16 @@ _WHOLE = re.compile(r"(cache/tiny/(teacher|baseline1|student/[^/]+)|model)/")
 def snapshot(folder: Path) -> dict[str, str]:
     """The hash of each file below `folder`, by name.
 
-    Not of locks, nor of recordings.json, which has the files' times.
+    Not of locks, nor of files that have times: of recordings, and of how long stages
+    took.
     """
+    without = (".lock", "recordings.json", "durations.json")
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(
             path.read_bytes()
         ).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".lock", "recordings.json")
+        if path.is_file() and path.name not in without
     }
 
 
