@@ -2,7 +2,7 @@
 
 Reads `results.json` and `predictions.csv` of two reports and writes `comparison.html`:
 every system that both have, and the best ALN of A against that of B, whose α may
-differ; the utterances on which they differ; and the parameters that differ.
+differ; the utterances on which they differ; and the parameters and inputs that differ.
 """
 
 import json
@@ -16,7 +16,6 @@ import pandas as pd
 from stages.core.errors import CacheError, InputError
 from stages.core.files import write_text
 from stages.core.text import name_some
-from stages.report.intervals import INTERVAL
 from stages.report.markdown import format_gain, format_p
 from stages.report.predictions import read_predictions
 from stages.report.rendering import render
@@ -31,15 +30,16 @@ class Run:
     Attributes:
         name: as the user calls it.
         best: the name of its best ALN.
-        labels: of its corpus: the intents, or each slot and value.
-        parameters: of params.yaml, by section.
+        labels: of its corpus: each slot and value.
+        settings: by result, such as `teacher` or `aln-0.8`, its parameters, revision of
+            code and hashes of inputs, as JSON by name.
         systems: by name, with predictions on test.
     """
 
     name: str
     best: str
     labels: set[str]
-    parameters: dict[str, Any]
+    settings: dict[str, dict[str, str]]
     systems: dict[str, System]
 
     @property
@@ -82,14 +82,16 @@ class RunComparison:
         names: of A and B.
         utterances: how many are compared.
         left_out: test utterances that are not, by reason; no empty reasons.
-        parameters: `section.key` and its values in A and B, where these differ.
+        unpaired: systems that only A and only B have.
+        settings: of `changed_settings`.
         pairs: the best ALNs, then the other systems that both runs have.
     """
 
     names: tuple[str, str]
     utterances: int
     left_out: dict[str, list[str]]
-    parameters: list[tuple[str, str, str]]
+    unpaired: tuple[list[str], list[str]]
+    settings: list[tuple[str, list[str], str, str]]
     pairs: list[Pair]
 
 
@@ -117,19 +119,17 @@ def read_run(name: str, folder: Path) -> Run:
     path = folder / "results.json"
     try:
         found = json.loads(path.read_text("utf-8"))
-        labels = {
-            one["intent"] if "intent" in one else f"{one['slot']}: {one['value']}"
-            for one in found["values"]
-        }
-        best, parameters = found["best"]["aln"], dict(found["parameters"])
+        labels = {f"{one['slot']}: {one['value']}" for one in found["values"]}
+        settings = {one["result"]: _settings(one) for one in found["provenance"]}
+        best = found["best"]["aln"]
         systems[best]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheError(
             f"not the results of a report with these predictions ({error!r})",
             path=path,
             fix="run `dvc repro report`, or `aln-pipeline report --force`",
         ) from error
-    return Run(name, best, labels, parameters, systems)
+    return Run(name, best, labels, settings, systems)
 
 
 def compare_runs(first: Run, second: Run) -> RunComparison:
@@ -141,7 +141,7 @@ def compare_runs(first: Run, second: Run) -> RunComparison:
     if other := first.labels ^ second.labels:
         raise InputError(
             f"the labels of {first.name} and {second.name} differ",
-            found=f"in only one of them: {name_some(sorted(other))}",
+            found=f"{name_some(sorted(other))} in only one of them",
             fix="compare runs of one corpus",
         )
     ids, left_out = _common(first, second)
@@ -160,7 +160,11 @@ def compare_runs(first: Run, second: Run) -> RunComparison:
         names=(first.name, second.name),
         utterances=len(ids),
         left_out=left_out,
-        parameters=changed_parameters(first.parameters, second.parameters),
+        unpaired=(
+            [name for name in first.systems if name not in [one for one, _ in names]],
+            [name for name in second.systems if name not in [one for _, one in names]],
+        ),
+        settings=changed_settings(first.settings, second.settings),
         pairs=[
             _pair(*pair, found) for pair, found in zip(pairs, measured, strict=True)
         ],
@@ -234,16 +238,33 @@ def _most_frequent(system: System) -> pd.Series:
     return counts.drop_duplicates("id").set_index("id")["predicted"]
 
 
-def changed_parameters(
-    first: Mapping[str, Any], second: Mapping[str, Any]
-) -> list[tuple[str, str, str]]:
-    """`section.key` and both values as JSON where they differ; `–` if not set."""
-    one, other = dict(_flatten(first)), dict(_flatten(second))
-    return [
-        (key, one.get(key, "–"), other.get(key, "–"))
-        for key in sorted({*one, *other})
-        if one.get(key) != other.get(key)
-    ]
+def changed_settings(
+    first: Mapping[str, Mapping[str, str]], second: Mapping[str, Mapping[str, str]]
+) -> list[tuple[str, list[str], str, str]]:
+    """What differs between results that both runs have.
+
+    The setting's name, the results for which it differs in the same way, and its values
+    in A and B, `–` if there is none.
+    """
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for result, one in first.items():
+        other = second.get(result, one)
+        for name in {*one, *other}:
+            values = one.get(name, "–"), other.get(name, "–")
+            if values[0] != values[1]:
+                found.setdefault((name, *values), []).append(result)
+    return [(name, found[name, a, b], a, b) for name, a, b in sorted(found)]
+
+
+def _settings(result: Mapping[str, Any]) -> dict[str, str]:
+    """What determines a result, by name."""
+    settings = {
+        **dict(_flatten(result["parameters"])),
+        "revision of the code": str(result["revision"]),
+    }
+    for name, sha256 in result["inputs"].items():
+        settings[f"input {name}"] = sha256[:16] if sha256 else "–"
+    return settings
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -269,5 +290,5 @@ def run(names: tuple[str, str], folders: tuple[Path, Path], *, output: Path) -> 
     first, second = (read_run(*one) for one in zip(names, folders, strict=True))
     found = compare_runs(first, second)
     page = output / "comparison.html"
-    write_text(page, render("comparison.html", found=found, interval=INTERVAL))
+    write_text(page, render("comparison.html", found=found))
     return Summary(page, found.pairs[0])
