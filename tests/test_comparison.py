@@ -266,9 +266,7 @@ def test_runs_of_other_corpora_are_refused(runs, tmp_path):
     with pytest.raises(PipelineError, match=r"no test utterance in common.*60 only in"):
         compared((runs[0], tmp_path / "C"))
     write_run(tmp_path / "C", rights, intents=[*INTENTS, "stop"])
-    with pytest.raises(
-        PipelineError, match=r"A and C differ.*: stop in only"
-    ):
+    with pytest.raises(PipelineError, match=r"A and C differ.*: stop in only"):
         compared((runs[0], tmp_path / "C"))
 
 
