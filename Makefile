@@ -9,7 +9,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 repro: .venv/installed
 	$(BIN)/dvc repro
-	@echo "report: $(CURDIR)/report/results.md"
+	$(BIN)/aln-pipeline report
+	@echo "report: $(CURDIR)/report/index.html"
 
 test: .venv/installed-dev
 	$(BIN)/pytest -q

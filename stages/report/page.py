@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
 from stages.report.params import MOST_CONFUSED
 from stages.report.rendering import render
 
@@ -54,7 +52,7 @@ def page_files(
         recordings.append(clip.audio)
     values = {
         "found": found,
-        "charts": {name: Markup(chart) for name, chart in charts.items()},
+        "charts": charts,
         "errors": shown,
         "filters": _filters(shown),
         "largest": _largest(found["confusions"]),
