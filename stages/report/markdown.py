@@ -6,20 +6,12 @@ from typing import Any
 import pandas as pd
 
 _NONE = "–"
-_LISTED_ROWS = 20
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, the first column aligned left, the others right."""
     rule = ["---", *("---:" for _ in header[1:])]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
-
-
-def format_short_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of the first rows, and how many more there are."""
-    more = len(rows) - _LISTED_ROWS
-    table = format_table(header, rows[:_LISTED_ROWS])
-    return f"{table}\n\nand {more:,} more." if more > 0 else table
 
 
 def format_count(value: float | None) -> str:
