@@ -16,12 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from stages.core.labels import Labels
-from stages.report import figures, scores
+from stages.report import figures
 from stages.report.curves import history_chart
 from stages.report.panels import Panel, png
 from stages.report.projection import Projection
 from stages.report.robustness import DegradedScores
-from stages.report.scores import most_confused
 from stages.report.style import INK, INTENT_COLOURS, KIND_COLOURS, line_style, styled
 from stages.report.systems import HISTORY_COLUMNS, System, parse_name
 
@@ -291,10 +290,3 @@ def test_lines_differ_not_only_by_colour():
         for one in (line_style(system, systems) for system in systems)
     }
     assert len(looks) == len(systems)
-
-
-def test_the_most_confused_values_are_those_in_the_most_errors(monkeypatch):
-    values = [f"value {number}" for number in range(9)]
-    rows = pd.DataFrame({"intent": values, "predicted": values[:7] + values[8:6:-1]})
-    monkeypatch.setattr(scores, "MOST_CONFUSED", 2)
-    assert most_confused(rows, values) == values[7:]

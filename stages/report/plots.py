@@ -22,7 +22,7 @@ def plots(found: Findings) -> dict[str, bytes]:
             for system in found.systems
         ]
     )
-    test = found.chosen.test.sort_values(["seed", "id"])
+    test = found.detailed.test.sort_values(["seed", "id"])
     confusion = pd.concat(
         rows[["intent", "predicted"]].radd(
             f"{slot}: " if found.labels.has_slots else ""

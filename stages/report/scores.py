@@ -1,6 +1,5 @@
 """What is measured: accuracies and F1, in percent."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,6 @@ from sklearn.metrics import precision_recall_fscore_support
 from stages.core import metrics
 from stages.core.labels import Labels
 from stages.report.intervals import metric_margins
-from stages.report.params import MOST_CONFUSED
 from stages.report.statistics import calibrate, differences, spread
 from stages.report.systems import System
 
@@ -105,14 +103,6 @@ def intent_scores(test: pd.DataFrame, intents: Sequence[str]) -> pd.DataFrame:
     names += [f"{name}_std" for name in names]
     table = pd.DataFrame(values.T, index=list(intents), columns=names)
     return table.assign(support=support)
-
-
-def most_confused(rows: pd.DataFrame, values: Sequence[str]) -> list[str]:
-    """The `MOST_CONFUSED` values that are in the most errors, in their order."""
-    wrong = rows[rows["intent"] != rows["predicted"]]
-    errors = Counter([*wrong["intent"], *wrong["predicted"]])
-    worst = sorted(values, key=lambda value: -errors[value])[:MOST_CONFUSED]
-    return sorted(worst, key=list(values).index)
 
 
 def evaluate(labels: Labels, systems: Sequence[System]) -> dict[str, dict[str, Any]]:
