@@ -1,4 +1,4 @@
-"""What a system takes for what: confusions of intents, or of the values of each slot."""
+"""What a system takes for what: confusions of intents, or of each slot's values."""
 
 from typing import Any
 

@@ -97,16 +97,3 @@ class Findings:
     def accuracy(self) -> str:
         """What the accuracy of a whole utterance is called."""
         return "frame accuracy" if self.labels.has_slots else "accuracy"
-
-    @property
-    def classes(self) -> str:
-        """What macro-F1 is the mean over."""
-        return "values of each slot" if self.labels.has_slots else "intents"
-
-    @property
-    def over_seeds(self) -> str:
-        """What a student's figure is, for captions; Baseline-1 has a single run."""
-        seeds = len(self.chosen.seeds)
-        if seeds == 1:
-            return "one seed"
-        return f"mean ± standard deviation over {seeds} seeds"

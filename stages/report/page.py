@@ -17,11 +17,12 @@ from stages.report.rendering import render
 if TYPE_CHECKING:
     from stages.report.listening import Clip
 
+PAGE = "index.html"
 AUDIO_FOLDER = "audio"
 LIMIT = 14_500_000
 """Bytes of the page, beyond which recordings are left out."""
 _LARGEST_CONFUSIONS = 10
-_SLOT_HEIGHT = 40  # of a waveform, in units of its picture
+_WAVE_HEIGHT = 40  # of a waveform, in units of its picture
 _PACKAGES = ("torch", "transformers", "numpy", "pandas", "scikit-learn", "dvc")
 
 
@@ -70,10 +71,10 @@ def page_files(
             f"{AUDIO_FOLDER}/{number:04d}.mp3": recording
             for number, recording in enumerate(recordings, 1)
         }
-        return {**files, "index.html": _page(values, list(files))}
+        return {**files, PAGE: _page(values, list(files))}
     nothing: list[str | None] = [None] * len(recordings)
     room = LIMIT - len(_page(values, nothing))
-    return {"index.html": _page(values, _embed(recordings, room))}
+    return {PAGE: _page(values, _embed(recordings, room))}
 
 
 def _page(values: Mapping[str, Any], sources: Sequence[str | None]) -> bytes:
@@ -93,7 +94,7 @@ def _embed(recordings: Iterable[bytes], room: int) -> list[str | None]:
 
 def _wave(clip: "Clip") -> str:
     """The path of a waveform in a picture 100 wide: a stroke per column."""
-    half = _SLOT_HEIGHT / 2
+    half = _WAVE_HEIGHT / 2
     heights = [max(1, round(peak * half / 100)) for peak in clip.peaks]
     step = 100 / len(heights)
     return "".join(

@@ -46,7 +46,7 @@ from stages.report.corpus_table import describe_corpus
 from stages.report.errors import find_errors
 from stages.report.figures import draw, inline
 from stages.report.findings import Findings
-from stages.report.page import AUDIO_FOLDER, page_files
+from stages.report.page import AUDIO_FOLDER, PAGE, page_files
 from stages.report.params import LINKED, NONE, REVISION, ReportParams
 from stages.report.plots import plots
 from stages.report.predictions import predictions_csv
@@ -155,8 +155,8 @@ def run(
     """
     identities = _check_inputs(inputs)
     identity = _identify(params, inputs)
-    page = output / "index.html"
-    finished = is_finished(output, identity) and page.is_file()
+    page = output / PAGE
+    finished = is_finished(output, identity) and _shows(page, identity)
     up_to_date = finished and not options.force
     if not up_to_date:
         _write(output, *_make(params, inputs, identities), identity)
@@ -255,9 +255,7 @@ def _make(
     return written, shown
 
 
-def _clips(
-    params: ReportParams, inputs: Inputs, found: Findings
-) -> "Iterable[Clip]":
+def _clips(params: ReportParams, inputs: Inputs, found: Findings) -> "Iterable[Clip]":
     """What is heard and seen of each error; nothing without recordings."""
     if params.audio == NONE:
         return []
@@ -269,7 +267,8 @@ def _clips(
         inputs.corpus.read_usable(),
         audio=inputs.audio,
         features=inputs.acoustic,
-        student=inputs.students[found.detailed.name] / f"model-{found.seed}.safetensors",
+        student=inputs.students[found.detailed.name]
+        / f"model-{found.seed}.safetensors",
     )
 
 
@@ -414,6 +413,16 @@ def _read_encoder_scores(path: Path | None) -> dict[str, Any]:
     return value if "conditions" in value else {}
 
 
+def _mark(identity: Mapping[str, Any]) -> bytes:
+    """The last line of a page that shows the results of this identity."""
+    return f"<!-- {fingerprint(identity)} -->\n".encode()
+
+
+def _shows(page: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether the page is there and of these results: git may have replaced them."""
+    return page.is_file() and page.read_bytes().endswith(_mark(identity))
+
+
 def _write(
     output: Path,
     written: Mapping[str, bytes],
@@ -424,7 +433,8 @@ def _write(
 
     The page is not in the identity: it also shows how long the stages took.
     """
-    for name, data in {**written, **shown}.items():
+    marked = {**shown, PAGE: shown[PAGE] + _mark(identity)}
+    for name, data in {**written, **marked}.items():
         with atomic_path(output / name) as temporary:
             temporary.write_bytes(data)
     former = {output / "robustness.png", *(output / AUDIO_FOLDER).glob("*.mp3")}

@@ -1,16 +1,12 @@
 "use strict";
 
-// The number that a cell starts with; its text if it does not.
-const value = (cell) => {
-  const text = cell.textContent.trim().replace("−", "-").replaceAll(",", "");
-  const number = parseFloat(text);
-  return Number.isNaN(number) ? text : number;
+// The number that a cell starts with; a dash is less than every number.
+const number = (text) => {
+  const found = parseFloat(text.replace("−", "-").replace("<", "").replaceAll(",", ""));
+  return Number.isNaN(found) ? -Number.MAX_VALUE : found;
 };
-
-const compare = (one, other) =>
-  typeof one === "number" && typeof other === "number"
-    ? one - other
-    : String(one).localeCompare(String(other));
+const compareNumbers = (one, other) => number(one) - number(other);
+const compareTexts = new Intl.Collator("en", { numeric: true }).compare;
 
 const sort = (table, header) => {
   const place = header.cellIndex;
@@ -20,13 +16,14 @@ const sort = (table, header) => {
   const down = before ? before === "ascending" : numeric;
   for (const one of table.tHead.rows[0].cells) one.removeAttribute("aria-sort");
   header.setAttribute("aria-sort", down ? "descending" : "ascending");
-  const keyed = rows.map((row) => [value(row.cells[place]), row]);
+  const compare = numeric ? compareNumbers : compareTexts;
+  const keyed = rows.map((row) => [row.cells[place].textContent.trim(), row]);
   keyed.sort((one, other) => (down ? -1 : 1) * compare(one[0], other[0]));
   table.tBodies[0].append(...keyed.map(([, row]) => row));
 };
 
 for (const table of document.querySelectorAll("table.sortable")) {
-  for (const header of table.tHead.rows[0].cells) {
+  for (const header of table.querySelectorAll("thead th:not(.recording)")) {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...header.childNodes);
@@ -65,9 +62,11 @@ if (form) {
 // One recording plays at a time; a line over its waveform shows where.
 const player = new Audio();
 let playing = null;
+let frame = 0;
 
 const stop = () => {
   player.pause();
+  cancelAnimationFrame(frame);
   if (!playing) return;
   playing.textContent = "▶";
   playing.setAttribute("aria-label", playing.dataset.label);
@@ -76,12 +75,11 @@ const stop = () => {
 };
 
 const follow = () => {
-  if (!playing) return;
   const line = playing.parentElement.querySelector("i");
   const share = player.currentTime / Number(playing.dataset.seconds);
   line.style.display = "block";
   line.style.left = `${100 * Math.min(share, 1)}%`;
-  requestAnimationFrame(follow);
+  frame = requestAnimationFrame(follow);
 };
 
 const play = (button, from) => {
@@ -91,7 +89,9 @@ const play = (button, from) => {
   }
   playing = button;
   player.currentTime = from;
-  player.play().then(follow, (error) => {
+  cancelAnimationFrame(frame);
+  follow();
+  player.play().catch((error) => {
     if (error.name === "AbortError") return;
     stop();
     button.textContent = "✕";
