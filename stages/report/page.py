@@ -72,8 +72,8 @@ def page_files(
             for number, recording in enumerate(recordings, 1)
         }
         return {**files, PAGE: _page(values, list(files))}
-    nothing: list[str | None] = [None] * len(recordings)
-    room = LIMIT - len(_page(values, nothing))
+    # With every player, but without what it plays.
+    room = LIMIT - len(_page(values, ["#"] * len(recordings)))
     return {PAGE: _page(values, _embed(recordings, room))}
 
 
