@@ -16,8 +16,10 @@ from matplotlib.image import imread
 from reports import (
     DEGRADATIONS,
     ERRORS,
+    FRAMES,
     INTENTS,
     PER_SPLIT,
+    SLOTS,
     TEACHER_ERRORS,
     build,
     edit_csv,
@@ -980,12 +982,6 @@ def test_hostile_labels_break_neither_summary_nor_figures(written, tmp_path, cap
         assert max(picture.shape) < 2200, path
         edges = [picture[:3], picture[-3:], picture[:, :3], picture[:, -3:]]
         assert all((edge == 1).all() for edge in edges), path
-
-
-SLOTS = ("action", "object", "where")
-# Each is mistaken for the next one, which has another object. The first and third then
-# have another place, the second and last, which train lacks, another action.
-FRAMES = ["on|lights|none", "on|heat|den", "off|lights|den", "off|heat|none"]
 
 
 @pytest.fixture
