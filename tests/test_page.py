@@ -3,8 +3,8 @@
 import base64
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,14 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything a report with recordings reads."""
     folder = tmp_path_factory.mktemp("given") / "given"
     return build(folder, errors=LISTED, recordings=True)
+
+
+@pytest.fixture(scope="module")
+def listened(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page with nine errors, their recordings embedded."""
+    output = tmp_path_factory.mktemp("listened")
+    report(given, output, ReportParams(audio=EMBEDDED))
+    return output / "index.html"
 
 
 @pytest.fixture(scope="module")
@@ -339,12 +347,10 @@ def test_nothing_is_loaded_from_elsewhere(shown):
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-FLAGS += ("--mute-audio",)
 browsing = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
 ]
-Opened = Callable[..., AbstractContextManager[Page]]
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +397,7 @@ HOSTILE = [
     "{{ 7*7 }}{% raw %}{# #}",
     "&lt;b&gt;&amp;&nbsp;",
     "\u202egpj.exe \u2067\u05d0\u2069",
-    "bell\x07 escape\x1b[31m",
+    "zero\u200bwidth u\u0308\u0308\u0308 \ufeff\U0001f600",
     "javascript:alert(8)",
     300 * "W",
 ]
@@ -423,13 +429,12 @@ def with_labels(folder: Path, labels: list[str]) -> Path:
 
     given = build(
         folder / "given",
-        errors=LISTED,
+        errors={**ERRORS, "aln-0.8": {"valid": (0, 0), "test": (13, 0)}},
         intents=labels,
         conditions=tuple(labels),
         change=change,
     )
-    for name, key in (("baseline1/scores.json", "recogniser"),):
-        edit_json(given / name, **{key: labels[0]})
+    edit_json(given / "baseline1" / "scores.json", recogniser=labels[0])
     transcripts = given / "baseline1" / "transcripts.csv"
     edit_csv(transcripts, lambda table: table.assign(transcript=labels[0]))
     finish_all(given)
@@ -461,16 +466,19 @@ class TestInABrowser:
             groups = set(texts("#groups tbody th"))
             assert groups >= expected
             said = texts(".errors .said > bdi")
-            assert len(said) == 9 and set(said) <= expected
-            for id, text in zip(
-                texts(".said .note bdi:first-child"), said, strict=True
-            ):
+            assert len(said) == 13 and set(said) == expected
+            ids = texts(".said .note bdi:first-child")
+            for id, text in zip(ids, said, strict=True):
                 assert id.startswith(f"{text}/demo/test/")
-            assert set(texts("[data-name=actual]")) <= expected
+            assert set(texts("[data-name=actual]")) == expected
+            assert set(texts("[data-name=predicted]")) == expected
             for name in ("speaker", "condition"):
                 options = texts(f"select[name={name}] option")[1:]
-                assert {one.rpartition(" (")[0] for one in options} == set(said)
-            assert f"recognised «{as_shown(labels[0])}»" in texts(".errors .note")[1]
+                assert {one.rpartition(" (")[0] for one in options} == expected
+            pairs = texts("select[name=pair] option")[1:]
+            assert {one.split("\u2069")[0].strip("\u2068") for one in pairs} == expected
+            recognised = f"recognised «{as_shown(labels[0])}»"
+            assert texts(".errors .note").count(recognised) == 13
             assert texts("h1 bdi") == [as_shown(labels[1])]
             assert page.title().endswith(as_shown(labels[1]).strip())
             # Nothing but our own elements, without handlers.
@@ -514,13 +522,11 @@ class TestInABrowser:
             rows = page.locator(".errors tbody tr")
 
             def shown(pair: str = "", speaker: str = "", condition: str = "") -> int:
-                for name, value in locals().items():
-                    if name in ("pair", "speaker", "condition"):
-                        label = page.locator(f"select[name={name}] option")
-                        chosen = label.filter(has_text=value or "all").first
-                        select = page.locator(f"select[name={name}]")
-                        select.select_option(value=chosen.get_attribute("value"))
-                count = rows.locator("visible=true").count()
+                chosen = {"pair": pair, "speaker": speaker, "condition": condition}
+                for name, text in chosen.items():
+                    select = page.locator(f"select[name={name}]")
+                    option = select.locator("option", has_text=text or "all").first
+                    select.select_option(value=option.get_attribute("value"))
                 visible = rows.filter(visible=True)
                 for text in (speaker, condition):
                     expect(visible.filter(has_text=text)).to_have_count(visible.count())
@@ -629,11 +635,3 @@ def luminance(colour: str) -> float:
         one / 12.92 if one <= 0.04 else ((one + 0.055) / 1.055) ** 2.4 for one in shares
     ]
     return sum(a * b for a, b in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-@pytest.fixture(scope="module")
-def listened(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page with nine errors, their recordings embedded."""
-    output = tmp_path_factory.mktemp("listened")
-    report(given, output, ReportParams(audio=EMBEDDED))
-    return output / "index.html"
