@@ -16,7 +16,14 @@ from conftest import DIM, HEADER, RATE, fill, make_rows, write_tone
 from stages.core.errors import CacheError, ConfigurationError, InputError
 from stages.core.hashing import hash_bytes
 from stages.report.errors import find_errors
-from stages.report.listening import Clip, clips, frame_weights, to_mp3, waveform
+from stages.report.listening import (
+    WIDTH,
+    Clip,
+    clips,
+    frame_weights,
+    to_mp3,
+    waveform,
+)
 from stages.report.systems import System
 from stages.student.model import AcousticLinguisticNetwork, build, save_student
 from stages.student.params import Architecture
@@ -104,13 +111,13 @@ def test_a_corpus_without_conditions_has_errors_without():
 
 
 def test_a_waveform_has_an_impulse_where_it_is():
-    wave = np.zeros(1600, np.float32)
-    wave[1234], wave[20] = -0.5, 0.1  # columns of 10 samples
-    expected = [0] * 160
-    expected[123], expected[2] = 100, 20
+    wave = np.zeros(10 * WIDTH, np.float32)
+    wave[734], wave[20] = -0.5, 0.1
+    expected = [0] * WIDTH
+    expected[73], expected[2] = 100, 20
     assert waveform(wave) == expected
-    assert waveform(np.zeros(1600, np.float32)) == [0] * 160
-    assert len(waveform(wave[:7])) == 160
+    assert waveform(np.zeros(10 * WIDTH, np.float32)) == [0] * WIDTH
+    assert len(waveform(wave[:7])) == WIDTH
 
 
 def test_an_mp3_is_small_and_sounds_like_the_recording():
