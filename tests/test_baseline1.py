@@ -725,4 +725,4 @@ class TestStage:
         assert "| Baseline-1, recognised text |" in page
         row = read("transcripts.csv").query("split == 'test'")
         errors = count_errors(row["text"].tolist(), row["transcript"].tolist())
-        assert f"word error rate on test {errors.rate:.2f}%" in page
+        assert f"{errors.rate:.2f}% on test" in page

@@ -95,6 +95,7 @@ def test_an_unknown_section_is_refused_with_the_known_ones(tmp_path):
         ("pretraining: {learning_rate: -1}", "pretraining.learning_rate", "above 0"),
         ("pretraining: {seed: -1}", "pretraining.seed", "0 to 4,294,967,295"),
         ("pretraining: {drawn_speakers: .nan}", "drawn_speakers", "0 to 1"),
+        ("report: {audio: mp3}", "report.audio", "embedded, linked, none"),
         ("report: {tsne_intents: 0}", "report.tsne_intents", "1 to 10"),
         ("report: {tsne_intents: 11}", "report.tsne_intents", "1 to 10"),
         ("report: {tsne_perplexity: 0}", "report.tsne_perplexity", "above 0"),

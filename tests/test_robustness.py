@@ -610,4 +610,4 @@ def test_the_report_shows_the_degradations(finished: Path) -> None:
     (LAYOUT.robustness / "predictions.csv").unlink()
     assert pipeline("report").exit_code == 0
     assert not Path("report/robustness.png").exists()
-    assert "Robustness" not in Path("report/results.md").read_text()
+    assert "babble" not in Path("report/results.md").read_text()
