@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from conftest import DIM, HEADER, fill, write_tone
 
+from stages.cache.digest import digest_path, write_digest
 from stages.core.checksums import write_sums
 from stages.core.corpus_files import CorpusFiles
 from stages.core.hashing import hash_bytes
@@ -92,6 +93,10 @@ def build(
     table = change(utterances_of(**corpus))
     if recordings:
         table = build_recordings(folder, table)
+    else:
+        fill(folder / "acoustic", [("a", "0" * 64, np.zeros((1, DIM), np.float32))])
+    digest = digest_path(folder / "acoustic")
+    write_digest(digest, folder / "acoustic", HEADER.fingerprint, [])
     write_manifest(folder / "manifest.csv", table, slots)
     write_quarantine(
         folder / "quarantine.csv",

@@ -50,7 +50,7 @@ class Findings:
         encoder: the scores of the encoder; empty if not measured.
         recogniser: the name of Baseline-1's.
         provenance: of each result that was read: result, fingerprint of its identity,
-            stage, revision, parameters and inputs.
+            stage, revision (None for features), parameters and inputs.
         encoder_runs: recordings encoded, and how often training read their features.
         word_errors: its errors by split.
         value_word_errors: its errors on test by slot and value, the highest rate

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from stages.cache.digest import digest_path, read_digest
 from stages.core.corpus_files import CorpusFiles
 from stages.core.errors import CacheError, InputError
 from stages.core.files import atomic_path
@@ -87,7 +88,7 @@ class Inputs:
         baseline1: folder of its predictions from recognised text.
         students: folder by name, `baseline2`, `aln-0.8` or `recommended`, in the order
             to show them.
-        acoustic: the cache of the recordings' features.
+        acoustic: the cache of the recordings' features, with its digest.
         audio: the folder that the manifest's paths are relative to.
         durations: seconds by stage; the page shows them.
         encoder_scores: JSON next to the encoder's weights with `conditions`: {name:
@@ -219,6 +220,7 @@ def _identify(params: ReportParams, inputs: Inputs) -> dict[str, Any]:
             "intents": corpus.intents,
             "conditions": corpus.conditions,
             "quarantine": corpus.quarantine,
+            "acoustic": digest_path(inputs.acoustic),
             "teacher": inputs.teacher,
             "targets": inputs.targets,
             "baseline1": inputs.baseline1,
@@ -342,15 +344,34 @@ def _measure(
         ),
         encoder=_read_encoder_scores(inputs.encoder_scores),
         provenance=[
-            {"result": name, "fingerprint": fingerprint(one)}
-            | {key: one[key] for key in _PROVENANCE}
-            for name, one in identities.items()
+            _describe_features(inputs.acoustic),
+            *(
+                {"result": name, "fingerprint": fingerprint(one)}
+                | {key: one[key] for key in _PROVENANCE}
+                for name, one in identities.items()
+            ),
         ],
         encoder_runs=_count_encoder_runs(manifest, students),
         recogniser=recogniser,
         word_errors=word_errors(transcripts),
         value_word_errors=value_word_errors(labels, transcripts),
     )
+
+
+def _describe_features(acoustic: Path) -> dict[str, Any]:
+    """The provenance of the acoustic features, which their digest has."""
+    header = asdict(read_digest(digest_path(acoustic)).header)
+    return {
+        "result": header["kind"],
+        "fingerprint": header["fingerprint"],
+        "stage": "acoustic",
+        "revision": None,
+        "parameters": {
+            **header["parameters"],
+            **{name: header[name] for name in ("encoder", "dim", "dtype")},
+        },
+        "inputs": {},
+    }
 
 
 def _read_systems(
