@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import unescape
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from reports import (
     ERRORS,
     FRAMES,
     INTENTS,
+    PERFECT,
     SLOTS,
     build,
     edit_csv,
@@ -182,7 +184,7 @@ def test_what_a_person_asks_first_is_at_the_top(shown):
     assert "classification from speech: demo 8 utterances to train on, 12" in head
     for fact in (
         "Best system on valid ALN, α 0.8 62.50 % test accuracy, 95% interval",
-        "acoustic embeddings 65.00 % the best system is −2.50 (−",
+        "acoustic embeddings 65.00 % the best system differs by −2.50 (−",
         "recognised text 85.00 % word error rate 28.75%; from the true text 90.00%",
     ):
         assert fact in head
@@ -356,6 +358,46 @@ def test_nothing_is_loaded_from_elsewhere(shown):
     assert not re.search(
         r"url\((?!#)|@import|<(link|iframe|img|object)[ >](?!rel)", page
     )
+
+
+CSS = Path("stages/report/templates/page.css").read_text("utf-8")
+# What is written on which grounds; cells of a matrix have theirs from none to full.
+CONTRASTS = [
+    *product(("ink", "soft", "accent"), ("page", "card")),
+    ("wrong", "card"),
+    *product(("ink",), ("mid", "warm")),
+]
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["light", "dark"])
+def test_text_can_be_read(place):
+    colours = dict(
+        re.findall(r"--(\w+): (#\w{6})", re.findall(r":root {.*?}", CSS, re.S)[place])
+    )
+    for text, ground in CONTRASTS:
+        dark, bright = sorted(luminance(rgb(colours[one])) for one in (text, ground))
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+def test_a_page_of_other_results_is_written_again(tmp_path):
+    given = build(tmp_path / "given")
+    output = tmp_path / "report"
+    assert not report(given, output).up_to_date
+    assert report(given, output).up_to_date
+    own = (output / "index.html").read_bytes()
+    # As after `git checkout` of another revision's report: git does not have the page.
+    other = build(tmp_path / "other", errors=PERFECT)
+    report(other, tmp_path / "others")
+    shutil.copy(tmp_path / "others" / "index.html", output)
+    assert not report(given, output).up_to_date
+    assert (output / "index.html").read_bytes() == own
+
+
+def test_without_errors_the_page_does_not_blame_a_parameter(tmp_path):
+    given = build(tmp_path / "given", errors=PERFECT, recordings=True)
+    report(given, tmp_path / "report", ReportParams(audio=EMBEDDED))
+    page = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert "There are no recordings on this page" not in page
 
 
 # ------------------------------------------------------------------------- in a browser
@@ -642,6 +684,43 @@ class TestInABrowser:
                     assert (light + 0.05) / (dark + 0.05) >= 7
                     assert (luminance(colours[0]) > 0.5) == (scheme == "dark")
 
+    def test_long_names_fit_a_phone_and_columns_sort_by_number_or_text(
+        self, browser, tmp_path
+    ):
+        speakers = ["9 b", "10 a", "W" * 300]
+        given = build(
+            tmp_path / "given",
+            # Behind and ahead of Baseline-2.
+            errors={**ERRORS, "aln-0.5": {"valid": (9, 9), "test": (9, 9)}},
+            change=lambda table: table.assign(
+                speaker=[speakers[place % 3] for place in range(len(table))]
+            ),
+        )
+        report(given, tmp_path / "report")
+        with opened(browser, tmp_path / "report" / "index.html", width=360) as page:
+            assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+            def column(place: int) -> list[str]:
+                rows = "rows => rows.map(row => row.cells[%d].textContent.trim())"
+                return table.locator("tbody tr").evaluate_all(rows % place)
+
+            table = page.locator("#systems table").first
+            gains = [one.split(" ")[0].replace("−", "-") for one in column(4)]
+            numbers = sorted(float(one) for one in gains if one != "–")
+            header = table.locator("th").nth(4)
+            assert numbers[0] < 0 < numbers[-1]  # of both signs
+            for order, expected in (
+                ("descending", [*(f"{one:+.2f}" for one in numbers[::-1]), "–"]),
+                ("ascending", ["–", *(f"{one:+.2f}" for one in numbers)]),
+            ):
+                header.locator("button").press("Enter")
+                assert header.get_attribute("aria-sort") == order
+                shown = [one.split(" ")[0].replace("−", "-") for one in column(4)]
+                assert shown == expected
+            table = page.locator("#groups table").last
+            table.locator("thead button").first.press("Space")
+            assert column(0) == speakers
+
 
 def luminance(colour: str) -> float:
     """Of `rgb(…)`, as in WCAG 2.2."""
@@ -650,3 +729,8 @@ def luminance(colour: str) -> float:
         one / 12.92 if one <= 0.04 else ((one + 0.055) / 1.055) ** 2.4 for one in shares
     ]
     return sum(a * b for a, b in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def rgb(colour: str) -> str:
+    """`#rrggbb` as `rgb(…)`."""
+    return f"rgb({', '.join(str(one) for one in bytes.fromhex(colour[1:]))})"
