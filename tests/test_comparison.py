@@ -282,7 +282,7 @@ def test_what_differs_is_shown_once_for_all_results(tmp_path):
     found["best"]["aln"] = "aln-0.5"
     found["provenance"][0] |= {
         "revision": 2,
-        "inputs": {"manifest": "0123456789abcdefg"},
+        "inputs": {"manifest": "0123456789abcdefg", "student aln-0.5": "0"},
     }
     path.write_text(json.dumps(found))
     result = compared(folders)
