@@ -1048,7 +1048,8 @@ def test_values_are_listed_and_never_frames(slotted, tmp_path):
     assert not any(frame in text for text in texts for frame in FRAMES)
     assert "on\\|" not in texts[1] and "off\\|" not in texts[1]
     inputs = reports.inputs_of(slotted)
-    found = stage._measure(NO_AUDIO, inputs, stage._check_inputs(inputs))
+    manifest = inputs.corpus.read_usable()
+    found = stage._measure(NO_AUDIO, inputs, stage._check_inputs(inputs), manifest)
     assert found.projection.shown == ["off", "on"]
 
 

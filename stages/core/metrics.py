@@ -80,7 +80,12 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
         confidence: probability of the predicted class, (n,).
         right: 1 where the prediction is right, else 0, (n,).
     """
-    bounds = np.linspace(0, 1, BINS + 1)[1:-1]
-    places = np.digitize(confidence, bounds, right=True)
+    places = find_bins(confidence)
     surplus = np.bincount(places, weights=confidence - right, minlength=BINS)
     return float(np.abs(surplus).sum() / len(confidence))
+
+
+def find_bins(confidence: np.ndarray) -> np.ndarray:
+    """The number of the bin of `calibration_error` that each confidence (n,) is in."""
+    bounds = np.linspace(0, 1, BINS + 1)[1:-1]
+    return np.digitize(confidence, bounds, right=True)

@@ -51,11 +51,16 @@ def page_files(
         if clip.attention and clip.frame_seconds:
             error["weights"] = _weights(clip)
         recordings.append(clip.audio)
+    filters = _filters(shown)
     values = {
         "found": found,
         "charts": charts,
         "errors": shown,
-        "filters": _filters(shown),
+        "filters": filters,
+        "places": {
+            name: {value: place for place, (value, _) in enumerate(counts, 1)}
+            for name, counts in filters.items()
+        },
         "largest": _largest(found["confusions"]),
         "matrices": _matrices(found),
         "speakers": sorted(

@@ -236,7 +236,8 @@ def _make(
     params: ReportParams, inputs: Inputs, identities: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """The results, and the page with what it links, by name."""
-    found = _measure(params, inputs, identities)
+    manifest = inputs.corpus.read_usable()
+    found = _measure(params, inputs, identities, manifest)
     values = results(found)
     text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
     written = {
@@ -250,14 +251,16 @@ def _make(
         values,
         inline(found),
         found.errors,
-        _clips(params, inputs, found),
+        _clips(params, inputs, found, manifest),
         inputs.durations,
         linked=params.audio == LINKED,
     )
     return written, shown
 
 
-def _clips(params: ReportParams, inputs: Inputs, found: Findings) -> "Iterable[Clip]":
+def _clips(
+    params: ReportParams, inputs: Inputs, found: Findings, manifest: pd.DataFrame
+) -> "Iterable[Clip]":
     """What is heard and seen of each error; nothing without recordings."""
     if params.audio == NONE:
         return []
@@ -266,7 +269,7 @@ def _clips(params: ReportParams, inputs: Inputs, found: Findings) -> "Iterable[C
 
     return clips(
         [error["id"] for error in found.errors],
-        inputs.corpus.read_usable(),
+        manifest,
         audio=inputs.audio,
         features=inputs.acoustic,
         student=inputs.students[found.detailed.name]
@@ -275,10 +278,12 @@ def _clips(params: ReportParams, inputs: Inputs, found: Findings) -> "Iterable[C
 
 
 def _measure(
-    params: ReportParams, inputs: Inputs, identities: Mapping[str, Mapping[str, Any]]
+    params: ReportParams,
+    inputs: Inputs,
+    identities: Mapping[str, Mapping[str, Any]],
+    manifest: pd.DataFrame,
 ) -> Findings:
     """Read everything, measure all systems, and choose α on valid."""
-    manifest = inputs.corpus.read_usable()
     set_aside = read_quarantine(inputs.corpus.quarantine)
     labels = read_labels(inputs.corpus.intents)
     utterances = describe_utterances(manifest, inputs.corpus, labels)

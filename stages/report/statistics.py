@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from stages.core.metrics import BINS, calibration_error
+from stages.core.metrics import BINS, calibration_error, find_bins
 from stages.report.intervals import Interval, mean_intervals
 from stages.report.systems import System
 
@@ -208,19 +208,17 @@ def calibration_bins(system: System) -> list[dict[str, float | None]]:
         bin.
     """
     test = system.test
-    bounds = np.linspace(0, 1, BINS + 1)
-    places = np.digitize(test["confidence"], bounds[1:-1], right=True)
     rows = pd.DataFrame(
         {
             "confidence": 100 * test["confidence"],
             "accuracy": 100.0 * (test["intent"] == test["predicted"]),
         }
-    ).groupby(places)
+    ).groupby(find_bins(test["confidence"].to_numpy(float)))
     sizes, means = rows.size(), rows.mean().round(4)
     return [
         {
-            "low": round(float(bounds[place]), 4),
-            "high": round(float(bounds[place + 1]), 4),
+            "low": round(place / BINS, 4),
+            "high": round((place + 1) / BINS, 4),
             "utterances": round(int(sizes.get(place, 0)) / len(system.seeds), 4),
             "confidence": float(means["confidence"][place]) if place in sizes else None,
             "accuracy": float(means["accuracy"][place]) if place in sizes else None,
